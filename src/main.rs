@@ -1,0 +1,3 @@
+//! The `latebind` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Starts a real Kubernetes on this machine for tests, the demo and the curious.
