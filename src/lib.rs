@@ -1,1 +1,5 @@
-//! latebind.
+//! Keeps Pods that name their node from waiting for ever with `WaitForFirstConsumer` claims.
+
+pub mod binding;
+pub mod cluster;
+pub mod model;

@@ -1,0 +1,221 @@
+//! Facts held in memory and indexed for the questions that decisions ask.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::binding::{ClusterView, Lookup, default_class};
+use crate::model::{Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, StorageCapacity, Volume};
+
+/// What it means that an object is not among the facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unlisted {
+    /// The facts are a whole cluster: it does not exist.
+    #[default]
+    Absent,
+    /// The facts are a part of a cluster, such as some manifests: nothing is known.
+    ///
+    /// Volumes, capacities, namespaces and CSI objects count as absent all the same: manifests that leave them out
+    /// nearly always belong to a cluster in which they do not matter.
+    Unknown,
+}
+
+type Name = (String, String);
+
+/// Objects by name, with the indexes that keep every answer independent of their number.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    unlisted: Unlisted,
+    claims: HashMap<Name, Arc<Claim>>,
+    classes: BTreeMap<String, Arc<Class>>,
+    nodes: HashMap<String, Arc<Node>>,
+    nodes_by_hostname: HashMap<String, Vec<Arc<Node>>>,
+    volumes: HashMap<String, Arc<Volume>>,
+    volumes_by_class: HashMap<String, Vec<Arc<Volume>>>,
+    volumes_by_claim: HashMap<Name, Vec<Arc<Volume>>>,
+    namespaces: HashMap<String, Arc<Namespace>>,
+    drivers: HashMap<String, Arc<CsiDriver>>,
+    driver_nodes: HashMap<String, Arc<CsiNode>>,
+    capacities: HashMap<String, Vec<Arc<StorageCapacity>>>,
+    consumers: HashMap<Name, Vec<Arc<Pod>>>,
+}
+
+/// An object that facts may hold.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// A claim.
+    Claim(Claim),
+    /// A class.
+    Class(Class),
+    /// A Node.
+    Node(Node),
+    /// A volume.
+    Volume(Volume),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A CSIDriver.
+    CsiDriver(CsiDriver),
+    /// A CSINode.
+    CsiNode(CsiNode),
+    /// A CSIStorageCapacity.
+    StorageCapacity(StorageCapacity),
+    /// A Pod, as a consumer of claims.
+    Pod(Pod),
+}
+
+impl Fact {
+    /// Reads an object if its API group and kind are among the facts.
+    ///
+    /// # Errors
+    /// When a field that is read has a type that the API server would refuse too.
+    pub fn read(group: &str, kind: &str, object: &serde_json::Value) -> Option<Result<Self, serde_json::Error>> {
+        use serde::Deserialize;
+        Some(match (group, kind) {
+            ("", "PersistentVolumeClaim") => Claim::deserialize(object).map(Self::Claim),
+            ("", "PersistentVolume") => Volume::deserialize(object).map(Self::Volume),
+            ("", "Node") => Node::deserialize(object).map(Self::Node),
+            ("", "Namespace") => Namespace::deserialize(object).map(Self::Namespace),
+            ("", "Pod") => Pod::deserialize(object).map(Self::Pod),
+            ("storage.k8s.io", "StorageClass") => Class::deserialize(object).map(Self::Class),
+            ("storage.k8s.io", "CSIDriver") => CsiDriver::deserialize(object).map(Self::CsiDriver),
+            ("storage.k8s.io", "CSINode") => CsiNode::deserialize(object).map(Self::CsiNode),
+            ("storage.k8s.io", "CSIStorageCapacity") => StorageCapacity::deserialize(object).map(Self::StorageCapacity),
+            _ => return None,
+        })
+    }
+}
+
+impl Facts {
+    /// No facts yet.
+    #[must_use]
+    pub fn new(unlisted: Unlisted) -> Self {
+        Self { unlisted, ..Self::default() }
+    }
+
+    /// Adds an object. One of the same kind and name that was there before stays in the indexes: facts are built once.
+    pub fn add(&mut self, fact: Fact) {
+        match fact {
+            Fact::Claim(claim) => {
+                self.claims.insert((claim.namespace().to_owned(), claim.name().to_owned()), Arc::new(claim));
+            }
+            Fact::Class(class) => {
+                self.classes.insert(class.name().to_owned(), Arc::new(class));
+            }
+            Fact::Node(node) => self.add_node(Arc::new(node)),
+            Fact::Volume(volume) => self.add_volume(&Arc::new(volume)),
+            Fact::Namespace(namespace) => {
+                self.namespaces.insert(namespace.metadata.name.clone().unwrap_or_default(), Arc::new(namespace));
+            }
+            Fact::CsiDriver(driver) => {
+                self.drivers.insert(driver.metadata.name.clone().unwrap_or_default(), Arc::new(driver));
+            }
+            Fact::CsiNode(node) => {
+                self.driver_nodes.insert(node.metadata.name.clone().unwrap_or_default(), Arc::new(node));
+            }
+            Fact::StorageCapacity(capacity) => {
+                self.capacities.entry(capacity.storage_class_name.clone()).or_default().push(Arc::new(capacity));
+            }
+            Fact::Pod(pod) => self.add_pod(&Arc::new(pod)),
+        }
+    }
+
+    fn add_node(&mut self, node: Arc<Node>) {
+        if let Some(hostname) = node.label(HOSTNAME_LABEL) {
+            self.nodes_by_hostname.entry(hostname.to_owned()).or_default().push(Arc::clone(&node));
+        }
+        self.nodes.insert(node.name().to_owned(), node);
+    }
+
+    fn add_volume(&mut self, volume: &Arc<Volume>) {
+        self.volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));
+        if let Some(reference) = &volume.spec.claim_ref {
+            let claim = (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
+            self.volumes_by_claim.entry(claim).or_default().push(Arc::clone(volume));
+        }
+        self.volumes.insert(volume.name().to_owned(), Arc::clone(volume));
+    }
+
+    fn add_pod(&mut self, pod: &Arc<Pod>) {
+        for volume in &pod.spec.volumes {
+            let claim_name = match (&volume.persistent_volume_claim, &volume.ephemeral, &pod.metadata.name) {
+                (Some(source), _, _) => source.claim_name.clone(),
+                (None, Some(_), Some(pod_name)) => format!("{pod_name}-{}", volume.name),
+                _ => continue,
+            };
+            self.consumers.entry((pod.namespace().to_owned(), claim_name)).or_default().push(Arc::clone(pod));
+        }
+    }
+
+    /// Every class.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.classes.values()
+    }
+
+    /// Every Node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    fn otherwise<T>(&self) -> Lookup<T> {
+        match self.unlisted {
+            Unlisted::Absent => Lookup::Absent,
+            Unlisted::Unknown => Lookup::Unknown,
+        }
+    }
+}
+
+impl ClusterView for Facts {
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        let found = self.claims.get(&(namespace.to_owned(), name.to_owned()));
+        Lookup::found_or(found.cloned(), self.otherwise())
+    }
+
+    fn class(&self, name: &str) -> Lookup<Arc<Class>> {
+        Lookup::found_or(self.classes.get(name).cloned(), self.otherwise())
+    }
+
+    fn default_class(&self) -> Lookup<Arc<Class>> {
+        Lookup::found_or(default_class(self.classes.values()), self.otherwise())
+    }
+
+    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+        Lookup::found_or(self.nodes.get(name).cloned(), self.otherwise())
+    }
+
+    fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
+        Lookup::Found(self.nodes_by_hostname.get(value).cloned().unwrap_or_default())
+    }
+
+    fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
+        Lookup::found_or(self.volumes.get(name).cloned(), self.otherwise())
+    }
+
+    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        Lookup::Found(self.volumes_by_class.get(class_name).cloned().unwrap_or_default())
+    }
+
+    fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        let found = self.volumes_by_claim.get(&(namespace.to_owned(), claim_name.to_owned()));
+        Lookup::Found(found.cloned().unwrap_or_default())
+    }
+
+    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
+        Lookup::found_or(self.namespaces.get(name).cloned(), Lookup::Absent)
+    }
+
+    fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {
+        Lookup::found_or(self.drivers.get(name).cloned(), Lookup::Absent)
+    }
+
+    fn csi_node(&self, node_name: &str) -> Lookup<Arc<CsiNode>> {
+        Lookup::found_or(self.driver_nodes.get(node_name).cloned(), Lookup::Absent)
+    }
+
+    fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>> {
+        Lookup::Found(self.capacities.get(class_name).cloned().unwrap_or_default())
+    }
+
+    fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
+        let found = self.consumers.get(&(namespace.to_owned(), claim_name.to_owned()));
+        Lookup::Found(found.cloned().unwrap_or_default())
+    }
+}

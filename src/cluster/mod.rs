@@ -1,0 +1,5 @@
+//! Where facts come from.
+
+mod facts;
+
+pub use facts::{Fact, Facts, Unlisted};

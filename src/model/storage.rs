@@ -1,0 +1,315 @@
+//! Claims, volumes, classes and capacity.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ObjectReference, TopologySelectorTerm, VolumeNodeAffinity};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde::Deserialize;
+
+use super::pod::ResourceAmounts;
+use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default};
+
+/// A PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
+#[resource(inherit = k8s_openapi::api::core::v1::PersistentVolumeClaim)]
+pub struct Claim {
+    /// Name, namespace, annotations, UID.
+    pub metadata: ObjectMeta,
+    /// What is asked for.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: ClaimSpec,
+    /// What was found.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub status: ClaimStatus,
+}
+
+/// `spec` of a claim or of a claim template.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSpec {
+    /// How the volume will be used.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub access_modes: Vec<String>,
+    /// How much is asked for.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub resources: ResourceAmounts,
+    /// The class; empty is not the same as absent.
+    #[serde(default)]
+    pub storage_class_name: Option<String>,
+    /// `Filesystem` (the default) or `Block`.
+    #[serde(default)]
+    pub volume_mode: Option<String>,
+    /// The volume that the claim is bound to, or asks for by name.
+    #[serde(default)]
+    pub volume_name: Option<String>,
+    /// Labels that the volume must carry.
+    #[serde(default)]
+    pub selector: Option<LabelSelector>,
+    /// Class of mutable volume attributes.
+    #[serde(default)]
+    pub volume_attributes_class_name: Option<String>,
+}
+
+/// `status` of a claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ClaimStatus {
+    /// `Pending`, `Bound`, `Lost`, or empty before the first write.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub phase: String,
+}
+
+/// What a generic ephemeral volume makes its claim from.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ClaimTemplate {
+    /// Labels and annotations of the claim; nothing else is allowed there.
+    #[serde(default)]
+    pub metadata: Option<ClaimTemplateMetadata>,
+    /// `spec` of the claim.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: ClaimSpec,
+}
+
+/// Metadata that a claim template may carry.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ClaimTemplateMetadata {
+    /// Annotations, copied to the claim.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// Labels, copied to the claim.
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+impl Claim {
+    /// The claim's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The claim's namespace; `default` where none is given.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+    }
+
+    /// The value of an annotation.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The class by annotation or field; `None` when neither is given. The annotation wins.
+    /// Source: `component-helpers/storage/volume/helpers.go`, `GetPersistentVolumeClaimClass`.
+    #[must_use]
+    pub fn class_name(&self) -> Option<&str> {
+        self.annotation(BETA_CLASS).or(self.spec.storage_class_name.as_deref())
+    }
+
+    /// The node that a volume was ordered for.
+    #[must_use]
+    pub fn selected_node(&self) -> Option<&str> {
+        self.annotation(SELECTED_NODE).filter(|node| !node.is_empty())
+    }
+
+    /// Bound in the sense of the kubelet: phase and volume name agree.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.status.phase == "Bound" && self.volume_name().is_some()
+    }
+
+    /// The volume named by the claim.
+    #[must_use]
+    pub fn volume_name(&self) -> Option<&str> {
+        self.spec.volume_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// The requested size.
+    #[must_use]
+    pub fn request(&self) -> Quantity {
+        self.spec.resources.requests.get("storage").copied().unwrap_or_default()
+    }
+
+    /// True when the API server has stored the claim: then a missing class means that there was no default class.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty())
+    }
+}
+
+/// A PersistentVolume.
+#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
+#[resource(inherit = k8s_openapi::api::core::v1::PersistentVolume)]
+pub struct Volume {
+    /// Name, labels, annotations.
+    pub metadata: ObjectMeta,
+    /// What it offers, where, to whom.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: VolumeSpec,
+    /// Its phase.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub status: VolumeStatus,
+}
+
+/// `spec` of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSpec {
+    /// Size, by resource `storage`.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub capacity: BTreeMap<String, Quantity>,
+    /// How it may be used.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub access_modes: Vec<String>,
+    /// The class; empty and absent mean the same.
+    #[serde(default)]
+    pub storage_class_name: Option<String>,
+    /// `Filesystem` (the default) or `Block`.
+    #[serde(default)]
+    pub volume_mode: Option<String>,
+    /// The claim that owns it, or is to own it.
+    #[serde(default)]
+    pub claim_ref: Option<ObjectReference>,
+    /// The nodes from which it can be reached.
+    #[serde(default)]
+    pub node_affinity: Option<VolumeNodeAffinity>,
+    /// Class of mutable volume attributes.
+    #[serde(default)]
+    pub volume_attributes_class_name: Option<String>,
+    /// Source: a disk or directory of a node.
+    #[serde(default)]
+    pub local: Option<PathSource>,
+    /// Source: a directory of whatever node the Pod runs on.
+    #[serde(default)]
+    pub host_path: Option<PathSource>,
+    /// Source: a CSI driver.
+    #[serde(default)]
+    pub csi: Option<CsiSource>,
+}
+
+/// Source of a volume that is a path on a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PathSource {
+    /// The path.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub path: String,
+}
+
+/// Source of a volume that a CSI driver serves.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CsiSource {
+    /// The driver's name.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub driver: String,
+}
+
+/// `status` of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct VolumeStatus {
+    /// `Pending`, `Available`, `Bound`, `Released`, `Failed`, or empty before the first write.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub phase: String,
+}
+
+impl Volume {
+    /// The volume's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The class by annotation or field; empty when neither is given. The annotation wins.
+    #[must_use]
+    pub fn class_name(&self) -> &str {
+        let annotations = self.metadata.annotations.as_ref();
+        let annotation = annotations.and_then(|annotations| annotations.get(BETA_CLASS));
+        annotation.map(String::as_str).or(self.spec.storage_class_name.as_deref()).unwrap_or_default()
+    }
+
+    /// The size.
+    #[must_use]
+    pub fn capacity(&self) -> Quantity {
+        self.spec.capacity.get("storage").copied().unwrap_or_default()
+    }
+
+    /// True when `claimRef` names the claim, and its UID where it names one.
+    /// Source: `component-helpers/storage/volume/pv_helpers.go`, `IsVolumeBoundToClaim`.
+    #[must_use]
+    pub fn is_claimed_by(&self, claim: &Claim) -> bool {
+        let Some(reference) = &self.spec.claim_ref else { return false };
+        let uid = reference.uid.as_deref().unwrap_or_default();
+        reference.name.as_deref() == Some(claim.name())
+            && reference.namespace.as_deref() == Some(claim.namespace())
+            && (uid.is_empty() || Some(uid) == claim.metadata.uid.as_deref())
+    }
+}
+
+/// A StorageClass.
+#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
+#[resource(inherit = k8s_openapi::api::storage::v1::StorageClass)]
+#[serde(rename_all = "camelCase")]
+pub struct Class {
+    /// Name, annotations.
+    pub metadata: ObjectMeta,
+    /// Who makes the volumes.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub provisioner: String,
+    /// `Immediate` (the default) or `WaitForFirstConsumer`.
+    #[serde(default)]
+    pub volume_binding_mode: Option<String>,
+    /// Where volumes may be made.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub allowed_topologies: Vec<TopologySelectorTerm>,
+}
+
+impl Class {
+    /// The class's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// True when its claims wait for their first consumer.
+    #[must_use]
+    pub fn is_delayed(&self) -> bool {
+        self.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+    }
+
+    /// True when a provisioner makes its volumes.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        !self.provisioner.is_empty() && self.provisioner != NO_PROVISIONER
+    }
+
+    /// True when it is marked as the default class.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        const KEYS: [&str; 2] =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        let annotations = self.metadata.annotations.as_ref();
+        annotations.is_some_and(|annotations| {
+            KEYS.iter().any(|key| annotations.get(*key).is_some_and(|value| value == "true"))
+        })
+    }
+}
+
+/// A CSIStorageCapacity object: how much room a class has in one part of the cluster.
+#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
+#[resource(inherit = k8s_openapi::api::storage::v1::CSIStorageCapacity)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageCapacity {
+    /// Name, namespace.
+    pub metadata: ObjectMeta,
+    /// The class.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub storage_class_name: String,
+    /// The nodes; absent means none.
+    #[serde(default)]
+    pub node_topology: Option<LabelSelector>,
+    /// Room in all.
+    #[serde(default)]
+    pub capacity: Option<Quantity>,
+    /// Largest single volume; wins over `capacity`.
+    #[serde(default)]
+    pub maximum_volume_size: Option<Quantity>,
+}

@@ -1,0 +1,189 @@
+//! Workloads: objects that hold a Pod template.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::null_as_default;
+use super::pod::{Pod, PodSpec, PodStatus};
+use super::storage::Claim;
+
+/// Kinds whose Pod template is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WorkloadKind {
+    /// `apps` Deployment.
+    Deployment,
+    /// `apps` ReplicaSet.
+    ReplicaSet,
+    /// `apps` StatefulSet.
+    StatefulSet,
+    /// `apps` DaemonSet.
+    DaemonSet,
+    /// `batch` Job.
+    Job,
+    /// `batch` CronJob.
+    CronJob,
+    /// Core ReplicationController.
+    ReplicationController,
+    /// Core PodTemplate.
+    PodTemplate,
+}
+
+impl WorkloadKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Deployment,
+        Self::ReplicaSet,
+        Self::StatefulSet,
+        Self::DaemonSet,
+        Self::Job,
+        Self::CronJob,
+        Self::ReplicationController,
+        Self::PodTemplate,
+    ];
+
+    /// The kind's API group and name.
+    #[must_use]
+    pub const fn group_and_kind(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Deployment => ("apps", "Deployment"),
+            Self::ReplicaSet => ("apps", "ReplicaSet"),
+            Self::StatefulSet => ("apps", "StatefulSet"),
+            Self::DaemonSet => ("apps", "DaemonSet"),
+            Self::Job => ("batch", "Job"),
+            Self::CronJob => ("batch", "CronJob"),
+            Self::ReplicationController => ("", "ReplicationController"),
+            Self::PodTemplate => ("", "PodTemplate"),
+        }
+    }
+
+    /// The kind of an API group and name, whatever the version.
+    #[must_use]
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|candidate| candidate.group_and_kind() == (group, kind))
+    }
+
+    /// Where the Pod template stands.
+    #[must_use]
+    pub const fn template_path(self) -> &'static [&'static str] {
+        match self {
+            Self::CronJob => &["spec", "jobTemplate", "spec", "template"],
+            Self::PodTemplate => &["template"],
+            _ => &["spec", "template"],
+        }
+    }
+}
+
+/// A workload: its name, its Pod template, and a StatefulSet's claim templates.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// The kind.
+    pub kind: WorkloadKind,
+    /// Name, namespace, annotations.
+    pub metadata: ObjectMeta,
+    /// The template; absent where the object leaves it out.
+    pub template: Option<PodTemplate>,
+    /// Claims that each Pod of a StatefulSet gets.
+    pub claim_templates: Vec<Claim>,
+    /// How many Pods a StatefulSet has, and the first ordinal.
+    pub replicas: u32,
+    /// The first ordinal of a StatefulSet.
+    pub first_ordinal: u32,
+}
+
+/// A Pod template.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PodTemplate {
+    /// Labels and annotations of the Pods.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub metadata: ObjectMeta,
+    /// `spec` of the Pods.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub spec: PodSpec,
+}
+
+/// Why an object is not a workload that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// A field has a type that the API server would refuse too.
+    #[error("{path}: {source}")]
+    Field {
+        /// Where the field stands.
+        path: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Default, Deserialize)]
+struct StatefulSetOrdinals {
+    #[serde(default, deserialize_with = "null_as_default")]
+    start: u32,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatefulSetSpec {
+    #[serde(default)]
+    replicas: Option<u32>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    ordinals: StatefulSetOrdinals,
+    #[serde(default, deserialize_with = "null_as_default")]
+    volume_claim_templates: Vec<Claim>,
+}
+
+impl Workload {
+    /// Reads a workload of a known kind.
+    ///
+    /// # Errors
+    /// When a field that is read has a type that the API server would refuse too.
+    pub fn read(kind: WorkloadKind, object: &Value) -> Result<Self, WorkloadError> {
+        let metadata = read_at(object, &["metadata"])?;
+        let template: Option<PodTemplate> = read_at(object, kind.template_path())?;
+        let set = if kind == WorkloadKind::StatefulSet {
+            read_at::<StatefulSetSpec>(object, &["spec"])?
+        } else {
+            StatefulSetSpec::default()
+        };
+        Ok(Self {
+            kind,
+            metadata,
+            template,
+            claim_templates: set.volume_claim_templates,
+            replicas: set.replicas.unwrap_or(1),
+            first_ordinal: set.ordinals.start,
+        })
+    }
+
+    /// The workload's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// A Pod as the workload's controller would make it, without the claims of a StatefulSet.
+    #[must_use]
+    pub fn pod(&self) -> Option<Pod> {
+        let template = self.template.as_ref()?;
+        let metadata = ObjectMeta {
+            generate_name: Some(format!("{}-", self.name())),
+            namespace: self.metadata.namespace.clone(),
+            labels: template.metadata.labels.clone(),
+            annotations: template.metadata.annotations.clone(),
+            ..ObjectMeta::default()
+        };
+        Some(Pod { metadata, spec: template.spec.clone(), status: PodStatus::default() })
+    }
+}
+
+/// The value at a path, read into a type; the type's default where the path ends early or in `null`.
+fn read_at<T>(object: &Value, path: &[&str]) -> Result<T, WorkloadError>
+where
+    T: for<'de> Deserialize<'de> + Default,
+{
+    let found = path.iter().try_fold(object, |value, key| value.get(key));
+    match found {
+        None | Some(Value::Null) => Ok(T::default()),
+        Some(value) => T::deserialize(value).map_err(|source| WorkloadError::Field { path: path.join("."), source }),
+    }
+}
