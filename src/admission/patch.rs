@@ -45,7 +45,7 @@ pub fn operations(pod: &Pod, remedy: &Remedy) -> Patch {
 }
 
 fn pointer(path: &[&str]) -> PointerBuf {
-    PointerBuf::from_tokens(path)
+    PointerBuf::from_tokens(path.iter().copied())
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {
