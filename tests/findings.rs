@@ -1,7 +1,6 @@
 //! `docs/findings.md` is generated from the finding codes.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -13,15 +12,13 @@ fn page() -> String {
          same text at a terminal.\n\nThis page is generated from `src/binding/finding.rs`; `make update` writes it anew.\n",
     );
     for code in Code::ALL {
-        write!(
-            page,
+        page.push_str(&format!(
             "\n## {code}\n\n**{}** ({})\n\n{}\n\n*What to do:* {}\n",
             code.title(),
             code.severity().as_str(),
             code.about(),
             code.next()
-        )
-        .unwrap();
+        ));
     }
     page
 }
