@@ -7,20 +7,14 @@ use std::path::Path;
 use latebind::binding::Code;
 
 fn page() -> String {
-    let mut page = String::from(
-        "# Findings\n\nEvery warning, event, report and metric of latebind speaks in these codes. `latebind explain LB001` prints the \
-         same text at a terminal.\n\nThis page is generated from `src/binding/finding.rs`; `make update` writes it anew.\n",
-    );
-    for code in Code::ALL {
-        page.push_str(&format!(
-            "\n## {code}\n\n**{}** ({})\n\n{}\n\n*What to do:* {}\n",
-            code.title(),
-            code.severity().as_str(),
-            code.about(),
-            code.next()
-        ));
-    }
-    page
+    let intro = "# Findings\n\nEvery warning, event, report and metric of latebind speaks in these codes. `latebind explain \
+                 LB001` prints the same text at a terminal.\n\nThis page is generated from `src/binding/finding.rs`; \
+                 `make update` writes it anew.\n";
+    let section = |code: &Code| {
+        let (title, severity) = (code.title(), code.severity().as_str());
+        format!("\n## {code}\n\n**{title}** ({severity})\n\n{}\n\n*What to do:* {}\n", code.about(), code.next())
+    };
+    std::iter::once(intro.to_owned()).chain(Code::ALL.iter().map(section)).collect()
 }
 
 #[test]
