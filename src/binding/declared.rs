@@ -44,6 +44,11 @@ impl Declared {
         FieldPath::new(&["spec", "volumes", &index])
     }
 
+    /// True when both volumes of the Pod are one claim.
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        self.index == other.index || (self.claim_name.is_some() && self.claim_name == other.claim_name)
+    }
+
     /// The claim, if it is delayed.
     pub const fn delayed(&self) -> Option<&Delayed> {
         if let ClaimState::Delayed(delayed) = &self.state { Some(delayed) } else { None }
@@ -136,13 +141,25 @@ pub(super) fn choose_among(
     served: impl Fn(&Declared, &Delayed) -> bool,
 ) -> Vec<(usize, Lookup<Arc<Volume>>)> {
     let delayed = declared.iter().enumerate().filter_map(|(place, claim)| Some((place, claim, claim.delayed()?)));
-    let asked: Vec<(usize, &Delayed)> = delayed
-        .filter(|(_, claim, delayed)| served(claim, delayed))
-        .map(|(place, _, delayed)| (place, delayed))
+    let served: Vec<(usize, &Declared, &Delayed)> =
+        delayed.filter(|(_, claim, delayed)| served(claim, delayed)).collect();
+    let mut asked: Vec<(&Declared, &Delayed)> = Vec::new();
+    // A claim that the Pod names twice is still one claim.
+    let places: Vec<(usize, usize)> = served
+        .iter()
+        .map(|(place, claim, delayed)| {
+            let known = asked.iter().position(|(other, _)| other.is_same_claim(claim));
+            let known = known.unwrap_or_else(|| {
+                asked.push((claim, delayed));
+                asked.len() - 1
+            });
+            (*place, known)
+        })
         .collect();
     let claims: Vec<(&Claim, &str)> =
         asked.iter().map(|(_, delayed)| (&*delayed.claim, delayed.class.name())).collect();
-    asked.iter().map(|(place, _)| *place).zip(choose(&claims, node, view)).collect()
+    let chosen = choose(&claims, node, view);
+    places.into_iter().map(|(place, known)| (place, chosen[known].clone())).collect()
 }
 
 /// What one declared claim means for the Pod: a row of the truth table and what a person should know.

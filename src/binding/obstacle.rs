@@ -238,7 +238,10 @@ fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Op
 /// Drivers that the node lacks, or of which it can hold too few volumes.
 fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) -> Vec<Finding> {
     let mut wanted: std::collections::BTreeMap<String, (usize, FieldPath)> = std::collections::BTreeMap::new();
-    for claim in declared {
+    for (place, claim) in declared.iter().enumerate() {
+        if declared[..place].iter().any(|earlier| earlier.is_same_claim(claim)) {
+            continue;
+        }
         let driver = match &claim.state {
             ClaimState::Bound { volume, .. } => {
                 view.volume(volume).found().and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.clone()))
