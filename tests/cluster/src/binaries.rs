@@ -105,6 +105,7 @@ impl Binaries {
     }
 
     /// Whether [`Binaries::ensure`] has nothing to build.
+    #[must_use]
     pub fn exist(version: Version) -> bool {
         Self::at(version).is_current().unwrap_or(false)
     }

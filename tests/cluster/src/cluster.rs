@@ -281,10 +281,7 @@ async fn bring_up(directory: &Path, options: Options, binaries: Binaries, guard:
         supervisor.list().await.map(Some)
     })
     .await?;
-    let link = match options.nodes.is_empty() {
-        true => None,
-        false => Some(network::free_link(directory)?),
-    };
+    let link = if options.nodes.is_empty() { None } else { Some(network::free_link(directory)?) };
     if let Some(link) = link {
         network::connect(directory, link, &supervisor).await?;
     }
@@ -388,7 +385,7 @@ fn log_tails(directory: &Path, lines: usize) -> String {
     for path in logs {
         let content = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let all: Vec<&str> = content.lines().collect();
-        text.push_str(&format!("---- the end of {}\n", path.display()));
+        text.extend(["---- the end of ", &path.display().to_string(), "\n"]);
         for line in &all[all.len().saturating_sub(lines)..] {
             text.push_str(line);
             text.push('\n');

@@ -99,7 +99,7 @@ pub(crate) fn is_held(directory: &Path) -> bool {
         // Before the guard has its lock the directory is young; nobody else's business for a minute.
         Err(_) => fs::metadata(directory)
             .and_then(|metadata| metadata.modified())
-            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age < Duration::from_mins(1))),
+            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age < Duration::from_secs(60))),
     }
 }
 

@@ -18,7 +18,7 @@ struct Arguments {
 enum Command {
     /// Says what is missing on this machine and, as root on Debian, installs it.
     Setup,
-    /// Builds the Kubernetes binaries of one version (KUBE_VERSION), or of all.
+    /// Builds the Kubernetes binaries of one version (`KUBE_VERSION`), or of all.
     Build {
         /// Build every version that the tests run on.
         #[arg(long)]

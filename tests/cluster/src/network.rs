@@ -114,7 +114,7 @@ pub(crate) async fn route_pods(supervisor: &Client, nodes: &[(String, u8)]) -> R
     for (node, index) in nodes {
         let mut batch = String::new();
         for (_, other) in nodes.iter().filter(|(_, other)| other != index) {
-            batch.push_str(&format!("route replace {} via {}\n", pod_subnet(*other), node_address(*other)));
+            batch.extend(["route replace ", &pod_subnet(*other), " via ", &node_address(*other), "\n"]);
         }
         supervisor.run(&["ip", "-n", node, "-batch", "-"], Some(batch)).await?.success()?;
     }

@@ -269,7 +269,7 @@ impl Node {
             if Path::new(path).is_dir() && !needed.iter().any(|needed| needed.starts_with(path)) {
                 let own = self.directory.join("disk").join(path.trim_start_matches('/').replace('/', "-"));
                 fs::create_dir_all(&own)?;
-                script.push_str(&format!("mount --bind {} {path}\n", quoted(&own)));
+                script.extend(["mount --bind ", &quoted(&own), " ", path, "\n"]);
             }
         }
         script.push_str("mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers\n");
@@ -294,12 +294,12 @@ impl Node {
     }
 
     fn containerd_config(&self) -> String {
-        let root = self.directory.join("containerd");
-        let cni = self.directory.join("cni");
+        let root = toml_string(&self.directory.join("containerd"));
+        let cni = toml_string(&self.directory.join("cni"));
         // Without CAP_SYS_RESOURCE runc could not set the scores that Kubernetes asks for, hence `restrict_oom_score_adj`.
         format!(
             "version = 2\n\
-             root = {root:?}\n\
+             root = {root}\n\
              state = \"/run/containerd\"\n\
              [grpc]\n\
              address = \"/run/containerd/containerd.sock\"\n\
@@ -308,7 +308,7 @@ impl Node {
              restrict_oom_score_adj = true\n\
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
              bin_dir = \"/run/cni/bin\"\n\
-             conf_dir = {cni:?}\n\
+             conf_dir = {cni}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
              runtime_type = \"io.containerd.runc.v2\"\n",
             pause = image::PAUSE,
@@ -398,6 +398,11 @@ fn own_cgroup(hierarchy: &Path, cluster: &str, node: &str) -> String {
          mount --bind .{cluster}/{node} {root}\n\
          )\n"
     )
+}
+
+/// A basic string of TOML has the escapes of a JSON string.
+fn toml_string(path: &Path) -> String {
+    json!(path).to_string()
 }
 
 fn quoted(path: &Path) -> String {

@@ -97,7 +97,8 @@ pub fn install(missing: &[Missing]) -> Result<bool> {
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(&packages);
     // The package lists of a fresh machine are empty or old.
-    if !apt(&arguments) && !(apt(&["update"]) && apt(&arguments)) {
+    let installed = apt(&arguments) || (apt(&["update"]) && apt(&arguments));
+    if !installed {
         bail!("apt-get could not install {}", packages.join(" "));
     }
     Ok(true)
@@ -110,7 +111,8 @@ pub fn explain(missing: &[Missing]) -> String {
     let packages: Vec<&str> = missing.iter().filter_map(|it| it.package).collect();
     let mut line = format!("missing here: {}", what.join(", "));
     if !packages.is_empty() {
-        line.push_str(&format!("; install with: sudo apt-get install {}", packages.join(" ")));
+        line.push_str("; install with: sudo apt-get install ");
+        line.push_str(&packages.join(" "));
     }
     line
 }
@@ -120,10 +122,18 @@ pub(crate) fn cni_plugins() -> Option<PathBuf> {
     CNI.iter().map(PathBuf::from).find(|path| path.join("ptp").is_file() && path.join("host-local").is_file())
 }
 
-/// A dynamic executable names its loader; a static one does not.
 fn has_static_busybox() -> bool {
-    fs::read(BUSYBOX_PATH)
-        .is_ok_and(|bytes| !bytes.windows(9).any(|window| window == b"ld-linux-" || window == b"/ld-musl-"))
+    fs::read(BUSYBOX_PATH).ok().and_then(|elf| is_static(&elf)).unwrap_or(false)
+}
+
+/// Whether a 64-bit little-endian ELF file asks for no interpreter; `None` when it is no such file.
+fn is_static(elf: &[u8]) -> Option<bool> {
+    const INTERPRETER: [u8; 4] = 3_u32.to_le_bytes();
+    let word = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
+    let table = usize::try_from(u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?)).ok()?;
+    let (size, count) = (word(54)?, word(56)?);
+    let kinds = (0..count).map(|index| elf.get(table + index * size..table + index * size + 4));
+    elf.starts_with(b"\x7fELF\x02\x01").then(|| kinds.flatten().all(|kind| kind != INTERPRETER))
 }
 
 fn has_go() -> bool {
