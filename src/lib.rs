@@ -2,5 +2,6 @@
 
 pub mod admission;
 pub mod binding;
+pub mod cli;
 pub mod cluster;
 pub mod model;
