@@ -4,3 +4,6 @@ pub mod admission;
 pub mod binding;
 pub mod cluster;
 pub mod model;
+pub mod policy;
+pub mod runtime;
+pub mod tls;
