@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod binding;
+pub mod cli;
 pub mod cluster;
 pub mod model;
 pub mod policy;
