@@ -1,5 +1,6 @@
 //! Keeps Pods that name their node from waiting for ever with `WaitForFirstConsumer` claims.
 
+pub mod admission;
 pub mod binding;
 pub mod cli;
 pub mod cluster;

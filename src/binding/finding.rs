@@ -207,6 +207,14 @@ codes! {
         "A claim is not bound yet, but does not wait for the Pod",
         "The claim's binding mode is Immediate, or a volume is already chosen for it, so that it is bound without the scheduler. The Pod starts when that is done.",
         "kubectl describe pvc CLAIM, if it takes long.";
+    ForeignClaim = "LB020", Error,
+        "The claim of an ephemeral volume belongs to another owner",
+        "A generic ephemeral volume uses the claim named <pod>-<volume>, and only if the Pod owns it. A claim of that name exists and belongs to someone else, so Kubernetes refuses to use it.",
+        "Delete that claim, or name the Pod or the volume differently.";
+    FactsNotKnown = "LB021", Warning,
+        "Facts that the decision needs are not known",
+        "latebind never rewrites a Pod on a guess. Volumes, drivers or capacities of the class have not been read yet.",
+        "Wait until latebind is ready (/readyz), or add the objects to the input.";
     Cordoned = "LB101", Warning,
         "The node is cordoned, so the Pod keeps its node name",
         "spec.nodeName ignores a cordon, the scheduler does not: rewritten, the Pod would wait until the node is uncordoned. The Pod keeps its node name and the rescue loop mends its claims.",
@@ -229,7 +237,7 @@ codes! {
         "Make the terms preferred, or nothing: rescue does the rest.";
     SpreadConstraint = "LB106", Warning,
         "A topology spread constraint could keep the scheduler from the node, so the Pod keeps its node name",
-        "spec.nodeName ignores topology spread, the scheduler does not. With minDomains above 1, nodeAffinityPolicy Ignore, nodeTaintsPolicy Honor, or a node without the topology key, the constraint may exclude the node.",
+        "spec.nodeName ignores topology spread, the scheduler does not. With minDomains above 1, nodeAffinityPolicy Ignore, nodeTaintsPolicy Honor on a tainted node, or a node without the topology key, the constraint may exclude the node.",
         "Use whenUnsatisfiable: ScheduleAnyway, or nothing: rescue does the rest.";
     MayPreempt = "LB107", Warning,
         "The scheduler may evict other Pods for this one",

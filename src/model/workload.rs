@@ -161,6 +161,12 @@ impl Workload {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// The workload's namespace; `default` where none is given.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+    }
+
     /// A Pod as the workload's controller would make it, without the claims of a StatefulSet.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {

@@ -1,0 +1,3 @@
+//! AdmissionReview in, AdmissionReview out.
+
+pub mod patch;

@@ -1,0 +1,79 @@
+//! Entry point for a claim, for the rescue loop.
+
+use std::sync::Arc;
+
+use super::finding::{Code, FieldPath, Finding};
+use super::pod::decide_pod;
+use super::{ClaimRemedy, ClaimVerdict, ClusterView, Lookup, Rules};
+use crate::model::{Claim, Pod};
+
+/// Decides what the rescue loop may do for a claim now.
+///
+/// It acts on behalf of the earliest Pod that names its node, mounts the claim and has been acknowledged by its kubelet,
+/// and only when the scheduler has no say: no Pod that it has yet to place uses the claim, and no earlier Pod names
+/// another node.
+#[must_use]
+pub fn decide_claim(claim: &Claim, view: &dyn ClusterView, rules: &Rules) -> ClaimVerdict {
+    if claim.is_bound() {
+        return verdict(ClaimRemedy::Leave, None, Vec::new());
+    }
+    let Lookup::Found(consumers) = view.consumers(claim.namespace(), claim.name()) else {
+        let message = format!("which Pods use claim {:?} is not known", claim.name());
+        return verdict(ClaimRemedy::Wait, None, vec![Code::FactsNotKnown.at(FieldPath::default(), message)]);
+    };
+    let mut live: Vec<(&Arc<Pod>, String)> =
+        consumers.iter().filter(|pod| pod.is_live()).filter_map(|pod| Some((pod, volume_of(pod, claim)?))).collect();
+    live.sort_by_key(|(pod, _)| order(pod));
+    if let Some((waiting, _)) =
+        live.iter().find(|(pod, _)| pod.pinned_node().is_none() && pod.spec.scheduling_gates.is_empty())
+    {
+        let message =
+            format!("Pod {:?} uses claim {:?} and is the scheduler's to place", waiting.display_name(), claim.name());
+        let finding = Code::WaitsForScheduler.at(FieldPath::default(), message);
+        return verdict(ClaimRemedy::Leave, None, vec![finding]);
+    }
+    live.retain(|(pod, volume)| pod.pinned_node().is_some() && pod.spec.mounts(volume));
+    let Some((pod, volume)) = live.iter().find(|(pod, _)| pod.is_acknowledged()) else {
+        let remedy = if live.is_empty() { ClaimRemedy::Leave } else { ClaimRemedy::Wait };
+        return verdict(remedy, None, Vec::new());
+    };
+    let earlier = live.iter().take_while(|(other, _)| !Arc::ptr_eq(other, pod));
+    if let Some((rival, _)) = earlier.into_iter().find(|(other, _)| other.pinned_node() != pod.pinned_node()) {
+        let node = rival.pinned_node().unwrap_or_default();
+        let message =
+            format!("the earlier Pod {:?} on node {node:?} uses claim {:?} too", rival.display_name(), claim.name());
+        let finding = Code::SharedAcrossNodes.at(FieldPath::default(), message);
+        return verdict(ClaimRemedy::Wait, Some(pod), vec![finding]);
+    }
+    let decided = decide_pod(pod, view, rules);
+    let remedy = decided.volumes.iter().find(|decided| decided.volume == *volume).map(|decided| decided.remedy.clone());
+    verdict(remedy.unwrap_or(ClaimRemedy::Leave), Some(pod), decided.findings)
+}
+
+fn verdict(remedy: ClaimRemedy, consumer: Option<&Pod>, findings: Vec<Finding>) -> ClaimVerdict {
+    ClaimVerdict {
+        remedy,
+        consumer: consumer.map(|pod| format!("{}/{}", pod.namespace(), pod.display_name())),
+        consumer_uid: consumer.and_then(|pod| pod.metadata.uid.clone()),
+        findings,
+    }
+}
+
+/// Creation time and UID: the order in which consumers have their say.
+fn order(pod: &Pod) -> (Option<String>, Option<String>) {
+    let created = pod.metadata.creation_timestamp.as_ref().map(|created| created.0.to_string());
+    (created, pod.metadata.uid.clone())
+}
+
+/// The Pod's volume that is the claim. An ephemeral volume counts only if the Pod owns the claim.
+fn volume_of(pod: &Pod, claim: &Claim) -> Option<String> {
+    let found = pod.spec.volumes.iter().find(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => source.claim_name == claim.name(),
+        (None, Some(_)) => {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            claim.name() == format!("{name}-{}", volume.name) && super::declared::is_owned_by(claim, pod)
+        }
+        (None, None) => false,
+    });
+    found.map(|volume| volume.name.clone())
+}

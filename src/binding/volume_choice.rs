@@ -1,0 +1,89 @@
+//! Which existing volume the scheduler would give to a claim.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::selector::{label_selector_matches, labels, volume_reachable};
+use super::{ClusterView, Lookup};
+use crate::model::{Claim, Node, Volume};
+
+const FILESYSTEM: &str = "Filesystem";
+
+/// True when size, volume mode, attributes class and access modes of the volume serve the claim, and it is not being
+/// deleted. The class is not compared: a volume that is reserved for the claim need not have the same one.
+/// Source: `component-helpers/storage/volume/pv_helpers.go`, `FindMatchingVolume`.
+fn serves(volume: &Volume, claim: &Claim) -> bool {
+    let mode = |mode: &Option<String>| mode.clone().filter(|mode| !mode.is_empty()).unwrap_or(FILESYSTEM.to_owned());
+    let attributes = |class: &Option<String>| class.clone().unwrap_or_default();
+    volume.capacity() >= claim.request()
+        && mode(&volume.spec.volume_mode) == mode(&claim.spec.volume_mode)
+        && attributes(&volume.spec.volume_attributes_class_name) == attributes(&claim.spec.volume_attributes_class_name)
+        && volume.metadata.deletion_timestamp.is_none()
+        && claim.spec.access_modes.iter().all(|mode| volume.spec.access_modes.contains(mode))
+}
+
+/// The volume that is reserved for the claim and that the volume controller would therefore bind without the scheduler.
+pub(super) fn reserved_for(claim: &Claim, view: &dyn ClusterView) -> Option<Arc<Volume>> {
+    let candidates = view.volumes_claimed_by(claim.namespace(), claim.name()).found()?;
+    candidates.into_iter().find(|volume| volume.is_claimed_by(claim) && serves(volume, claim))
+}
+
+/// What the scheduler would find for one claim.
+enum Match {
+    Volume(Arc<Volume>),
+    /// A volume is reserved for the claim, but the node cannot reach it: no other one is looked at.
+    Blocked,
+    None,
+}
+
+fn matching(claim: &Claim, candidates: &[Arc<Volume>], node: &Node, taken: &BTreeSet<String>) -> Match {
+    let mut smallest: Option<&Arc<Volume>> = None;
+    for volume in candidates {
+        let reserved = volume.is_claimed_by(claim);
+        if taken.contains(volume.name()) || (volume.spec.claim_ref.is_some() && !reserved) || !serves(volume, claim) {
+            continue;
+        }
+        if reserved {
+            return if volume_reachable(volume, node) { Match::Volume(Arc::clone(volume)) } else { Match::Blocked };
+        }
+        let selected = claim
+            .spec
+            .selector
+            .as_ref()
+            .is_none_or(|selector| label_selector_matches(selector, labels(volume.metadata.labels.as_ref())));
+        if volume.status.phase != "Available" || !selected || !volume_reachable(volume, node) {
+            continue;
+        }
+        // Among equals the scheduler takes whichever comes first; the name makes our choice repeatable.
+        let smaller = |than: &Arc<Volume>| (volume.capacity(), volume.name()) < (than.capacity(), than.name());
+        if smallest.is_none_or(smaller) {
+            smallest = Some(volume);
+        }
+    }
+    smallest.map_or(Match::None, |volume| Match::Volume(Arc::clone(volume)))
+}
+
+/// What is to be had on the node for each of a Pod's delayed claims: a volume, nothing, or `None` where volumes of a
+/// class are not known. Claims are served by size, smallest first, and no volume is given twice.
+/// Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `findMatchingVolumes`.
+pub(super) fn choose(claims: &[(&Claim, &str)], node: &Node, view: &dyn ClusterView) -> Vec<Lookup<Arc<Volume>>> {
+    let mut order: Vec<usize> = (0..claims.len()).collect();
+    order.sort_by_key(|place| claims[*place].0.request());
+    let mut taken = BTreeSet::new();
+    let mut chosen: Vec<Lookup<Arc<Volume>>> = claims.iter().map(|_| Lookup::Absent).collect();
+    for place in order {
+        let (claim, class_name) = claims[place];
+        chosen[place] = match view.volumes_of_class(class_name) {
+            Lookup::Unknown => Lookup::Unknown,
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Found(candidates) => match matching(claim, &candidates, node, &taken) {
+                Match::Volume(volume) => {
+                    taken.insert(volume.name().to_owned());
+                    Lookup::Found(volume)
+                }
+                Match::Blocked | Match::None => Lookup::Absent,
+            },
+        };
+    }
+    chosen
+}
