@@ -102,7 +102,8 @@ pub fn fix(text: &str, targets: &[Target]) -> Fixed {
         Ok(edits)
     });
     let mut tried: Vec<_> = tried.collect();
-    let accepted: Vec<&Target> = targets.iter().zip(&tried).filter(|(_, edits)| edits.is_ok()).map(|(t, _)| t).collect();
+    let accepted: Vec<&Target> =
+        targets.iter().zip(&tried).filter(|(_, edits)| edits.is_ok()).map(|(t, _)| t).collect();
     let all: Vec<Edit> = tried.iter().flatten().flatten().cloned().collect();
     // Each alone is right; together they must be right too, since two targets may name one place.
     let together = apply(text, &all).filter(|after| check::check(&values, after, &accepted).is_ok());

@@ -43,6 +43,10 @@ impl Style {
         let key = self.key(key);
         match shape {
             Shape::Text(text) => format!("{key}: {text}"),
+            // A list of scalars stays on its line.
+            Shape::List(items) if items.iter().all(|item| matches!(item, Shape::Text(_))) => {
+                format!("{key}: {}", self.flow(shape))
+            }
             Shape::Map(entries) => {
                 let deeper = column + self.step;
                 let lines = entries.iter().map(|(key, shape)| {
@@ -52,9 +56,8 @@ impl Style {
             }
             Shape::List(items) => {
                 let deeper = column + self.dash;
-                let lines = items
-                    .iter()
-                    .map(|item| format!("{}{:deeper$}{}", self.newline, "", self.block_item(item, deeper)));
+                let lines =
+                    items.iter().map(|item| format!("{}{:deeper$}{}", self.newline, "", self.block_item(item, deeper)));
                 format!("{key}:{}", lines.collect::<String>())
             }
         }
@@ -64,11 +67,7 @@ impl Style {
     pub(super) fn block_item(&self, item: &Shape, column: usize) -> String {
         let Shape::Map(entries) = item else { return format!("- {}", self.flow(item)) };
         let deeper = column + 2;
-        let lines = entries.iter().map(|(key, shape)| match shape {
-            // A list of scalars stays on its line.
-            Shape::List(_) => format!("{}: {}", self.key(key), self.flow(shape)),
-            Shape::Text(_) | Shape::Map(_) => self.block_entry(key, shape, deeper),
-        });
+        let lines = entries.iter().map(|(key, shape)| self.block_entry(key, shape, deeper));
         format!("- {}", lines.collect::<Vec<_>>().join(&format!("{}{:deeper$}", self.newline, "")))
     }
 
