@@ -3,9 +3,9 @@
 use latebind::binding::{FieldPath, Pin};
 use latebind::cli::fix::{Target, fix};
 
-fn target(document: usize, path: &str, pin: Pin) -> Target {
+fn target(text: &str, document: usize, path: &str, pin: Pin) -> Target {
     let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
-    Target { document, spec: FieldPath::new(&steps), pin }
+    Target { document: super::document(text, document), spec: FieldPath::new(&steps), pin }
 }
 
 fn hostname(value: &str) -> Pin {
@@ -23,7 +23,7 @@ fn turns(before: &str, pin: Pin, after: &str) {
 
 #[track_caller]
 fn turns_at(path: &str, before: &str, pin: Pin, after: &str) {
-    let fixed = fix(before, &[target(0, path, pin)]);
+    let fixed = fix(before, &[target(before, 0, path, pin)]);
     assert!(fixed.targets[0].is_ok(), "refused: {:?}", fixed.targets[0]);
     assert_eq!(fixed.text, after, "\n--- got\n{}\n--- wanted\n{after}", fixed.text);
 }
@@ -115,7 +115,7 @@ fn an_existing_selector_in_braces_stays_in_braces() {
     );
     for empty in ["{}", "{ }", "", "null", "~"] {
         let before = format!("spec:\n  nodeSelector: {empty}\n  nodeName: n1\n");
-        let fixed = fix(&before, &[target(0, "spec", hostname("n1"))]);
+        let fixed = fix(&before, &[target(&before, 0, "spec", hostname("n1"))]);
         assert!(fixed.targets[0].is_ok(), "{empty:?}: {:?}", fixed.targets[0]);
         assert!(fixed.text.contains("{kubernetes.io/hostname: n1"), "{}", fixed.text);
     }
@@ -209,7 +209,11 @@ fn templates_items_and_documents() {
     let before = "# one\nspec:\n  nodeName: n1\n---\n---\n# two\nspec: {nodeName: n2}\n...\n---\nspec:\n  nodeName: n3";
     let fixed = fix(
         before,
-        &[target(0, "spec", hostname("n1")), target(2, "spec", hostname("n2")), target(3, "spec", name("n3"))],
+        &[
+            target(before, 0, "spec", hostname("n1")),
+            target(before, 1, "spec", hostname("n2")),
+            target(before, 2, "spec", name("n3")),
+        ],
     );
     assert!(fixed.targets.iter().all(Result::is_ok), "{:?}", fixed.targets);
     assert_eq!(

@@ -5,7 +5,8 @@ use latebind::cli::fix::{Refusal, Target, fix};
 
 #[track_caller]
 fn refuses(text: &str, refusal: &Refusal) {
-    let target = Target { document: 0, spec: FieldPath::new(&["spec"]), pin: Pin::Hostname("n1".to_owned()) };
+    let target =
+        Target { document: 0..text.len(), spec: FieldPath::new(&["spec"]), pin: Pin::Hostname("n1".to_owned()) };
     let fixed = fix(text, &[target]);
     assert_eq!(fixed.targets[0].as_ref().err(), Some(refusal), "{}", fixed.text);
     assert_eq!(fixed.text, text);
@@ -45,7 +46,7 @@ fn contradictions_and_what_is_not_there() {
     refuses("", &Refusal::NotFound);
     refuses("spec:\n  nodeName: n1\n  nodeName: n1\n", &Refusal::Twice("nodeName".to_owned()));
     assert!(matches!(
-        fix("spec: {", &[Target { document: 0, spec: FieldPath::new(&["spec"]), pin: Pin::Name("n".to_owned()) }])
+        fix("spec: {", &[Target { document: 0..7, spec: FieldPath::new(&["spec"]), pin: Pin::Name("n".to_owned()) }])
             .targets[0],
         Err(Refusal::Syntax(_))
     ));
@@ -57,7 +58,8 @@ fn an_affinity_that_no_node_can_meet() {
         let text = format!(
             "spec:\n  nodeName: n1\n  affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: {terms}}}}}}}\n"
         );
-        let target = Target { document: 0, spec: FieldPath::new(&["spec"]), pin: Pin::Name("n1".to_owned()) };
+        let target =
+            Target { document: 0..text.len(), spec: FieldPath::new(&["spec"]), pin: Pin::Name("n1".to_owned()) };
         let fixed = fix(&text, &[target]);
         assert!(fixed.targets[0].is_err(), "{terms:?}: {}", fixed.text);
         assert_eq!(fixed.text, text);
@@ -67,10 +69,10 @@ fn an_affinity_that_no_node_can_meet() {
 #[test]
 fn one_target_that_is_refused_keeps_no_other_from_being_rewritten() {
     let text = "spec:\n  ? nodeName\n  : n1\n---\nspec:\n  nodeName: n2\n";
-    let target = |document| Target {
-        document,
+    let target = |place| Target {
+        document: super::document(text, place),
         spec: FieldPath::new(&["spec"]),
-        pin: Pin::Hostname(format!("n{}", document + 1)),
+        pin: Pin::Hostname(format!("n{}", place + 1)),
     };
     let fixed = fix(text, &[target(0), target(1)]);
     assert!(fixed.targets[0].is_err() && fixed.targets[1].is_ok());
@@ -83,7 +85,8 @@ fn one_target_that_is_refused_keeps_no_other_from_being_rewritten() {
 #[test]
 fn one_place_named_twice_is_not_edited_twice() {
     let text = "spec:\n  nodeName: n1\n";
-    let target = Target { document: 0, spec: FieldPath::new(&["spec"]), pin: Pin::Hostname("n1".to_owned()) };
+    let target =
+        Target { document: 0..text.len(), spec: FieldPath::new(&["spec"]), pin: Pin::Hostname("n1".to_owned()) };
     let fixed = fix(text, &[target.clone(), target]);
     assert!(fixed.targets.iter().all(Result::is_err));
     assert_eq!(fixed.text, text);

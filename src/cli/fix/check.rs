@@ -7,15 +7,14 @@ use super::{Refusal, Target};
 use crate::binding::Pin;
 use crate::model::HOSTNAME_LABEL;
 
-/// Reads the edited text and requires that it means the old values with the targets rewritten, and nothing else.
-pub(super) fn check(before: &[Value], after: &str, targets: &[&Target]) -> Result<(), Refusal> {
-    let mut expected = before.to_vec();
+/// Reads the edited text and requires that it means the old value with the targets rewritten, and nothing else.
+pub(super) fn check(before: &Value, after: &str, targets: &[&Target]) -> Result<(), Refusal> {
+    let mut expected = before.clone();
     for target in targets {
-        let document = expected.get_mut(target.document).ok_or(Refusal::NotFound)?;
-        pin(spec_of(document, target).ok_or(Refusal::Shared)?, &target.pin).ok_or(Refusal::Check)?;
+        pin(spec_of(&mut expected, target).ok_or(Refusal::Shared)?, &target.pin).ok_or(Refusal::Check)?;
     }
     let after = Tree::read(after).map_err(|_| Refusal::Check)?;
-    if after.values() == expected { Ok(()) } else { Err(Refusal::Check) }
+    if after.value() == expected { Ok(()) } else { Err(Refusal::Check) }
 }
 
 fn spec_of<'v>(document: &'v mut Value, target: &Target) -> Option<&'v mut Value> {

@@ -14,14 +14,8 @@ use crate::model::HOSTNAME_LABEL;
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
 /// The edits for one Pod spec.
-pub(super) fn edits(
-    text: &str,
-    tree: &Tree,
-    document: usize,
-    spec: &FieldPath,
-    pin: &Pin,
-) -> Result<Vec<Edit>, Refusal> {
-    let root = tree.documents.get(document).and_then(Option::as_ref).ok_or(Refusal::NotFound)?;
+pub(super) fn edits(text: &str, tree: &Tree, spec: &FieldPath, pin: &Pin) -> Result<Vec<Edit>, Refusal> {
+    let root = tree.root.as_ref().ok_or(Refusal::NotFound)?;
     let (owner, spec) = find(root, spec, &tree.used_anchors)?;
     let site = Site::new(text, &tree.used_anchors, owner, spec)?;
     let mut draft = Draft { site: &site, edits: Vec::new() };

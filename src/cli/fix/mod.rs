@@ -9,6 +9,7 @@ mod shape;
 mod tree;
 mod write;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use write::{WriteError, replace_file};
@@ -19,8 +20,8 @@ use tree::Tree;
 /// One Pod spec whose node name is to become a pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The document in its text, empty documents counted, from 0.
-    pub document: usize,
+    /// The bytes of the document in its file.
+    pub document: Range<usize>,
     /// Steps from the top of the document to the Pod spec.
     pub spec: FieldPath,
     /// The pin.
@@ -34,6 +35,12 @@ pub struct Edit {
     pub range: Range<usize>,
     /// What comes instead.
     pub text: String,
+}
+
+impl Edit {
+    fn shifted(self, by: usize) -> Self {
+        Self { range: self.range.start + by..self.range.end + by, text: self.text }
+    }
 }
 
 /// Why a text is left as it is.
@@ -88,30 +95,44 @@ impl Fixed {
 /// Rewrites the node names of a text, each for itself: one that is refused keeps no other from being rewritten.
 #[must_use]
 pub fn fix(text: &str, targets: &[Target]) -> Fixed {
+    let mut done: Vec<Result<Vec<Edit>, Refusal>> = vec![Err(Refusal::NotFound); targets.len()];
+    let mut of_document: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (place, target) in targets.iter().enumerate() {
+        of_document.entry((target.document.start, target.document.end)).or_default().push(place);
+    }
+    for ((start, end), places) in of_document {
+        let Some(document) = text.get(start..end) else { continue };
+        let targets: Vec<&Target> = places.iter().map(|place| &targets[*place]).collect();
+        for (place, edits) in places.into_iter().zip(fix_document(document, &targets)) {
+            done[place] = edits.map(|edits| edits.into_iter().map(|edit| edit.shifted(start)).collect());
+        }
+    }
+    let all: Vec<Edit> = done.iter().flatten().flatten().cloned().collect();
+    let Some(text) = apply(text, &all) else {
+        // Documents that overlap are not documents.
+        return Fixed { text: text.to_owned(), targets: vec![Err(Refusal::Check); targets.len()] };
+    };
+    Fixed { text, targets: done }
+}
+
+fn fix_document(text: &str, targets: &[&Target]) -> Vec<Result<Vec<Edit>, Refusal>> {
     let before = match Tree::read(text) {
         Ok(tree) => tree,
-        Err(error) => {
-            let refusal = Refusal::Syntax(error.to_string());
-            return Fixed { text: text.to_owned(), targets: vec![Err(refusal); targets.len()] };
-        }
+        Err(error) => return vec![Err(Refusal::Syntax(error.to_string())); targets.len()],
     };
-    let values = before.values();
+    let value = before.value();
     let tried = targets.iter().map(|target| {
-        let edits = edit::edits(text, &before, target.document, &target.spec, &target.pin)?;
-        check::check(&values, &apply(text, &edits).ok_or(Refusal::Check)?, &[target])?;
+        let edits = edit::edits(text, &before, &target.spec, &target.pin)?;
+        check::check(&value, &apply(text, &edits).ok_or(Refusal::Check)?, &[target])?;
         Ok(edits)
     });
-    let mut tried: Vec<_> = tried.collect();
+    let tried: Vec<_> = tried.collect();
     let accepted: Vec<&Target> =
-        targets.iter().zip(&tried).filter(|(_, edits)| edits.is_ok()).map(|(t, _)| t).collect();
+        targets.iter().zip(&tried).filter(|(_, edits)| edits.is_ok()).map(|(target, _)| *target).collect();
     let all: Vec<Edit> = tried.iter().flatten().flatten().cloned().collect();
     // Each alone is right; together they must be right too, since two targets may name one place.
-    let together = apply(text, &all).filter(|after| check::check(&values, after, &accepted).is_ok());
-    let text = together.unwrap_or_else(|| {
-        tried.iter_mut().filter(|edits| edits.is_ok()).for_each(|edits| *edits = Err(Refusal::Check));
-        text.to_owned()
-    });
-    Fixed { text, targets: tried }
+    let together = apply(text, &all).is_some_and(|after| check::check(&value, &after, &accepted).is_ok());
+    if together { tried } else { tried.into_iter().map(|edits| edits.and(Err(Refusal::Check))).collect() }
 }
 
 /// The text after the edits; `None` if two overlap.

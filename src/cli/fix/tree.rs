@@ -8,10 +8,10 @@ use std::ops::Range;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 use serde_json::{Map, Value, json};
 
-/// Every document of a text, empty ones included.
+/// One document.
 pub(super) struct Tree {
-    /// Documents in order; `None` for an empty one.
-    pub(super) documents: Vec<Option<Node>>,
+    /// What it holds; nothing when it is empty.
+    pub(super) root: Option<Node>,
     /// Anchors to which at least one alias refers.
     pub(super) used_anchors: HashSet<usize>,
 }
@@ -73,33 +73,36 @@ pub(super) enum TreeError {
     /// The parser said something that a text cannot mean.
     #[error("the text ends in the middle of a value")]
     Broken,
+    /// It holds more than one document.
+    #[error("the text holds more than one document")]
+    Several,
 }
 
 impl Tree {
-    /// Reads a text.
+    /// Reads a text that holds one document.
     pub(super) fn read(text: &str) -> Result<Self, TreeError> {
         let mut reader = Reader { parser: Parser::new_from_str(text), used_anchors: HashSet::new() };
-        let mut documents = Vec::new();
+        let mut root = None;
         loop {
-            let (event, span) = reader.next()?;
-            match event {
+            match reader.next()?.0 {
                 Event::StreamEnd => break,
                 Event::DocumentStart(..) => {
                     let (event, span) = reader.next()?;
                     let node = reader.node(event, span)?;
-                    documents.push((!node.is_null() || node.span.start < node.span.end).then_some(node));
+                    if root.replace(node).is_some() {
+                        return Err(TreeError::Several);
+                    }
                 }
                 _ => {}
             }
-            let _ = span;
         }
-        Ok(Self { documents, used_anchors: reader.used_anchors })
+        Ok(Self { root, used_anchors: reader.used_anchors })
     }
 
-    /// The documents as values in which nothing that a parser could read differently is lost: plain scalars that are not
-    /// plainly strings, anchors, aliases and tags are marked.
-    pub(super) fn values(&self) -> Vec<Value> {
-        self.documents.iter().map(|document| document.as_ref().map_or(Value::Null, Node::value)).collect()
+    /// The document as a value in which nothing that a parser could read differently is lost: plain scalars that are
+    /// not plainly strings, anchors, aliases and tags are marked.
+    pub(super) fn value(&self) -> Value {
+        self.root.as_ref().map_or(Value::Null, Node::value)
     }
 }
 
