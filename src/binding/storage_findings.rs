@@ -290,7 +290,7 @@ fn is_on_root_disk(path: &str) -> bool {
     let path = normal(path);
     let beneath =
         |directory: &&str| path.strip_prefix(*directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    path == "/" || path == "/var" || ROOT_DIRECTORIES.iter().any(|directory| beneath(directory))
+    path == "/" || path == "/var" || ROOT_DIRECTORIES.iter().any(beneath)
 }
 
 fn names<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> String {
