@@ -157,10 +157,22 @@ fn claim_obstacles(pod: &Pod, node: &Node, declared: &[Declared], view: &dyn Clu
     let mut found = Vec::new();
     for (place, claim) in declared.iter().enumerate() {
         let choice = chosen.iter().find(|(chosen, _)| *chosen == place).map(|(_, volume)| volume);
-        found.extend(claim_obstacle(claim, node, choice, view));
+        let again = declared[..place].iter().any(|earlier| earlier.is_same_claim(claim));
+        if again && matches!(choice, Some(Lookup::Found(_))) {
+            // The scheduler does not notice that both are one claim, and looks for a second volume.
+            // Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `findMatchingVolumes`.
+            found.push(blocks(claim));
+        } else {
+            found.extend(claim_obstacle(claim, node, choice, view));
+        }
         found.extend(exclusive_obstacle(pod, claim, view));
     }
     found
+}
+
+fn blocks(claim: &Declared) -> Finding {
+    let message = format!("{} would keep the scheduler waiting", claim.label());
+    Code::DeclaredClaimBlocks.at(claim.path(), message)
 }
 
 /// Why the scheduler would wait for one declared claim, mounted or not, on this node.
@@ -170,10 +182,7 @@ fn claim_obstacle(
     choice: Option<&Lookup<Arc<crate::model::Volume>>>,
     view: &dyn ClusterView,
 ) -> Option<Finding> {
-    let blocks = || {
-        let message = format!("{} would keep the scheduler waiting", claim.label());
-        Some(Code::DeclaredClaimBlocks.at(claim.path(), message))
-    };
+    let blocks = || Some(blocks(claim));
     let unknown = || {
         let message = format!("volumes or capacities that {} could use are not known", claim.label());
         Some(Code::FactsNotKnown.at(claim.path(), message))
@@ -238,7 +247,10 @@ fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Op
 /// Drivers that the node lacks, or of which it can hold too few volumes.
 fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) -> Vec<Finding> {
     let mut wanted: std::collections::BTreeMap<String, (usize, FieldPath)> = std::collections::BTreeMap::new();
-    for claim in declared {
+    for (place, claim) in declared.iter().enumerate() {
+        if declared[..place].iter().any(|earlier| earlier.is_same_claim(claim)) {
+            continue;
+        }
         let driver = match &claim.state {
             ClaimState::Bound { volume, .. } => {
                 view.volume(volume).found().and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.clone()))
