@@ -253,6 +253,7 @@ const CHOICES: &[(&str, &str)] = &[
     ("two-claims", "Several claims of one Pod"),
     ("two-claims-one-volume", "Several claims of one Pod"),
     ("two-classes", "Several claims of one Pod"),
+    ("unmounted-claim", "Several claims of one Pod"),
     ("static-and-dynamic", "Several claims of one Pod"),
     ("same-claim-twice", "Several claims of one Pod"),
     ("ephemeral-and-claim", "Several claims of one Pod"),
@@ -344,7 +345,8 @@ pub fn check(cases: &[(String, Case)]) -> Result<(), String> {
             }
         }
     }
-    let unlisted = proven.keys().map(|(kind, slug)| format!("{kind} {slug} is not listed in tests/decisions/contents.rs"));
+    let unlisted =
+        proven.keys().map(|(kind, slug)| format!("{kind} {slug} is not listed in tests/decisions/contents.rs"));
     problems.extend(unlisted);
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }

@@ -75,7 +75,10 @@ fn section_of(section: &Section, cases: &[(String, Case)], page: &mut String) ->
     if claims {
         writeln!(page, "| | Decision | Remedy | Findings |\n| --- | --- | --- | --- |")?;
     } else {
-        writeln!(page, "| | Decision | Stuck | Remedy | For its claims | Findings |\n| --- | --- | --- | --- | --- | --- |")?;
+        writeln!(
+            page,
+            "| | Decision | Stuck | Remedy | For its claims | Findings |\n| --- | --- | --- | --- | --- | --- |"
+        )?;
     }
     let numbered = section.kind == "row";
     let mut last = "";

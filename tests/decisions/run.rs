@@ -146,8 +146,7 @@ fn compare(verdict: &PodVerdict, expect: &Expect, differences: &mut Differences)
     differences.check("stuck", &expect.stuck.to_string(), &verdict.is_stuck().to_string());
     check_findings(&verdict.findings, expect, differences)?;
     if let Some(rows) = &expect.rows {
-        let actual: BTreeMap<_, _> =
-            verdict.volumes.iter().map(|volume| (volume.volume.clone(), volume.row)).collect();
+        let actual: BTreeMap<_, _> = verdict.volumes.iter().map(|volume| (volume.volume.clone(), volume.row)).collect();
         differences.check("rows", &format!("{rows:?}"), &format!("{actual:?}"));
     }
     for (volume, word) in expect.claims.iter().flatten() {
@@ -160,8 +159,7 @@ fn compare(verdict: &PodVerdict, expect: &Expect, differences: &mut Differences)
 }
 
 fn check_claim_remedy(what: &str, expected: &Word, actual: &ClaimRemedy, differences: &mut Differences) {
-    let writes =
-        matches!(actual, ClaimRemedy::SelectNode { .. } | ClaimRemedy::Prebind { .. } | ClaimRemedy::Unselect);
+    let writes = matches!(actual, ClaimRemedy::SelectNode { .. } | ClaimRemedy::Prebind { .. } | ClaimRemedy::Unselect);
     let (expected, actual) = (expected.text(), claim_remedy_text(actual));
     if expected != "nothing" || writes {
         differences.check(what, &expected, &actual);
