@@ -44,7 +44,7 @@ impl Declared {
         FieldPath::new(&["spec", "volumes", &index])
     }
 
-    /// True for two volumes of a Pod that are one claim, and for a volume and itself.
+    /// True when both volumes of the Pod are one claim.
     pub fn is_same_claim(&self, other: &Self) -> bool {
         self.index == other.index || (self.claim_name.is_some() && self.claim_name == other.claim_name)
     }
@@ -134,7 +134,6 @@ pub(super) fn declared_claims(
 }
 
 /// The existing volumes that the scheduler would give to those delayed claims that are served, by place in `declared`.
-/// A claim that the Pod declares twice gets one volume.
 pub(super) fn choose_among(
     declared: &[Declared],
     node: &Node,
@@ -142,15 +141,25 @@ pub(super) fn choose_among(
     served: impl Fn(&Declared, &Delayed) -> bool,
 ) -> Vec<(usize, Lookup<Arc<Volume>>)> {
     let delayed = declared.iter().enumerate().filter_map(|(place, claim)| Some((place, claim, claim.delayed()?)));
-    let asked: Vec<(usize, &Declared, &Delayed)> =
+    let served: Vec<(usize, &Declared, &Delayed)> =
         delayed.filter(|(_, claim, delayed)| served(claim, delayed)).collect();
-    let first_of = |claim: &Declared| asked.iter().position(|(_, other, _)| other.is_same_claim(claim));
-    let firsts: Vec<usize> = (0..asked.len()).filter(|at| first_of(asked[*at].1) == Some(*at)).collect();
+    let mut asked: Vec<(&Declared, &Delayed)> = Vec::new();
+    // A claim that the Pod names twice is still one claim.
+    let places: Vec<(usize, usize)> = served
+        .iter()
+        .map(|(place, claim, delayed)| {
+            let known = asked.iter().position(|(other, _)| other.is_same_claim(claim));
+            let known = known.unwrap_or_else(|| {
+                asked.push((claim, delayed));
+                asked.len() - 1
+            });
+            (*place, known)
+        })
+        .collect();
     let claims: Vec<(&Claim, &str)> =
-        firsts.iter().map(|at| (&*asked[*at].2.claim, asked[*at].2.class.name())).collect();
-    let chosen: BTreeMap<usize, Lookup<Arc<Volume>>> = firsts.into_iter().zip(choose(&claims, node, view)).collect();
-    let fit = |claim| first_of(claim).and_then(|first| chosen.get(&first)).cloned().unwrap_or(Lookup::Absent);
-    asked.iter().map(|(place, claim, _)| (*place, fit(claim))).collect()
+        asked.iter().map(|(_, delayed)| (&*delayed.claim, delayed.class.name())).collect();
+    let chosen = choose(&claims, node, view);
+    places.into_iter().map(|(place, known)| (place, chosen[known].clone())).collect()
 }
 
 /// What one declared claim means for the Pod: a row of the truth table and what a person should know.

@@ -90,7 +90,8 @@ fn section_of(section: &Section, cases: &[(String, Case)], page: &mut String) ->
                 (false, false) => (*title).to_owned(),
             };
             last = title;
-            let decision = format!("[{}](../tests/cases/{file}.yaml)", case.name);
+            let why = case.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+            let decision = format!("[{}](../tests/cases/{file}.yaml){why}", case.name);
             let expects = case.expect.pods.as_deref().unwrap_or(std::slice::from_ref(&case.expect));
             let each = |cell: fn(&Expect) -> String| expects.iter().map(cell).collect::<Vec<_>>().join("<br>");
             if claims {
