@@ -131,6 +131,27 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        kind: "assume",
+        title: "What may be assumed",
+        intro: "`--assume-binding-mode` and `--assume-node` say what holds for classes and nodes that are not in the \
+                input. What is in the input is never overruled, and the output names each assumption that was used.",
+        groups: &[
+            ("delayed-class", "`--assume-binding-mode=delayed`"),
+            ("delayed-default-class", "`--assume-binding-mode=delayed`, no class named"),
+            ("immediate-class", "`--assume-binding-mode=immediate`"),
+            ("unknown-class", "`--assume-binding-mode=unknown`"),
+            ("listed-class", "The class is in the input"),
+            ("schedulable-node", "`--assume-node=schedulable`"),
+            ("long-node-name", "`--assume-node=schedulable`, a long name"),
+            ("shared-hostname", "`--assume-node=schedulable`, another node has the label"),
+            ("unknown-node", "`--assume-node=unknown`"),
+            ("listed-node", "The node is in the input"),
+            ("both", "Both"),
+            ("not-needed", "Nothing to assume"),
+            ("cluster", "In a cluster"),
+        ],
+    },
+    Section {
         kind: "mount",
         title: "Which claims a Pod mounts",
         intro: "The kubelet waits only for volumes that a container mounts or attaches.",

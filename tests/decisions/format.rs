@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use latebind::binding::{PinStyle, Rules};
+use latebind::cluster::assume::{AssumedBinding, AssumedNode, Assumptions};
 use latebind::cluster::{Fact, Facts, Unlisted};
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,6 +23,8 @@ pub struct Case {
     pub view: View,
     /// Choices of the administrator; the defaults where they are left out.
     pub rules: Option<RulesOfCase>,
+    /// What is assumed of objects that are not listed; nothing where it is left out.
+    pub assume: Option<AssumeOfCase>,
     /// Kubernetes objects.
     pub objects: Vec<Value>,
     /// The Pod that is decided about. Exactly one of this and the next two is given.
@@ -54,6 +57,16 @@ pub struct RulesOfCase {
     pub schedulers: Option<Vec<String>>,
 }
 
+/// What is assumed, in the words of the command line.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssumeOfCase {
+    /// As `--assume-binding-mode`.
+    pub binding: String,
+    /// As `--assume-node`.
+    pub node: String,
+}
+
 /// What must come out for a Pod, or for a claim: then only `remedy` and `findings` are given.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +90,9 @@ pub struct Expect {
     pub findings: Option<Vec<String>>,
     /// Fields of the Pod's `spec` after the patch; `null` means that the field is gone.
     pub after: Option<BTreeMap<String, Value>>,
+    /// Assumptions that were used, such as `{delayedClass: local-path}`.
+    #[serde(default)]
+    pub assumed: Vec<Word>,
     /// With a workload whose Pods differ: one expectation a Pod, and nothing else.
     pub pods: Option<Vec<Expect>>,
 }
@@ -124,6 +140,14 @@ impl Case {
             }
         }
         Ok(facts)
+    }
+
+    /// What is assumed.
+    pub fn assumptions(&self) -> Result<Assumptions, String> {
+        let nothing = Assumptions { binding: AssumedBinding::Unknown, node: AssumedNode::Unknown };
+        self.assume.as_ref().map_or(Ok(nothing), |assume| {
+            Ok(Assumptions { binding: assume.binding.parse()?, node: assume.node.parse()? })
+        })
     }
 
     /// The administrator's choices.

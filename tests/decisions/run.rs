@@ -7,6 +7,7 @@ use latebind::binding::{
     ClaimRemedy, ClaimVerdict, Finding, Pin, PodVerdict, Remedy, Rules, decide_claim, decide_pod, decide_workload,
 };
 use latebind::cluster::Facts;
+use latebind::cluster::assume::{AssumingView, Assumption};
 use latebind::model::{Claim, ORIGINAL_NODE_NAME, Pod, Workload, WorkloadKind};
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,14 +34,15 @@ impl Differences {
 /// Runs a case; the error holds every difference.
 pub fn run(case: &Case) -> Result<(), String> {
     let facts = case.facts()?;
+    let view = AssumingView::new(&facts, case.assumptions()?);
     let rules = case.rules();
     let mut differences = Differences(Vec::new());
     if let Some(object) = &case.pod {
-        run_pod(object, &case.expect, &facts, &rules, &mut differences)?;
+        run_pod(object, &case.expect, &view, &rules, &mut differences)?;
     } else if let Some(object) = &case.workload {
-        run_workload(object, &case.expect, &facts, &rules, &mut differences)?;
+        run_workload(object, &case.expect, &view, &rules, &mut differences)?;
     } else if let Some(name) = &case.claim {
-        run_claim(name, case, &facts, &rules, &mut differences)?;
+        run_claim(name, case, &view, &rules, &mut differences)?;
     }
     if differences.0.is_empty() { Ok(()) } else { Err(differences.0.join("\n")) }
 }
@@ -48,13 +50,16 @@ pub fn run(case: &Case) -> Result<(), String> {
 fn run_pod(
     object: &Value,
     expect: &Expect,
-    facts: &Facts,
+    view: &AssumingView<&Facts>,
     rules: &Rules,
     differences: &mut Differences,
 ) -> Result<(), String> {
     let pod = Pod::deserialize(object).map_err(|error| format!("pod: {error}"))?;
-    let verdict = decide_pod(&pod, facts, rules);
+    let verdict = decide_pod(&pod, view, rules);
     compare(&verdict, expect, differences)?;
+    let expected: Vec<String> = expect.assumed.iter().map(Word::text).collect();
+    let used: Vec<String> = view.take_used().iter().map(assumption_text).collect();
+    differences.check("assumed", &expected.join(", "), &used.join(", "));
     paths_exist(&verdict.findings, object, differences);
     let operations = patch::operations(&pod, &verdict.remedy);
     let mut patched = object.clone();
@@ -76,19 +81,19 @@ fn run_pod(
         let actual = patched.pointer("/spec").and_then(|spec| spec.get(field)).unwrap_or(&Value::Null);
         differences.check(&format!("after.{field}"), &expected.to_string(), &actual.to_string());
     }
-    decide_again(&patched, &verdict.remedy, facts, rules, differences)
+    decide_again(&patched, &verdict.remedy, view, rules, differences)
 }
 
 /// What was patched must need no second patch, and a rewritten Pod is the scheduler's.
 fn decide_again(
     patched: &Value,
     first: &Remedy,
-    facts: &Facts,
+    view: &AssumingView<&Facts>,
     rules: &Rules,
     differences: &mut Differences,
 ) -> Result<(), String> {
     let pod = Pod::deserialize(patched).map_err(|error| format!("the patched Pod cannot be read: {error}"))?;
-    let again = decide_pod(&pod, facts, rules);
+    let again = decide_pod(&pod, view, rules);
     match first {
         Remedy::Rewrite { .. } => differences.check("remedy after the patch", "leave", &remedy_text(&again.remedy)),
         Remedy::SelectInTemplate { .. } => {
@@ -103,14 +108,14 @@ fn decide_again(
 fn run_workload(
     object: &Value,
     expect: &Expect,
-    facts: &Facts,
+    view: &AssumingView<&Facts>,
     rules: &Rules,
     differences: &mut Differences,
 ) -> Result<(), String> {
     let (group, kind) = group_and_kind(object);
     let kind = WorkloadKind::of(group, kind).ok_or_else(|| format!("{group:?} {kind:?} is not a workload"))?;
     let workload = Workload::read(kind, object).map_err(|error| format!("workload: {error}"))?;
-    let verdict = decide_workload(&workload, facts, rules);
+    let verdict = decide_workload(&workload, view, rules);
     let expected = expect.pods.as_deref().unwrap_or(std::slice::from_ref(expect));
     differences.check("number of Pods", &expected.len().to_string(), &verdict.pods.len().to_string());
     for (expect, (_, verdict)) in expected.iter().zip(&verdict.pods) {
@@ -123,7 +128,7 @@ fn run_workload(
 fn run_claim(
     name: &str,
     case: &Case,
-    facts: &Facts,
+    view: &AssumingView<&Facts>,
     rules: &Rules,
     differences: &mut Differences,
 ) -> Result<(), String> {
@@ -134,7 +139,7 @@ fn run_claim(
     };
     let object = case.objects.iter().find(named).ok_or_else(|| format!("claim {name} is not among the objects"))?;
     let claim = Claim::deserialize(object).map_err(|error| format!("claim: {error}"))?;
-    let verdict: ClaimVerdict = decide_claim(&claim, facts, rules);
+    let verdict: ClaimVerdict = decide_claim(&claim, view, rules);
     let expected = case.expect.remedy.as_ref().ok_or("expect.remedy is missing")?;
     check_claim_remedy("remedy", expected, &verdict.remedy, differences);
     check_findings(&verdict.findings, &case.expect, differences)
@@ -214,6 +219,16 @@ pub fn remedy_text(remedy: &Remedy) -> String {
         Remedy::SelectInTemplate { volumes } => format!("selectInTemplate {}", volumes.join(", ")),
         Remedy::Rescue => "rescue".to_owned(),
         Remedy::Hopeless { reason } => format!("hopeless {reason}"),
+    }
+}
+
+fn assumption_text(assumption: &Assumption) -> String {
+    match assumption {
+        Assumption::DelayedClass(name) => format!("delayedClass {name}"),
+        Assumption::ImmediateClass(name) => format!("immediateClass {name}"),
+        Assumption::DelayedDefaultClass => "delayedDefaultClass".to_owned(),
+        Assumption::ImmediateDefaultClass => "immediateDefaultClass".to_owned(),
+        Assumption::SchedulableNode(name) => format!("schedulableNode {name}"),
     }
 }
 
