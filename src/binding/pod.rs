@@ -206,7 +206,8 @@ fn give_up(volumes: &mut [VolumeVerdict], reason: Code) -> Remedy {
 fn unsaid(against: Vec<Finding>, said: &[Finding]) -> Vec<Finding> {
     let spoken = |finding: &Finding| {
         let same_claim = |other: &&Finding| other.path == finding.path && other.severity > Severity::Info;
-        finding.code == Code::DeclaredClaimBlocks && said.iter().any(|other| same_claim(&other))
+        matches!(finding.code, Code::DeclaredClaimBlocks | Code::FactsNotKnown)
+            && said.iter().any(|other| same_claim(&other))
     };
     against.into_iter().filter(|finding| !spoken(finding)).collect()
 }
