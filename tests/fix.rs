@@ -1,6 +1,7 @@
 //! `nodeName` is rewritten in the text, and nothing else is touched.
 
 mod fix {
+    mod any_layout;
     mod layouts;
     mod refusals;
 
