@@ -5,3 +5,6 @@ pub mod binding;
 pub mod cli;
 pub mod cluster;
 pub mod model;
+pub mod policy;
+pub mod runtime;
+pub mod tls;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
-use serde_saphyr::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, StructureStyle, Tag};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, StructureStyle, Tag};
 
 use super::scalar::{Meaning, meaning};
 use super::{Content, Entry, Located, Position, Span, SyntaxError};
@@ -12,6 +12,7 @@ use super::{Content, Entry, Located, Position, Span, SyntaxError};
 /// Deepest nesting that is read. Kubernetes objects nest some 20 levels, schemas in CRDs some 60; trees are walked by
 /// recursion, and this many frames fit any stack.
 const DEEPEST: usize = 200;
+const TOO_DEEP: &str = "nested deeper than any Kubernetes object is";
 
 /// How much aliases may add to what a file says, over all its documents.
 #[derive(Clone, Debug)]
@@ -174,10 +175,19 @@ fn heaviest<'tree, T: Tree + 'tree>(children: impl Iterator<Item = (usize, &'tre
 pub(super) fn read<T: Tree>(text: &str, start: Position, budget: &mut AliasBudget) -> Result<Option<T>, SyntaxError> {
     let mut options = Options::default();
     options.set_emit_comments(false);
+    if text.starts_with('{') {
+        // JSON has no limit on the length of keys.
+        options.simple_key_max_lookahead = text.len();
+    }
     let mut builder = Builder { start, stack: Vec::new(), anchors: HashMap::new(), budget, root: None };
     for next in Parser::new_from_str_with_options(text, options) {
-        let (event, span) =
-            next.map_err(|error| SyntaxError { position: builder.position(*error.marker()), message: error.info() })?;
+        let (event, span) = next.map_err(|error| SyntaxError {
+            position: builder.position(*error.marker()),
+            message: match error.kind() {
+                ErrorKind::RecursionLimitExceeded => TOO_DEEP.to_owned(),
+                _ => error.info(),
+            },
+        })?;
         builder.take(event, Span { start: builder.position(span.start), end: builder.position(span.end) })?;
     }
     Ok(builder.root)
@@ -272,7 +282,7 @@ impl<'text, T: Tree> Builder<'_, 'text, T> {
     fn open(&mut self, frame: Frame<'text, T>) -> Result<(), SyntaxError> {
         if self.stack.len() >= DEEPEST {
             let (Frame::Sequence { span, .. } | Frame::Mapping { span, .. }) = frame;
-            return Err(error(span, format!("nested deeper than {DEEPEST} levels")));
+            return Err(error(span, TOO_DEEP));
         }
         self.stack.push(frame);
         Ok(())
@@ -307,7 +317,7 @@ impl<'text, T: Tree> Builder<'_, 'text, T> {
             return Err(error(span, "an alias stands within the value that it refers to"));
         };
         if self.stack.len() + target.depth > DEEPEST {
-            return Err(error(span, format!("nested deeper than {DEEPEST} levels by aliases")));
+            return Err(error(span, "aliases nest deeper than any Kubernetes object does"));
         }
         if !self.budget.spend(target.weight) {
             return Err(error(span, "aliases make the document too large"));
