@@ -1,4 +1,5 @@
 //! `latebind lint` as it is called: the real binary on real files.
+#![allow(clippy::unwrap_used)]
 
 mod lint {
     mod exit_codes;

@@ -1,5 +1,7 @@
 //! A directory that mixes good and bad manifests of every kind.
 
+use std::collections::BTreeSet;
+
 use super::{findings, lint, lint_in, names};
 
 const STUCK: [&str; 10] = [
@@ -41,7 +43,7 @@ fn a_stream_on_standard_input_is_read_as_the_files_are() {
     let mut stream = String::new();
     for file in ["cluster.yaml", "bad.yaml", "good.yaml"] {
         // As helm writes it: a comment names the template of each document.
-        stream += &format!("---\n# Source: chart/templates/{file}\n");
+        stream.push_str("---\n# Source: chart/templates/all.yaml\n");
         stream += &std::fs::read_to_string(format!("tests/lint/mixed/{file}")).unwrap();
     }
     let errors: Vec<_> =
@@ -96,4 +98,19 @@ fn after_the_fix_nothing_is_stuck_and_the_other_files_are_as_they_were() {
     assert!(after[2].contains("kubernetes.io/hostname: worker-1  # the one with the disk"));
     let again = lint_in(directory.path(), &["-f", ".", "--fix"], "");
     assert_eq!((again.code, again.stdout.contains("error")), (0, false), "{}", again.stdout);
+}
+
+#[test]
+fn the_example_folder_holds_what_its_names_say() {
+    let mut text = String::new();
+    for file in std::fs::read_dir("examples/mixed").unwrap() {
+        text += &std::fs::read_to_string(file.unwrap().path()).unwrap();
+    }
+    let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '-'));
+    let pinned: BTreeSet<&str> = words.filter(|word| word.starts_with("pinned-")).collect();
+    let found = findings(&["-f", "examples/mixed"], "");
+    let errors = found.iter().filter(|found| found["severity"] != "info");
+    let named: Vec<&str> = errors.map(|found| found["object"]["name"].as_str().unwrap()).collect();
+    assert_eq!(named.len(), pinned.len());
+    assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), pinned);
 }
