@@ -134,8 +134,9 @@ async fn a_service_is_reached_from_pods_and_from_the_api_server(scope: &Scope) -
         let name = format!("client-{node}");
         run(scope, &name, node, "sleep infinity").await?;
         eventually(&format!("the Service to answer on {node}"), PATIENCE, async || {
-            let asked =
-                scope.kubectl(&["exec", &name, "--", "wget", "-T", "2", "-qO-", &format!("http://{address}/")]).await?;
+            let url = format!("http://{address}/");
+            // Debian's static wget crashes on its own option -T.
+            let asked = scope.kubectl(&["exec", &name, "--", "timeout", "2", "wget", "-qO-", &url]).await?;
             ensure!(asked.stdout.trim() == "it works", "{asked:?}");
             Ok(Some(()))
         })
