@@ -125,7 +125,7 @@ fn calls(server: &Webhook, path: &str, pod: &str) -> usize {
     server.seen().iter().filter(|(seen, request)| seen == path && request["object"]["metadata"]["name"] == pod).count()
 }
 
-/// The condition is evaluated on the Pod as it arrived, also for the second round.
+/// The second round is for hooks that were called in the first.
 pub async fn a_hook_whose_condition_becomes_true_only_through_a_later_hook_is_never_called(
     scope: &Scope,
 ) -> Result<()> {
