@@ -13,6 +13,7 @@ use serde_json::Value;
 
 /// How a manifest is laid out.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a choice of its own.
 struct Layout {
     indent: usize,
     dash: usize,
@@ -288,7 +289,7 @@ fn read(text: &str) -> Value {
 }
 
 fn pointer(path: &FieldPath) -> String {
-    path.0.iter().map(|step| format!("/{step}")).collect()
+    format!("/{}", path.0.join("/"))
 }
 
 /// What admission would make of the spec, without the mark that it leaves.
