@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::api::ListParams;
+use latebind_cluster::image::{self, Image};
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::{
-    Cluster, Component, NodeComponent, Options, Scope, eventually, holds_for, target_directory, tests,
+    Cluster, Component, NodeComponent, Options, Scope, Signal, eventually, holds_for, target_directory, tests,
 };
 use serde_json::{Value, json};
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         [
             a_simulated_node_stays_ready_beyond_the_grace_period,
             the_audit_log_shows_requests,
+            a_client_can_act_as_somebody_else,
             a_test_that_dies_leaves_nothing_behind,
             what_a_killed_guard_leaves_is_removed_at_the_next_start,
         ]
@@ -40,6 +43,8 @@ fn main() -> ExitCode {
             what_a_pod_writes_to_a_host_path_stays_on_its_node,
             a_second_cluster_with_nodes_lives_beside_the_first,
             a_killed_start_with_nodes_leaves_nothing_behind,
+            a_program_beside_the_control_plane_is_reached_from_this_host_and_from_pods,
+            an_image_made_of_one_binary_runs_as_its_user,
         ]
     );
     suite.alone(Needs::Nodes, "a_node_that_loses_power_restarts_its_pods", power_cycle);
@@ -82,6 +87,54 @@ async fn the_audit_log_shows_requests(scope: &Scope) -> Result<()> {
     let log = scope.cluster()?.audit_log()?;
     let created = |event: &Value| event["verb"] == "create" && event["objectRef"]["resource"] == "namespaces";
     ensure!(log.iter().any(created), "no creation of a namespace among {} events", log.len());
+    Ok(())
+}
+
+async fn a_client_can_act_as_somebody_else(scope: &Scope) -> Result<()> {
+    let client = scope.cluster()?.client_as("alice", &["visitors"]).await?;
+    let refused = kube::Api::<Pod>::namespaced(client, scope.namespace()).list(&ListParams::default()).await;
+    let text = refused.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(text.contains("alice"), "not refused as alice: {text}");
+    Ok(())
+}
+
+async fn a_program_beside_the_control_plane_is_reached_from_this_host_and_from_pods(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    let directory = cluster.directory().join("served");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("index.html"), "served")?;
+    let argv = ["/bin/busybox", "httpd", "-f", "-p", "8099", "-h", &directory.display().to_string()];
+    cluster.start_process("httpd", &argv, &[]).await?;
+    let url = format!("http://{}:8099/", cluster.process_address()?);
+    eventually("this host to be answered", PATIENCE, async || {
+        let output = Command::new("/bin/busybox").args(["wget", "-qO-", &url]).output()?;
+        Ok((output.stdout == b"served").then_some(()))
+    })
+    .await?;
+    run(scope, "client", "node-b", "sleep infinity").await?;
+    let answer = scope.kubectl(&["exec", "client", "--", "timeout", "5", "wget", "-qO-", &url]).await?.success()?;
+    ensure!(answer == "served", "a Pod got {answer}");
+    cluster.signal_process("httpd", Signal::Kill).await?;
+    let ended = cluster.wait_for_process("httpd").await?;
+    ensure!(ended == "killed by signal 9", "{ended}");
+    Ok(())
+}
+
+async fn an_image_made_of_one_binary_runs_as_its_user(scope: &Scope) -> Result<()> {
+    let (cluster, name) = (scope.cluster()?, "localhost/one-binary:1");
+    let archive = cluster.directory().join("one-binary.tar");
+    let entrypoint = ["/bin/busybox", "sleep", "infinity"];
+    let image = Image::new(name).file("bin/busybox", "/bin/busybox").entrypoint(&entrypoint).user(65532);
+    image::archive(&[image], &archive)?;
+    cluster.node("node-b")?.import(&archive).await?;
+    let mut wanted = pod("pod", "node-b", "");
+    wanted["spec"]["containers"][0] = json!({
+        "name": "main", "image": name, "imagePullPolicy": "Never", "securityContext": { "runAsNonRoot": true },
+    });
+    scope.create::<Pod>(wanted).await?;
+    scope.pod_phase("pod", "Running", PATIENCE).await?;
+    let user = scope.kubectl(&["exec", "pod", "--", "/bin/busybox", "id", "-u"]).await?.success()?;
+    ensure!(user.trim() == "65532", "it runs as {user}");
     Ok(())
 }
 
