@@ -20,6 +20,8 @@ fn the_diff_writes_nothing_and_can_be_applied() {
     let run = lint_in(directory.path(), &["-f", "a.yaml", "--fix", "--diff"], "");
     assert_eq!(run.code, 1, "the finding stands");
     assert!(run.stdout.starts_with("--- a/a.yaml\n+++ b/a.yaml\n@@ "), "{}", run.stdout);
+    let coloured = lint_in(directory.path(), &["-f", "a.yaml", "--fix", "--diff", "--color=always"], "");
+    assert!(coloured.stdout.contains("\u{1b}[31m-  nodeName: worker-1"), "{}", coloured.stdout);
     assert!(run.stdout.contains("-  nodeName: worker-1\n+  nodeSelector:\n+    kubernetes.io/hostname: worker-1\n"));
     assert_eq!(std::fs::read_to_string(directory.path().join("a.yaml")).unwrap(), before);
 }
