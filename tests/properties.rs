@@ -263,3 +263,18 @@ proptest! {
         decide_everything(&world)?;
     }
 }
+
+#[test]
+fn a_list_is_not_read_as_an_object() {
+    for spec in [
+        json!([]),
+        json!({"affinity": []}),
+        json!({"affinity": {"nodeAffinity": []}}),
+        json!({"volumes": [["data"]]}),
+        json!({"volumes": [{"name": "a", "ephemeral": []}]}),
+        json!({"volumes": [{"name": "a", "ephemeral": {"volumeClaimTemplate": []}}]}),
+        json!({"volumes": [{"name": "a", "ephemeral": {"volumeClaimTemplate": {"metadata": []}}}]}),
+    ] {
+        assert!(Pod::deserialize(json!({"metadata": {"name": "web"}, "spec": spec})).is_err(), "{spec}");
+    }
+}
