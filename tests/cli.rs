@@ -153,7 +153,7 @@ fn as_a_plugin_of_kubectl_it_says_what_to_type() {
 
 #[test]
 fn wrong_usage_is_exit_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&[], "Usage: latebind"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&["simulate"], "--filename"),
@@ -162,6 +162,7 @@ fn wrong_usage_is_exit_2_and_says_what_is_wrong() {
         (&["simulate", "-f", "examples/mixed", "--pin", "tape"], "\"tape\" is not one of auto, hostname, name"),
         (&["simulate", "-f", "examples/mixed", "--assume-node", "x"], "expected one of schedulable, unknown"),
         (&["simulate", "-f", "no/such.yaml"], "error: no/such.yaml: no such file or directory"),
+        (&["simulate", "-f", "https://example.com/x.yaml"], "nothing is fetched from the network"),
         (&["simulate", "-f", "examples/mixed", "-o", "json=/no/such/folder/x"], "/no/such/folder/x"),
     ];
     for (args, expected) in cases {
