@@ -52,7 +52,7 @@ test-all: test ## The same, on every supported version of Kubernetes
 lint: ## Format, clippy, documentation, licences and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources
 	@$(CARGO) deny --log-level error check advisories || { \
 	  $(CARGO) deny fetch >/dev/null 2>&1 && exit 1; \

@@ -4,7 +4,7 @@
 //! the pipe closes and the guard tears everything down. It has its own process group, so Ctrl-C does not reach it. Should the
 //! guard itself be killed, the kernel ends the supervisor with it, and what is left on disk is removed at the next start.
 //!
-//! Guard and supervisor are this same executable, started again with [`ROLE`] set: a `main` that uses this crate
+//! Guard and supervisor are this same executable, started again with `ROLE` set: a `main` that uses this crate
 //! calls [`take_role`] first.
 
 use std::env;
