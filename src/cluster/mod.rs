@@ -1,5 +1,6 @@
 //! Where facts come from.
 
 mod facts;
+pub mod live;
 
 pub use facts::{Fact, Facts, Unlisted};
