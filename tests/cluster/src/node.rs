@@ -22,6 +22,9 @@ const KUBE_PROXY: &str = "kube-proxy";
 /// Directories of the host that each node has its own, empty form of.
 const PRIVATE: [&str; 5] = ["/var/lib", "/var/log", "/opt", "/srv", "/mnt"];
 
+/// The cgroup of a node's own processes, below the node's.
+const INIT: &str = "init";
+
 /// A component of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeComponent {
@@ -136,8 +139,7 @@ impl Node {
     /// Imports an OCI archive (see [`crate::image`]).
     pub async fn import(&self, archive: &Path) -> Result<()> {
         let archive = archive.display().to_string();
-        let import = ["ctr", "--namespace", "k8s.io", "images", "import", "--no-unpack=false", &archive];
-        let import: Vec<&str> = import.into_iter().filter(|word| !word.starts_with("--no-unpack")).collect();
+        let import = ["ctr", "--namespace", "k8s.io", "images", "import", &archive];
         self.run(&import).await?.success().with_context(|| format!("importing {archive} on {}", self.name)).map(drop)
     }
 
@@ -224,9 +226,13 @@ impl Node {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         })?;
+        let cgroup = self.cgroup();
+        self.outside.run(&["sh", "-euc", &make_cgroups(&cgroup)], None).await?.success().context("making cgroups")?;
         let network = format!("--net=/run/netns/{}", self.name);
-        let mut argv = vec!["nsenter".to_owned(), network, "--".to_owned()];
-        argv.extend(guard::NAMESPACES.map(str::to_owned));
+        let (enter, settle) = (enter_cgroup(&cgroup), enter_cgroup(&format!("{cgroup}/{INIT}")));
+        // The cgroup namespace is rooted where the process is at its birth; after that the root is to have no processes.
+        let words = ["nsenter", &network, "sh", "-euc", &enter, "-", "unshare", "--cgroup", "sh", "-euc", &settle, "-"];
+        let mut argv: Vec<String> = words.into_iter().chain(guard::NAMESPACES).map(str::to_owned).collect();
         argv.push(std::env::current_exe()?.display().to_string());
         let mut spec = Spec::new(argv, plan.log(&format!("{}-supervisor", self.name)));
         spec.env.insert(guard::ROLE.to_owned(), "supervisor".to_owned());
@@ -247,6 +253,10 @@ impl Node {
         Ok(())
     }
 
+    fn cgroup(&self) -> String {
+        format!("{}/{}", leftovers::cgroup(&self.plan.directory), self.name)
+    }
+
     /// The script that makes the node's own view of the file system.
     fn mounts(&self, plan: &Plan) -> Result<String> {
         let plugins = prerequisites::cni_plugins().context("the CNI plugins are gone")?;
@@ -261,7 +271,8 @@ impl Node {
             name = self.name,
         );
         for hierarchy in leftovers::hierarchies() {
-            script.push_str(&own_cgroup(&hierarchy, &leftovers::cgroup(&plan.directory), &self.name));
+            let own = hierarchy.join(self.cgroup().trim_start_matches('/'));
+            script.extend(["mount --bind ", &quoted(&own), " ", &quoted(&hierarchy), "\n"]);
         }
         let needed = [plan.directory.clone(), PathBuf::from(plan.binary("")), std::env::current_exe()?];
         for path in PRIVATE {
@@ -378,26 +389,49 @@ impl Node {
     }
 }
 
-/// Shell that makes the node see a cgroup of its own as the root of a hierarchy, so that all it creates is found again.
-fn own_cgroup(hierarchy: &Path, cluster: &str, node: &str) -> String {
-    let root = quoted(hierarchy);
-    format!(
-        "(\n\
-         cd {root}\n\
-         for level in .{cluster} .{cluster}/{node}; do\n\
-           mkdir -p $level\n\
-           for file in cpuset.cpus cpuset.mems; do\n\
-             if [ -s $level/../$file ] && [ ! -s $level/$file ]; then cat $level/../$file > $level/$file; fi\n\
-           done\n\
-           if [ -e cgroup.controllers ] && [ -w $level/../cgroup.subtree_control ]; then\n\
-             for controller in $(cat $level/../cgroup.controllers); do\n\
-               echo +$controller > $level/../cgroup.subtree_control || true\n\
-             done\n\
-           fi\n\
-         done\n\
-         mount --bind .{cluster}/{node} {root}\n\
-         )\n"
-    )
+/// Shell that makes the cgroups of a node in every hierarchy: one that the node sees as the root of all, so that whatever its
+/// runtime makes is found again, and below it one for the node's own processes.
+fn make_cgroups(cgroup: &str) -> String {
+    let mut script = String::new();
+    for hierarchy in leftovers::hierarchies() {
+        let enter = format!("cd {}\n", quoted(&hierarchy));
+        script.push_str(&enter);
+        let levels = Path::new(cgroup).ancestors().filter(|level| level.parent().is_some());
+        let mut levels: Vec<String> = levels.map(|level| format!(".{}", level.display())).collect();
+        levels.reverse();
+        for level in &levels {
+            script.extend(["hand_down ", level, "/..\nmake ", level, "\n"]);
+        }
+        // Handing controllers down to here would forbid processes in the node's cgroup, where the first one is born.
+        script.extend(["make ", &format!(".{cgroup}/{INIT}"), "\n"]);
+    }
+    format!("{MAKE_CGROUP}{script}")
+}
+
+/// Version 1 gives a new cpuset no processors; version 2 gives a cgroup only the controllers that its parent hands down.
+const MAKE_CGROUP: &str = r#"make() {
+    mkdir -p "$1"
+    for file in cpuset.cpus cpuset.mems; do
+        if [ ! -e cgroup.controllers ] && [ -e "$1/$file" ] && [ -z "$(cat "$1/$file")" ]; then cat "$1/../$file" > "$1/$file"; fi
+    done
+}
+hand_down() {
+    mkdir -p "${1%/..}"
+    for controller in $(cat "$1/cgroup.controllers" 2>/dev/null); do
+        echo "+$controller" > "$1/cgroup.subtree_control" || true
+    done
+}
+"#;
+
+/// Shell that moves itself into a cgroup of every hierarchy and becomes the command that it was given.
+fn enter_cgroup(cgroup: &str) -> String {
+    let mut script = String::new();
+    for hierarchy in leftovers::hierarchies() {
+        let procs = hierarchy.join(cgroup.trim_start_matches('/')).join("cgroup.procs");
+        script.extend(["echo $$ > ", &quoted(&procs), "\n"]);
+    }
+    script.push_str("exec \"$@\"");
+    script
 }
 
 /// A basic string of TOML has the escapes of a JSON string.
