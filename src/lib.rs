@@ -2,5 +2,9 @@
 
 pub mod admission;
 pub mod binding;
+pub mod cli;
 pub mod cluster;
 pub mod model;
+pub mod policy;
+pub mod runtime;
+pub mod tls;

@@ -1,6 +1,9 @@
 //! Where facts come from.
 
+pub mod assume;
 mod facts;
 pub mod live;
+pub mod located;
+pub mod manifests;
 
 pub use facts::{Fact, Facts, Unlisted};
