@@ -128,14 +128,19 @@ impl Plan {
 #[must_use]
 pub fn plan(claim: &Claim, view: &dyn ClusterView, rules: &Rules, past: &Past) -> Plan {
     let Lookup::Found(consumers) = view.consumers(claim.namespace(), claim.name()) else { return Plan::quiet() };
+    let waiting = waiting(claim, &consumers);
+    if claim.is_bound() {
+        let told = waiting.iter().map(|(pod, index)| bound_elsewhere(pod, *index, view, rules));
+        return told.into_iter().find(|plan| plan.stuck.is_some()).unwrap_or(Plan::quiet());
+    }
     let verdict = decide_claim(claim, view, rules);
-    let pod = consumer(&verdict, claim, &consumers);
-    let plan = match &pod {
-        Some((pod, index)) if claim.is_bound() => bound_elsewhere(pod, *index, view, rules),
-        Some((pod, index)) => for_pod(claim, pod, *index, &verdict, view, past),
-        None => Plan::quiet(),
+    // The Pod on whose behalf the verdict is, or else the first one that waits.
+    let pod = match &verdict.consumer_uid {
+        Some(uid) => waiting.iter().find(|(pod, _)| pod.metadata.uid.as_ref() == Some(uid)),
+        None => waiting.first(),
     };
-    if plan.step != Step::Nothing || claim.is_bound() {
+    let plan = pod.map_or(Plan::quiet(), |(pod, index)| for_pod(claim, pod, *index, &verdict, view, past));
+    if plan.step != Step::Nothing {
         return plan;
     }
     match left_over(claim, &consumers, view, past) {
@@ -144,17 +149,14 @@ pub fn plan(claim: &Claim, view: &dyn ClusterView, rules: &Rules, past: &Past) -
     }
 }
 
-/// The Pod on whose behalf the verdict is, or else the first one that waits, with the place of its volume.
-fn consumer(verdict: &ClaimVerdict, claim: &Claim, consumers: &[Arc<Pod>]) -> Option<(Arc<Pod>, usize)> {
-    let waits = |pod: &Arc<Pod>| pod.is_live() && pod.is_acknowledged() && pod.pinned_node().is_some();
-    let mut waiting = consumers.iter().filter(|pod| waits(pod)).filter_map(|pod| {
+/// Pods that name their node, that their kubelet has acknowledged, and that mount the claim, with the place of its volume.
+fn waiting(claim: &Claim, consumers: &[Arc<Pod>]) -> Vec<(Arc<Pod>, usize)> {
+    let waits = |pod: &&Arc<Pod>| pod.is_live() && pod.is_acknowledged() && pod.pinned_node().is_some();
+    let with_place = |pod: &Arc<Pod>| {
         let index = volume_index(pod, claim).filter(|index| pod.spec.mounts(&pod.spec.volumes[*index].name))?;
         Some((Arc::clone(pod), index))
-    });
-    match &verdict.consumer_uid {
-        Some(uid) => waiting.find(|(pod, _)| pod.metadata.uid.as_ref() == Some(uid)),
-        None => waiting.next(),
-    }
+    };
+    consumers.iter().filter(waits).filter_map(with_place).collect()
 }
 
 /// The place of the Pod's volume that is the claim; an ephemeral volume's claim must be the Pod's own.
@@ -353,3 +355,7 @@ fn left_over(claim: &Claim, consumers: &[Arc<Pod>], view: &dyn ClusterView, past
         Some(_) => wait(Step::Later(LOOK_AGAIN)),
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
