@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::SELECTED_BY;
 use super::events::{Events, Senders, events};
 use super::feed::Feed;
 use super::metrics::RescueMetrics;
@@ -199,7 +200,9 @@ impl Inner {
             Lookup::Unknown => return Some(Duration::from_secs(1)),
         };
         let decided = self.decide(key, &claim);
-        if decided.plan.consumer.is_none() && decided.plan.step == Step::Nothing {
+        // An own order outlives its Pod: what becomes of its node is still to be followed.
+        let ordered = claim.annotation(SELECTED_BY).is_some() && claim.volume_name().is_none();
+        if decided.plan.consumer.is_none() && decided.plan.step == Step::Nothing && !ordered {
             self.tracking.forget(key);
             return None;
         }
