@@ -1,8 +1,10 @@
-//! The rescue loop as a process, against a real control plane. Nodes are simulated, and so is what a kubelet says of a
-//! Pod; that an existing Pod starts once its claim is bound is shown on real nodes elsewhere.
+//! The rescue loop as a process, against a real control plane. In most tests nodes are simulated, and so is what a
+//! kubelet says of a Pod; those in `nodes` use real ones.
 
 #[path = "rescue/faults.rs"]
 mod faults;
+#[path = "rescue/nodes.rs"]
+mod nodes;
 #[path = "rescue/process.rs"]
 mod process;
 #[path = "rescue/races.rs"]
@@ -25,7 +27,7 @@ fn long() -> bool {
 }
 
 fn main() -> ExitCode {
-    let mut suite = Suite::new("rescue").control_plane(Options::audit);
+    let mut suite = Suite::new("rescue").control_plane(Options::audit).nodes(Options::audit);
     tests!(
         suite,
         Needs::ControlPlane,
@@ -65,5 +67,11 @@ fn main() -> ExitCode {
     suite.alone(Needs::ControlPlane, "faults::leaders_that_are_killed", faults::leaders_that_are_killed);
     suite.alone(Needs::ControlPlane, "faults::an_api_server_that_restarts", faults::an_api_server_that_restarts);
     suite.alone(Needs::ControlPlane, "rights::are_enough_and_all_used", rights::are_enough_and_all_used);
+    suite.alone(Needs::Nodes, "nodes::existing_pods_start", nodes::existing_pods_start);
+    suite.alone(
+        Needs::Nodes,
+        "nodes::pods_that_a_kubelet_rejects_pin_nothing",
+        nodes::pods_that_a_kubelet_rejects_pin_nothing,
+    );
     suite.run()
 }

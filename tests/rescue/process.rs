@@ -12,15 +12,17 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 pub const NAMESPACE: &str = "latebind-system";
 pub const USER: &str = "system:serviceaccount:latebind-system:latebind-controller";
 const RIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/webhook-manifests/parts/rescue-rbac.yaml");
 const PATIENCE: Duration = Duration::from_secs(30);
 
-static INSTALLED: OnceCell<PathBuf> = OnceCell::const_new();
-static SHARED: Mutex<Option<Rescuer>> = Mutex::const_new(None);
+/// Held while the account is created, in whichever cluster.
+static INSTALLING: Mutex<()> = Mutex::const_new(());
+/// The shared process, and the cluster that it works for.
+static SHARED: Mutex<Option<(PathBuf, Rescuer)>> = Mutex::const_new(None);
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
 /// One process. It ends when dropped, and when this process ends in whatever way: its shell waits for our end of a pipe.
@@ -33,7 +35,7 @@ pub struct Rescuer {
 
 impl Rescuer {
     pub async fn start(cluster: &Cluster, flags: &[&str]) -> Result<Self> {
-        let kubeconfig = INSTALLED.get_or_try_init(|| install(cluster)).await?;
+        let kubeconfig = install(cluster).await?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = cluster.directory().join("logs").join(format!("rescue-{number}.log"));
         let binary = env!("CARGO_BIN_EXE_latebind");
@@ -43,7 +45,7 @@ impl Rescuer {
             .arg(&log)
             .args([binary, "run", "--role=controller", "--metrics-listen=127.0.0.1:0", "--lease-namespace", NAMESPACE])
             .args(["--log=info,latebind=debug", "--kubeconfig"])
-            .arg(kubeconfig)
+            .arg(&kubeconfig)
             .args(flags)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -100,14 +102,15 @@ impl Rescuer {
 pub async fn share(cluster: &Cluster) -> Result<()> {
     let mut shared = SHARED.lock().await;
     if shared.is_none() {
-        *shared = Some(Rescuer::start(cluster, &[]).await?);
+        *shared = Some((cluster.directory().to_path_buf(), Rescuer::start(cluster, &[]).await?));
     }
     Ok(())
 }
 
 /// Ends the shared process, for a test that brings its own.
 pub async fn leave(cluster: &Cluster) -> Result<()> {
-    if let Some(rescuer) = SHARED.lock().await.take() {
+    let of_cluster = SHARED.lock().await.take_if(|(directory, _)| directory == cluster.directory());
+    if let Some((_, rescuer)) = of_cluster {
         rescuer.signal("TERM").await?;
         // It gives its Lease back, so that the next one need not wait.
         eventually("latebind to end", PATIENCE, async || Ok(rescuer.log()?.contains("ended").then_some(()))).await?;
@@ -119,6 +122,11 @@ pub async fn leave(cluster: &Cluster) -> Result<()> {
 
 /// Creates the account with its rights, and a kubeconfig for it.
 async fn install(cluster: &Cluster) -> Result<PathBuf> {
+    let _alone = INSTALLING.lock().await;
+    let path = cluster.directory().join("latebind-controller.kubeconfig");
+    if path.exists() {
+        return Ok(path);
+    }
     cluster.kubectl(&["create", "namespace", NAMESPACE]).await?.success()?;
     cluster.kubectl(&["apply", "-f", RIGHTS]).await?.success()?;
     let token = ["create", "token", "latebind-controller", "-n", NAMESPACE, "--duration=2h"];
@@ -127,7 +135,6 @@ async fn install(cluster: &Cluster) -> Result<PathBuf> {
     for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
         user["user"] = serde_json::json!({"token": token.trim()});
     }
-    let path = cluster.directory().join("latebind-controller.kubeconfig");
     std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
     Ok(path)
 }
