@@ -7,6 +7,7 @@ pub mod input;
 mod lint;
 pub mod output;
 pub mod report;
+mod run;
 mod simulate;
 pub mod style;
 mod version;
@@ -88,6 +89,7 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
     Webhook(webhook::WebhookArgs),
+    Run(run::RunArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -116,6 +118,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Webhook(args) => webhook::run(args),
+        Command::Run(args) => run::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),

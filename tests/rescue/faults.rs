@@ -1,0 +1,188 @@
+//! Processes that die, and an API server that goes away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, ResourceExt};
+use latebind_cluster::{Cluster, Component, Scope, eventually};
+
+use crate::process::{NAMESPACE, Rescuer, deeds, leave, writes};
+use crate::stage::*;
+
+pub async fn a_dry_run_writes_nothing(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let (made, fixed) = (class(scope, "dynamic", PROVISIONER).await?, class(scope, "static", NO_PROVISIONER).await?);
+    let disk = volume(scope, "disk", &fixed, node.name(), "1Gi").await?;
+    claim(scope, "made", &made, "1Gi").await?;
+    claim(scope, "fixed", &fixed, "1Gi").await?;
+    stuck(scope, "app-made", node.name(), &["made"]).await?;
+    stuck(scope, "app-fixed", node.name(), &["fixed"]).await?;
+    let before = written(cluster)?;
+    let rescuer = Rescuer::start(cluster, &["--dry-run"]).await?;
+    eventually("both writes to be told", PATIENCE, async || {
+        let log = rescuer.log()?;
+        Ok((log.contains("SelectNode") && log.contains(&disk)).then_some(()))
+    })
+    .await?;
+    ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="prebind",result="dry_run"}"#).await? == 1.0);
+    tokio::time::sleep(QUIET).await;
+    // Not even a Lease or an event.
+    ensure!(written(cluster)? == before);
+    rescuer.signal("TERM").await
+}
+
+/// How often the account changed anything.
+fn written(cluster: &Cluster) -> Result<usize> {
+    let changes = |verb: &str| matches!(verb, "create" | "patch" | "update" | "delete");
+    Ok(deeds(cluster)?.iter().filter(|deed| changes(&deed.verb) && deed.code < 300).count())
+}
+
+/// What happened while nobody looked is mended at the start: a Pod created with latebind absent.
+pub async fn what_was_stuck_before_the_start(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let (made, fixed) = (class(scope, "dynamic", PROVISIONER).await?, class(scope, "static", NO_PROVISIONER).await?);
+    let mut names = Vec::new();
+    for number in 0..20 {
+        let name = format!("data-{number}");
+        // All volumes are alike: each claim must be promised another one.
+        let class = if number % 2 == 0 {
+            volume(scope, &format!("disk-{number}"), &fixed, node.name(), "1Gi").await?;
+            &fixed
+        } else {
+            &made
+        };
+        claim(scope, &name, class, "1Gi").await?;
+        stuck(scope, &format!("app-{number}"), node.name(), &[&name]).await?;
+        names.push(name);
+    }
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    for (number, name) in names.iter().enumerate() {
+        if number % 2 == 0 { drop(bound_to(scope, name).await?) } else { drop(selected(scope, name).await?) }
+    }
+    ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="prebind",result="done"}"#).await? == 10.0);
+    ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="prebind",result="conflict"}"#).await? == 0.0);
+    ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="select_node",result="done"}"#).await? == 10.0);
+    rescuer.signal("TERM").await?;
+    eventually("the Lease to be given back", PATIENCE, async || Ok((holder(cluster).await? == "").then_some(()))).await
+}
+
+async fn holder(cluster: &Cluster) -> Result<String> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
+    let lease = leases.get_opt("latebind-controller").await?;
+    Ok(lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default())
+}
+
+/// Two replicas, of which the leader is killed while stuck Pods arrive: 60 Pods and 2 kills, or 500 and 15 in 5 minutes.
+pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let (pods, kills, every) = if crate::long() { (500, 15, 20) } else { (60, 2, 20) };
+    let nodes = [scope.simulated_node("one", &[]).await?, scope.simulated_node("two", &[]).await?];
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let mut replicas = vec![Rescuer::start(cluster, &[]).await?, Rescuer::start(cluster, &[]).await?];
+    let arriving = async {
+        let pause = Duration::from_secs(every) * kills / pods;
+        for number in 0..pods {
+            let (data, app) = (format!("data-{number}"), format!("app-{number}"));
+            claim(scope, &data, &class, "1Gi").await?;
+            stuck(scope, &app, nodes[usize::from(number % 3 == 0)].name(), &[&data]).await?;
+            tokio::time::sleep(pause).await;
+        }
+        anyhow::Ok(())
+    };
+    let killing = async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..kills {
+            let leader = eventually("a leader", PATIENCE, async || leader(&replicas).await).await?;
+            replicas.remove(leader).signal("KILL").await?;
+            let killed = Instant::now();
+            replicas.push(Rescuer::start(cluster, &[]).await?);
+            eventually("another leader", PATIENCE, async || leader_of(&replicas).await).await?;
+            slowest = slowest.max(killed.elapsed());
+            tokio::time::sleep(Duration::from_secs(every).saturating_sub(killed.elapsed())).await;
+        }
+        anyhow::Ok(slowest)
+    };
+    let (arrived, slowest) = tokio::join!(arriving, killing);
+    arrived?;
+    let slowest = slowest?;
+    for number in 0..pods {
+        let data = format!("data-{number}");
+        let claim = selected(scope, &data).await?;
+        let wanted = nodes[usize::from(number % 3 == 0)].name();
+        ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(wanted), "{data}");
+    }
+    for number in 0..pods {
+        let times = writes(cluster, "persistentvolumeclaims", scope.namespace(), &format!("data-{number}"))?;
+        ensure!(times == 1, "claim data-{number} was written {times} times");
+    }
+    eprintln!("{kills} leaders killed, the slowest failover took {:.1} s", slowest.as_secs_f32());
+    ensure!(slowest <= Duration::from_secs(20) + Duration::from_secs(5), "{slowest:?}");
+    for replica in &replicas {
+        replica.signal("TERM").await?;
+    }
+    Ok(())
+}
+
+async fn leader(replicas: &[Rescuer]) -> Result<Option<usize>> {
+    for (index, replica) in replicas.iter().enumerate() {
+        if replica.metric("latebind_leader ").await? > 0.0 {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
+async fn leader_of(replicas: &[Rescuer]) -> Result<Option<()>> {
+    Ok(leader(replicas).await?.map(drop))
+}
+
+/// A restart, and a silence of 5 s, or of 30 s in the long run, in which a Pod gets stuck: nothing is lost, and the API
+/// server is not beset.
+pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    claim(scope, "before", &class, "1Gi").await?;
+    stuck(scope, "before", node.name(), &["before"]).await?;
+    selected(scope, "before").await?;
+
+    cluster.restart(Component::ApiServer).await?;
+    claim(scope, "restarted", &class, "1Gi").await?;
+    stuck(scope, "restarted", node.name(), &["restarted"]).await?;
+    selected(scope, "restarted").await?;
+
+    // Stuck Pods whose writes cannot be stored: etcd is silent, so that the API server answers late or with 5xx.
+    let silence = if crate::long() { 30 } else { 6 };
+    for number in 0..20 {
+        claim(scope, &format!("data-{number}"), &class, "1Gi").await?;
+        pinned(scope, &format!("app-{number}"), node.name(), &[&format!("data-{number}")]).await?;
+    }
+    for number in 0..20 {
+        acknowledge(scope, &format!("app-{number}")).await?;
+        if number == 2 {
+            cluster.pause(Component::Etcd).await?;
+            tokio::time::sleep(Duration::from_secs(silence)).await;
+            cluster.resume(Component::Etcd).await?;
+            cluster.ready(PATIENCE).await?;
+        }
+    }
+    for number in 0..20 {
+        let claim = selected(scope, &format!("data-{number}")).await?;
+        ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(node.name()));
+    }
+    let attempts = rescuer.metric("latebind_rescue_retries_total ").await?;
+    let bound = 8.0 * 8.0;
+    ensure!(attempts <= bound, "{attempts} retries in a silence of {silence} s");
+    ensure!(rescuer.get("/readyz").await?.contains("200 OK"), "{}", rescuer.log()?);
+    let lease: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
+    lease.get("latebind-controller").await?.metadata.name.context("a Lease")?;
+    rescuer.signal("TERM").await
+}

@@ -1,0 +1,103 @@
+//! The rights in `webhook-manifests/parts/rescue-rbac.yaml` are enough, and every one of them is used.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::jiff::SignedDuration;
+use kube::api::ListParams;
+use latebind_cluster::{Scope, eventually};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::process::{Rescuer, deeds, leave, rights};
+use crate::races::{failure, give_back};
+use crate::stage::*;
+
+type Right = (String, String, String);
+
+pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    exercise(scope).await?;
+    rescuer.signal("TERM").await?;
+    eventually("latebind to end", PATIENCE, async || Ok(rescuer.log()?.contains("ended").then_some(()))).await?;
+
+    let done = deeds(cluster)?;
+    let refused: Vec<_> = done.iter().filter(|deed| matches!(deed.code, 401 | 403)).collect();
+    // Events of a namespace that a test has deleted are refused whatever the rights.
+    let refused: Vec<_> = refused.into_iter().filter(|deed| deed.resource != "events").collect();
+    ensure!(refused.is_empty(), "{refused:?}");
+
+    let used: BTreeSet<Right> =
+        done.iter().map(|deed| (deed.group.clone(), deed.resource.clone(), deed.verb.clone())).collect();
+    let granted = granted()?;
+    // This API server has streaming lists; an older one is asked for a list before the watch.
+    let for_older =
+        |right: &Right| right.2 == "list" && granted.contains(&(right.0.clone(), right.1.clone(), "watch".into()));
+    let unused: Vec<_> = granted.iter().filter(|right| !used.contains(*right) && !for_older(right)).collect();
+    ensure!(unused.is_empty(), "granted and not used: {unused:?}");
+    let beyond: Vec<_> = used.iter().filter(|right| !right.1.is_empty() && !granted.contains(*right)).collect();
+    ensure!(beyond.is_empty(), "used and not granted: {beyond:?}");
+    Ok(())
+}
+
+/// Everything that rescue ever does, once.
+async fn exercise(scope: &Scope) -> Result<()> {
+    let node = scope.simulated_node("node", &[]).await?;
+    let (made, fixed) = (class(scope, "dynamic", PROVISIONER).await?, class(scope, "static", NO_PROVISIONER).await?);
+    volume(scope, "disk", &fixed, node.name(), "1Gi").await?;
+    claim(scope, "fixed", &fixed, "1Gi").await?;
+    stuck(scope, "fixed", node.name(), &["fixed"]).await?;
+    bound_to(scope, "fixed").await?;
+    claim(scope, "gone", &made, "1Gi").await?;
+    annotate(scope, "gone", json!({SELECTED_NODE: "node-that-never-was"})).await?;
+    stuck(scope, "gone", node.name(), &["gone"]).await?;
+    eventually("the gone node to be replaced", PATIENCE, async || {
+        let claim = scope.claim("gone").await?;
+        let selected = claim.metadata.annotations.as_ref().and_then(|found| found.get(SELECTED_NODE)).cloned();
+        Ok((selected.as_deref() == Some(node.name())).then_some(()))
+    })
+    .await?;
+    // The same event twice becomes one that counts.
+    failure(scope, "gone", "disk full", SignedDuration::ZERO).await?;
+    give_back(scope, "gone").await?;
+    eventually("an event that counts", Duration::from_secs(60), async || {
+        let fields = ListParams::default().fields("involvedObject.name=gone,reason=SelectedNode");
+        let events = scope.api::<Event>().list(&fields).await?.items;
+        let counts = |event: &Event| event.series.as_ref().and_then(|series| series.count) == Some(2);
+        Ok(events.iter().any(counts).then_some(()))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Role {
+    #[serde(default)]
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    verbs: Vec<String>,
+}
+
+/// Group, resource and verb of everything that the file grants.
+fn granted() -> Result<BTreeSet<Right>> {
+    let text = std::fs::read_to_string(rights())?;
+    let roles: Vec<Role> = serde_saphyr::from_multiple(&text).context("the file of rights")?;
+    let mut granted = BTreeSet::new();
+    for rule in roles.iter().flat_map(|role| &role.rules) {
+        for group in &rule.api_groups {
+            for resource in &rule.resources {
+                granted.extend(rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())));
+            }
+        }
+    }
+    Ok(granted)
+}
