@@ -1,5 +1,7 @@
 //! Watch caches against a real API server.
 
+#![allow(clippy::expect_used, reason = "a test that cannot run has failed")]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! The rescue loop as a process, against a real control plane. In most tests nodes are simulated, and so is what a
 //! kubelet says of a Pod; those in `nodes` use real ones.
 
+#![allow(clippy::wildcard_imports, reason = "every part plays on the same stage")]
+#![allow(clippy::float_cmp, reason = "counters are whole numbers")]
+
 #[path = "rescue/faults.rs"]
 mod faults;
 #[path = "rescue/nodes.rs"]

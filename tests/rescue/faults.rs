@@ -68,7 +68,8 @@ pub async fn what_was_stuck_before_the_start(scope: &Scope) -> Result<()> {
     ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="prebind",result="conflict"}"#).await? == 0.0);
     ensure!(rescuer.metric(r#"latebind_rescue_writes_total{kind="select_node",result="done"}"#).await? == 10.0);
     rescuer.signal("TERM").await?;
-    eventually("the Lease to be given back", PATIENCE, async || Ok((holder(cluster).await? == "").then_some(()))).await
+    eventually("the Lease to be given back", PATIENCE, async || Ok((holder(cluster).await?.is_empty()).then_some(())))
+        .await
 }
 
 async fn holder(cluster: &Cluster) -> Result<String> {
