@@ -6,7 +6,7 @@ CARGO ?= cargo
 KUBE_VERSION ?= 1.36
 export KUBE_VERSION
 # Suites that start a real Kubernetes; all the others need none.
-CLUSTER_TESTS := platform agreement
+CLUSTER_TESTS := platform agreement live rescue
 FAST_TESTS := $(filter-out $(CLUSTER_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
 
