@@ -13,13 +13,19 @@ const FILESYSTEM: &str = "Filesystem";
 /// deleted. The class is not compared: a volume that is reserved for the claim need not have the same one.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `FindMatchingVolume`.
 fn serves(volume: &Volume, claim: &Claim) -> bool {
-    let mode = |mode: &Option<String>| mode.clone().filter(|mode| !mode.is_empty()).unwrap_or(FILESYSTEM.to_owned());
-    let attributes = |class: &Option<String>| class.clone().unwrap_or_default();
+    fn mode(given: Option<&String>) -> &str {
+        given.map(String::as_str).filter(|mode| !mode.is_empty()).unwrap_or(FILESYSTEM)
+    }
+    fn attributes(class: Option<&String>) -> &str {
+        class.map(String::as_str).unwrap_or_default()
+    }
+    let (offered, asked) = (&volume.spec, &claim.spec);
     volume.capacity() >= claim.request()
-        && mode(&volume.spec.volume_mode) == mode(&claim.spec.volume_mode)
-        && attributes(&volume.spec.volume_attributes_class_name) == attributes(&claim.spec.volume_attributes_class_name)
+        && mode(offered.volume_mode.as_ref()) == mode(asked.volume_mode.as_ref())
+        && attributes(offered.volume_attributes_class_name.as_ref())
+            == attributes(asked.volume_attributes_class_name.as_ref())
         && volume.metadata.deletion_timestamp.is_none()
-        && claim.spec.access_modes.iter().all(|mode| volume.spec.access_modes.contains(mode))
+        && asked.access_modes.iter().all(|mode| offered.access_modes.contains(mode))
 }
 
 /// The volume that is reserved for the claim and that the volume controller would therefore bind without the scheduler.
