@@ -6,10 +6,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use latebind::admission::patch;
+use latebind::admission::{Admission, Exemptions, Hook, patch, respond};
 use latebind::binding::{Remedy, Rules, decide_pod};
 use latebind::cluster::{Fact, Facts, Unlisted};
 use latebind::model::Pod;
+use latebind::policy::Mode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -99,5 +100,36 @@ fn decide(criterion: &mut Criterion) {
     measure(criterion, "three claims, 1,000 volumes of their class", &facts, &pod(&["disk-a", "disk-b", "disk-c"]));
 }
 
-criterion_group!(benches, decide);
+/// Measures a whole review, from the bytes of the request to those of the answer, without HTTP and TLS.
+fn review(criterion: &mut Criterion) {
+    let bytes = include_bytes!("../tests/data/reviews/pod-pinned.json");
+    let Ok(recorded) = serde_json::from_slice::<Value>(bytes) else { panic!("the recorded review is not JSON") };
+    let object = &recorded["request"]["object"];
+    let claims = object["spec"]["volumes"].as_array().into_iter().flatten();
+    let claims = claims.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+    let claims = claims.map(|name| {
+        let mut claim = claim(name, "local-path");
+        claim["metadata"]["namespace"] = recorded["request"]["namespace"].clone();
+        claim
+    });
+    let mut named = node(0);
+    named["metadata"] = json!({"name": object["spec"]["nodeName"],
+        "labels": {"kubernetes.io/hostname": object["spec"]["nodeName"]}});
+    let facts = facts(claims.chain([class("local-path", "rancher.io/local-path"), named]));
+    let (rules, exemptions) = (Rules::default(), Exemptions::default());
+    let admission = Admission { view: &facts, rules: &rules, mode: Mode::Rewrite, exemptions: &exemptions };
+    let mut large = recorded.clone();
+    let variables: Vec<Value> =
+        (0..900).map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "x".repeat(32)})).collect();
+    large["request"]["object"]["spec"]["containers"][0]["env"] = json!(variables);
+    for (name, review) in [("a review", &recorded), ("a large review", &large)] {
+        let body = review.to_string().into_bytes();
+        let patched = respond(Hook::Mutate, &body, &admission).is_ok_and(|reply| !reply.answer.patch.0.is_empty());
+        assert!(patched, "{name} is not answered with a patch");
+        let name = format!("{name} of {} KiB", body.len() >> 10);
+        criterion.bench_function(&name, |bencher| bencher.iter(|| respond(Hook::Mutate, black_box(&body), &admission)));
+    }
+}
+
+criterion_group!(benches, decide, review);
 criterion_main!(benches);
