@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use latebind::binding::{PodVerdict, Rules, decide_pod};
 use latebind::cluster::{Fact, Facts, Unlisted};
 use latebind::model::Pod;
+use latebind_cluster::Version;
 use serde_json::{Value, json};
 
 use crate::format::{Case, View, group_and_kind};
@@ -86,6 +87,11 @@ fn unbuildable(object: &Value) -> Option<&'static str> {
     let annotation = |key: &str| metadata["annotations"].get(key).is_some();
     if !metadata["deletionTimestamp"].is_null() {
         return Some("holds an object that is being deleted");
+    }
+    if object["spec"]["volumeAttributesClassName"].is_string()
+        && Version::from_env().is_ok_and(|it| it == Version::V1_33)
+    {
+        return Some("names an attributes class, a field that this version drops");
     }
     match (kind, phase) {
         ("PersistentVolumeClaim", "Lost") => return Some("holds a lost claim"),

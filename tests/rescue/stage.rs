@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams};
 use latebind_cluster::{Scope, eventually};
 use serde_json::{Value, json};
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a test watches that nothing is written: far longer than a write takes.
 pub const QUIET: Duration = Duration::from_secs(4);
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
