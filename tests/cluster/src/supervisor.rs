@@ -62,7 +62,26 @@ pub(crate) async fn serve(directory: &Path) -> Result<()> {
         }
     });
     local.run_until(supervisor.exit.notified()).await;
+    if std::process::id() != 1 {
+        local.run_until(end_children(&supervisor)).await;
+    }
     Ok(())
+}
+
+/// What the kernel does for PID 1: nobody is left behind, not even as a zombie.
+async fn end_children(supervisor: &Supervisor) {
+    loop {
+        let reaped = supervisor.reaped.notified();
+        let left: Vec<u32> = supervisor.state.borrow().named.values().filter_map(|process| process.pid).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            // It may have ended by itself.
+            send(pid, Signal::Kill).ok();
+        }
+        reaped.await;
+    }
 }
 
 async fn converse(supervisor: &Rc<Supervisor>, stream: UnixStream) -> Result<()> {
