@@ -2,6 +2,7 @@
 
 pub mod assume;
 mod facts;
+pub mod live;
 pub mod located;
 pub mod manifests;
 

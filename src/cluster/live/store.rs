@@ -1,0 +1,300 @@
+//! One kind's objects in memory, by name and by index, as a watch reports them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use kube::Resource;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::binding::Lookup;
+
+/// A kind that is kept in memory.
+pub(super) trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// What objects are looked up by, besides their name.
+    type Index: Clone + Eq + Hash + Send + Sync;
+
+    /// Drops everything that no decision reads.
+    fn trim(&mut self);
+
+    /// What the object is to be found by.
+    fn indexes(&self) -> Vec<Self::Index>;
+}
+
+/// `namespace/name`, or the name alone where there is no namespace. Neither part can hold a slash.
+pub(super) fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+fn key_of(object: &impl Resource) -> String {
+    let metadata = object.meta();
+    key(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+/// An object before and after a change. Absent before: it appeared; absent after: it vanished.
+#[derive(Clone, Debug)]
+pub struct Changed<K> {
+    /// As it was.
+    pub before: Option<Arc<K>>,
+    /// As it is.
+    pub after: Option<Arc<K>>,
+}
+
+/// What a watch event did to a store.
+pub(super) enum Outcome<K> {
+    /// Objects changed; after a new list these may be many.
+    Changed(Vec<Changed<K>>),
+    /// An object could not be read and is not known from now on.
+    Malformed { name: String, error: String, gone: Option<Changed<K>> },
+}
+
+struct Entry<K> {
+    object: Arc<K>,
+    /// The list in which the object was last seen.
+    generation: u64,
+}
+
+struct Objects<K: Cached> {
+    by_name: HashMap<Arc<str>, Entry<K>>,
+    by_index: HashMap<K::Index, BTreeMap<Arc<str>, Arc<K>>>,
+    /// Objects that exist but could not be read.
+    malformed: HashSet<String>,
+    generation: u64,
+    synced: bool,
+}
+
+/// The objects of one kind.
+pub(super) struct Store<K: Cached> {
+    objects: RwLock<Objects<K>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K: Cached> Default for Store<K> {
+    fn default() -> Self {
+        let objects = Objects {
+            by_name: HashMap::new(),
+            by_index: HashMap::new(),
+            malformed: HashSet::new(),
+            generation: 0,
+            synced: false,
+        };
+        Self { objects: RwLock::new(objects), synced: watch::Sender::new(false) }
+    }
+}
+
+impl<K: Cached> Store<K> {
+    /// Takes in a watch event.
+    ///
+    /// Objects of a new list are visible at once, and those that it lacks go when it ends: a second copy of a large
+    /// store, and a time in which it is stale, are both avoided.
+    pub fn apply(&self, event: Event<DeserializeGuard<K>>) -> Outcome<K> {
+        let mut objects = self.write();
+        let changes = match event {
+            Event::Init => {
+                objects.generation += 1;
+                objects.malformed.clear();
+                Vec::new()
+            }
+            Event::InitApply(DeserializeGuard(Ok(object))) | Event::Apply(DeserializeGuard(Ok(object))) => {
+                vec![objects.put(object)]
+            }
+            Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => {
+                let metadata = &invalid.metadata;
+                let name = key(
+                    metadata.namespace.as_deref().unwrap_or_default(),
+                    metadata.name.as_deref().unwrap_or_default(),
+                );
+                let gone = objects.remove(&name);
+                objects.malformed.insert(name.clone());
+                return Outcome::Malformed { name, error: invalid.error, gone };
+            }
+            Event::Delete(object) => {
+                let name = key_of(&object);
+                objects.malformed.remove(&name);
+                objects.remove(&name).into_iter().collect()
+            }
+            Event::InitDone => {
+                let gone = objects.end_list();
+                drop(objects);
+                self.synced.send_replace(true);
+                gone
+            }
+        };
+        Outcome::Changed(changes)
+    }
+
+    /// An object by name: known not to exist only once the first list has ended, and if it could be read.
+    pub fn get(&self, key: &str) -> Lookup<Arc<K>> {
+        let objects = self.read();
+        match objects.by_name.get(key) {
+            Some(entry) => Lookup::Found(Arc::clone(&entry.object)),
+            None if objects.synced && !objects.malformed.contains(key) => Lookup::Absent,
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Objects by index, in the order of their names.
+    pub fn find(&self, index: &K::Index) -> Lookup<Vec<Arc<K>>> {
+        let objects = self.read();
+        if !objects.synced {
+            return Lookup::Unknown;
+        }
+        Lookup::Found(objects.by_index.get(index).map(|found| found.values().cloned().collect()).unwrap_or_default())
+    }
+
+    /// Every object, in no order.
+    pub fn all(&self) -> Lookup<Vec<Arc<K>>> {
+        let objects = self.read();
+        if !objects.synced {
+            return Lookup::Unknown;
+        }
+        Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect())
+    }
+
+    /// How many objects are held.
+    pub fn len(&self) -> usize {
+        self.read().by_name.len()
+    }
+
+    /// True once the first list has ended.
+    pub fn is_synced(&self) -> bool {
+        self.read().synced
+    }
+
+    /// Tells when the first list has ended.
+    pub fn subscribe(&self) -> watch::Receiver<bool> {
+        self.synced.subscribe()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Objects<K>> {
+        // A panic while the lock is held ends the process's readiness; what is left is still the best that is known.
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Objects<K>> {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Cached> Objects<K> {
+    fn put(&mut self, mut object: K) -> Changed<K> {
+        object.trim();
+        let object = Arc::new(object);
+        let name: Arc<str> = key_of(&*object).into();
+        self.malformed.remove(&*name);
+        let entry = Entry { object: Arc::clone(&object), generation: self.generation };
+        let before = self.by_name.insert(Arc::clone(&name), entry).map(|entry| entry.object);
+        if let Some(before) = &before {
+            self.unindex(&name, before);
+        }
+        for index in object.indexes() {
+            self.by_index.entry(index).or_default().insert(Arc::clone(&name), Arc::clone(&object));
+        }
+        Changed { before, after: Some(object) }
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Changed<K>> {
+        let entry = self.by_name.remove(name)?;
+        self.unindex(name, &entry.object);
+        Some(Changed { before: Some(entry.object), after: None })
+    }
+
+    fn unindex(&mut self, name: &str, object: &K) {
+        for index in object.indexes() {
+            if let Some(found) = self.by_index.get_mut(&index) {
+                found.remove(name);
+                if found.is_empty() {
+                    self.by_index.remove(&index);
+                }
+            }
+        }
+    }
+
+    fn end_list(&mut self) -> Vec<Changed<K>> {
+        let current = self.generation;
+        let gone: Vec<Arc<str>> = self
+            .by_name
+            .iter()
+            .filter(|(_, entry)| entry.generation != current)
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        self.synced = true;
+        gone.iter().filter_map(|name| self.remove(name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DeserializeGuard;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::{Outcome, Store};
+    use crate::binding::Lookup;
+    use crate::model::Node;
+
+    fn node(name: &str, hostname: &str) -> DeserializeGuard<Node> {
+        let object = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": hostname}}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn names(found: Lookup<Vec<std::sync::Arc<Node>>>) -> Vec<String> {
+        found.found().unwrap().iter().map(|node| node.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn nothing_is_absent_before_the_first_list_has_ended() {
+        let store = Store::<Node>::default();
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(node("a", "host-a")));
+        assert!(matches!(store.get("a"), Lookup::Found(_)));
+        assert!(matches!(store.get("b"), Lookup::Unknown));
+        assert!(matches!(store.find(&"host-a".to_owned()), Lookup::Unknown));
+        store.apply(Event::InitDone);
+        assert!(matches!(store.get("b"), Lookup::Absent));
+        assert_eq!(names(store.find(&"host-a".to_owned())), ["a"]);
+    }
+
+    #[test]
+    fn a_new_list_drops_what_it_lacks_and_the_index_follows() {
+        let store = Store::<Node>::default();
+        for event in [Event::Init, Event::InitApply(node("a", "one")), Event::InitApply(node("b", "one"))] {
+            store.apply(event);
+        }
+        store.apply(Event::InitDone);
+        assert_eq!(names(store.find(&"one".to_owned())), ["a", "b"]);
+        store.apply(Event::Apply(node("a", "two")));
+        assert_eq!(names(store.find(&"one".to_owned())), ["b"]);
+        store.apply(Event::Init);
+        // While the list runs, nothing that was known is lost.
+        assert!(matches!(store.get("b"), Lookup::Found(_)));
+        store.apply(Event::InitApply(node("a", "two")));
+        let Outcome::Changed(gone) = store.apply(Event::InitDone) else { panic!("not malformed") };
+        assert_eq!(gone.len(), 1);
+        assert!(matches!(store.get("b"), Lookup::Absent));
+        assert!(names(store.find(&"one".to_owned())).is_empty());
+        store.apply(Event::Delete(node("a", "two")));
+        assert_eq!((store.len(), names(store.find(&"two".to_owned())).len()), (0, 0));
+    }
+
+    #[test]
+    fn a_malformed_object_is_unknown_not_absent() {
+        let store = Store::<Node>::default();
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(node("a", "one")));
+        store.apply(Event::InitDone);
+        let broken: DeserializeGuard<Node> =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": "none"}})).unwrap();
+        let Outcome::Malformed { name, gone, .. } = store.apply(Event::Apply(broken)) else { panic!("malformed") };
+        assert_eq!((name.as_str(), gone.is_some()), ("a", true));
+        assert!(matches!(store.get("a"), Lookup::Unknown));
+        store.apply(Event::Apply(node("a", "one")));
+        assert!(matches!(store.get("a"), Lookup::Found(_)));
+        store.apply(Event::Delete(node("a", "one")));
+        assert!(matches!(store.get("a"), Lookup::Absent));
+    }
+}

@@ -1,0 +1,141 @@
+//! Keeps one store up to date: list, watch, and again after whatever goes wrong.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Config, Error, watcher};
+use kube::{Api, Client};
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::WatchMetrics;
+use super::store::{Cached, Changed, Outcome, Store};
+
+/// Pause after a first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause: ten watches of a process then ask an API server that is away twice a second.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After this many failures in a row a watch begins anew, with a list: the version that it holds on to may be one that
+/// the API server will never know, as after etcd was restored from a backup.
+const FAILURES_BEFORE_NEW_LIST: u32 = 8;
+/// A watch is ended by the server after this many seconds, and given up 5 s later if that answer never comes.
+const WATCH_SECONDS: u32 = 240;
+
+/// Watches one kind until cancelled, and tells of every change.
+pub(super) async fn keep<K: Cached>(
+    client: Client,
+    store: &Store<K>,
+    fields: Option<&str>,
+    metrics: WatchMetrics,
+    stop: CancellationToken,
+    mut tell: impl FnMut(Changed<K>),
+) {
+    let mut streaming = true;
+    let mut failures = 0_u32;
+    // Ends only by cancellation: each turn is one watcher, from list to whatever made it useless.
+    loop {
+        let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
+        let mut events = pin!(watcher(api, config(streaming, fields)));
+        loop {
+            let Some(Some(event)) = stop.run_until_cancelled(events.next()).await else { return };
+            match event {
+                Ok(event) => {
+                    failures = 0;
+                    take(store, event, &metrics, &mut tell);
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    metrics.failed();
+                    if streaming && lacks_streaming_lists(&error) {
+                        tracing::debug!(kind = metrics.kind(), "the API server has no streaming lists");
+                        streaming = false;
+                        break;
+                    }
+                    report(&metrics, failures, &error);
+                    let pause = pause(failures);
+                    if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                        return;
+                    }
+                    if failures.is_multiple_of(FAILURES_BEFORE_NEW_LIST) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn take<K: Cached>(
+    store: &Store<K>,
+    event: watcher::Event<DeserializeGuard<K>>,
+    metrics: &WatchMetrics,
+    tell: &mut impl FnMut(Changed<K>),
+) {
+    metrics.heard();
+    match store.apply(event) {
+        Outcome::Changed(changes) => changes.into_iter().for_each(tell),
+        Outcome::Malformed { name, error, gone } => {
+            metrics.malformed();
+            tracing::warn!(kind = metrics.kind(), name, error, "an object could not be read and counts as not known");
+            gone.into_iter().for_each(tell);
+        }
+    }
+}
+
+fn config(streaming: bool, fields: Option<&str>) -> Config {
+    let config = Config::default().timeout(WATCH_SECONDS);
+    let config = if streaming { config.streaming_lists() } else { config };
+    match fields {
+        Some(fields) => config.fields(fields),
+        None => config,
+    }
+}
+
+/// True for the answer of an API server that refuses `sendInitialEvents`: an invalid request.
+fn lacks_streaming_lists(error: &Error) -> bool {
+    match error {
+        Error::WatchStartFailed(kube::Error::Api(status)) => matches!(status.code, 400 | 422),
+        Error::WatchError(status) => matches!(status.code, 400 | 422),
+        _ => false,
+    }
+}
+
+/// The pause after so many failures in a row, between half and all of its nominal length, so that many processes that
+/// lost one API server do not come back to it together.
+fn pause(failures: u32) -> Duration {
+    let nominal = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(10)));
+    let nominal = nominal.min(LONGEST_PAUSE);
+    let noise = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), failures) % 1000;
+    // The remainder fits into 32 bits.
+    let noise = u32::try_from(noise).unwrap_or_default();
+    nominal / 2 + nominal / 2 * noise / 1000
+}
+
+fn report(metrics: &WatchMetrics, failures: u32, error: &Error) {
+    // A watch that ends and begins again is everyday life; one that does not is worth a line.
+    if failures == 2 || failures.is_multiple_of(16) {
+        tracing::warn!(kind = metrics.kind(), failures, error = %describe(error), "watching fails");
+    } else {
+        tracing::debug!(kind = metrics.kind(), failures, error = %describe(error), "watching failed");
+    }
+}
+
+/// The error without the object that an API server may have put into its answer.
+fn describe(error: &Error) -> String {
+    let text = error.to_string();
+    text.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST_PAUSE, pause};
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        assert!(pause(1) <= super::FIRST_PAUSE);
+        assert!(pause(1) >= super::FIRST_PAUSE / 2);
+        assert!(pause(60) <= LONGEST_PAUSE && pause(60) >= LONGEST_PAUSE / 2);
+        assert!(pause(u32::MAX) <= LONGEST_PAUSE);
+    }
+}
