@@ -3,8 +3,10 @@
 mod completion;
 mod explain;
 pub mod input;
+mod install;
 mod lint;
 pub mod output;
+mod run;
 mod simulate;
 pub mod style;
 mod version;
@@ -83,6 +85,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
     Webhook(webhook::WebhookArgs),
+    Run(Box<run::RunArgs>),
+    Install(install::InstallArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -111,6 +115,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Webhook(args) => webhook::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Install(args) => install::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),
