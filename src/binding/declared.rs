@@ -237,6 +237,10 @@ fn judge_mounted(declared: &Declared, node: &Lookup<Arc<Node>>) -> Row {
             let says = format!("has volume {volume:?} reserved and is bound to it without the scheduler");
             Row::quiet(17, says, ClaimRemedy::Leave, Some(Code::NotBoundImmediately))
         }
+        ClaimState::MaybeReserved => {
+            let says = "may have a volume reserved: which volumes exist is not known".to_owned();
+            Row::quiet(17, says, ClaimRemedy::Wait, Some(Code::FactsNotKnown))
+        }
         ClaimState::NoClass => {
             let says = "asks for a volume without a class and is bound without the scheduler".to_owned();
             Row::quiet(9, says, ClaimRemedy::Leave, Some(Code::NotBoundImmediately))
@@ -307,11 +311,17 @@ fn judge_dynamic(declared: &Declared, delayed: &Delayed, node: &Lookup<Arc<Node>
         }
         Selected::Nobody | Selected::GoneNode(_) => {}
     }
-    if let Lookup::Found(volume) = &declared.fit
-        && delayed.selected == Selected::Nobody
-    {
-        let says = format!("waits for the scheduler to choose volume {:?} of class {class:?}", volume.name());
-        return Row::stuck(row(5), says, ClaimRemedy::Prebind { volume: volume.name().to_owned() }, None);
+    match &declared.fit {
+        Lookup::Found(volume) if delayed.selected == Selected::Nobody => {
+            let says = format!("waits for the scheduler to choose volume {:?} of class {class:?}", volume.name());
+            return Row::stuck(row(5), says, ClaimRemedy::Prebind { volume: volume.name().to_owned() }, None);
+        }
+        Lookup::Unknown => {
+            // To order a new volume where one exists would be wrong for good.
+            let says = format!("waits for a volume of class {class:?}; which ones exist is not known");
+            return Row::stuck(row(4), says, ClaimRemedy::Wait, Some(Code::FactsNotKnown));
+        }
+        Lookup::Found(_) | Lookup::Absent => {}
     }
     let remedy = match node {
         Lookup::Found(node) if !topology_allows(&delayed.class.allowed_topologies, node) => {

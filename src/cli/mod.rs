@@ -2,10 +2,12 @@
 
 mod completion;
 mod explain;
+pub mod fix;
 pub mod input;
 mod install;
 mod lint;
 pub mod output;
+pub mod report;
 mod run;
 mod simulate;
 pub mod style;
@@ -35,6 +37,8 @@ pub enum Exit {
     Cluster,
     /// 5: some of the input could not be read; the rest was looked at.
     Partial,
+    /// A code that the user chose.
+    Other(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -45,6 +49,7 @@ impl From<Exit> for ExitCode {
             Exit::Input => 2,
             Exit::Cluster => 3,
             Exit::Partial => 5,
+            Exit::Other(code) => code,
         })
     }
 }

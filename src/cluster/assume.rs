@@ -176,8 +176,11 @@ impl<V> AssumingView<V> {
 }
 
 fn schedulable_node(name: &str) -> Node {
+    // The name of a Node may be longer than a label value may be: then its label is anybody's guess.
+    const LONGEST_LABEL_VALUE: usize = 63;
     let ready = NodeCondition { type_: "Ready".to_owned(), status: "True".to_owned(), ..NodeCondition::default() };
-    let labels = BTreeMap::from([(HOSTNAME_LABEL.to_owned(), name.to_owned())]);
+    let hostname = (name.len() <= LONGEST_LABEL_VALUE).then(|| (HOSTNAME_LABEL.to_owned(), name.to_owned()));
+    let labels: BTreeMap<_, _> = hostname.into_iter().collect();
     Node {
         metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() },
         status: NodeStatus { conditions: vec![ready], ..NodeStatus::default() },

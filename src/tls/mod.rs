@@ -12,6 +12,7 @@ pub mod store;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 
 pub use authority::{Authority, AuthorityError, PemPair};
@@ -70,5 +71,9 @@ pub fn server_config(
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // API servers resume no sessions (Go's default), so tickets would be work for nobody; and without them a client that
+    // does resume sees a new certificate at once.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }

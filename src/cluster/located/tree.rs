@@ -181,8 +181,13 @@ pub(super) fn read<T: Tree>(text: &str, start: Position, budget: &mut AliasBudge
     }
     let mut builder = Builder { start, stack: Vec::new(), anchors: HashMap::new(), budget, root: None };
     for next in Parser::new_from_str_with_options(text, options) {
-        let (event, span) =
-            next.map_err(|error| SyntaxError { position: builder.position(*error.marker()), message: error.info() })?;
+        let (event, span) = next.map_err(|error| SyntaxError {
+            position: builder.position(*error.marker()),
+            message: match error.kind() {
+                ErrorKind::RecursionLimitExceeded => TOO_DEEP.to_owned(),
+                _ => error.info(),
+            },
+        })?;
         builder.take(event, Span { start: builder.position(span.start), end: builder.position(span.end) })?;
     }
     Ok(builder.root)

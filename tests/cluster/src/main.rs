@@ -115,6 +115,7 @@ async fn up(name: &str, nodes: u8, with_latebind: Option<String>) -> Result<()> 
     );
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     println!("export PATH={}:$PATH", cluster.binaries().directory().display());
+    println!("export LATEBIND_HOST_ADDRESS={}", cluster.host_address());
     Ok(())
 }
 
