@@ -1,8 +1,6 @@
 //! Watch caches against a real API server.
 
-#[path = "live/shared.rs"]
-mod shared;
-
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +9,29 @@ use kube::Client;
 use latebind::binding::{ClusterView, Lookup};
 use latebind::cluster::live::{ClaimFetcher, LiveCluster, WatchedPods};
 use latebind::model::{Claim, Pod};
-use latebind_cluster::{Cluster, Component, Options, eventually};
+use latebind_cluster::suite::{Needs, Suite};
+use latebind_cluster::{Cluster, Component, Scope, eventually, tests};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn options() -> Options {
-    Options::new("live")
+fn main() -> ExitCode {
+    let mut suite = Suite::new("live");
+    tests!(
+        suite,
+        Needs::ControlPlane,
+        [
+            objects_appear_change_and_vanish_in_every_index,
+            a_view_without_pods_does_not_know_consumers,
+            a_claim_that_no_watch_has_brought_is_looked_at,
+        ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "caches_outlive_a_restart_and_a_silence_of_the_api_server",
+        caches_outlive_a_restart_and_a_silence_of_the_api_server,
+    );
+    suite.run()
 }
 
 struct Watching {
@@ -99,7 +113,7 @@ spec: {storageCapacity: true}
 apiVersion: storage.k8s.io/v1
 kind: CSINode
 metadata: {name: facts-node}
-spec: {drivers: [{name: facts.example.com, nodeID: n, allocatable: {count: 3}}]}
+spec: {drivers: [{name: facts.example.com, nodeID: node-1, allocatable: {count: 3}}]}
 ---
 apiVersion: storage.k8s.io/v1
 kind: CSIStorageCapacity
@@ -120,149 +134,122 @@ spec:
     ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}
 "#;
 
-#[test]
-fn objects_appear_change_and_vanish_in_every_index() {
-    shared::run(async {
-        let cluster = shared::cluster(options).await;
-        let watching = watching(cluster.client(), WatchedPods::Pending).await?;
-        let view = &watching.live;
-        ensure!(matches!(view.node("facts-node"), Lookup::Absent));
-        ensure!(matches!(view.default_class(), Lookup::Absent));
-        // The Pod needs its namespace's service account, which a controller makes.
-        apply(cluster, OBJECTS.split("---").next().unwrap_or_default()).await?;
-        eventually("the service account", PATIENCE, async || {
-            let account = cluster.kubectl(&["get", "serviceaccount", "default", "-n", "facts"]).await?;
-            Ok(account.success().ok().map(drop))
-        })
-        .await?;
-        apply(cluster, OBJECTS).await?;
-        until("every object", view, |view| {
-            let pods = view.consumers("facts", "facts-claim").found().is_some_and(|pods| pods.len() == 1);
-            let own = view.consumers("facts", "facts-pod-scratch").found().is_some_and(|pods| pods.len() == 1);
-            let capacity = view.capacities_of_class("facts-class").found().is_some_and(|found| found.len() == 1);
-            let driver = view.csi_driver("facts.example.com").found().is_some();
-            pods && own && capacity && driver && view.csi_node("facts-node").found().is_some()
-        })
-        .await?;
+async fn objects_appear_change_and_vanish_in_every_index(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    let watching = watching(cluster.client(), WatchedPods::Pending).await?;
+    let view = &watching.live;
+    ensure!(matches!(view.node("facts-node"), Lookup::Absent));
+    ensure!(matches!(view.default_class(), Lookup::Absent));
+    // The Pod needs its namespace's service account, which a controller makes.
+    apply(cluster, OBJECTS.split("---").next().unwrap_or_default()).await?;
+    eventually("the service account", PATIENCE, async || {
+        let account = cluster.kubectl(&["get", "serviceaccount", "default", "-n", "facts"]).await?;
+        Ok(account.success().ok().map(drop))
+    })
+    .await?;
+    apply(cluster, OBJECTS).await?;
+    until("every object", view, |view| {
+        let pods = view.consumers("facts", "facts-claim").found().is_some_and(|pods| pods.len() == 1);
+        let own = view.consumers("facts", "facts-pod-scratch").found().is_some_and(|pods| pods.len() == 1);
+        let capacity = view.capacities_of_class("facts-class").found().is_some_and(|found| found.len() == 1);
+        let driver = view.csi_driver("facts.example.com").found().is_some();
+        pods && own && capacity && driver && view.csi_node("facts-node").found().is_some()
+    })
+    .await?;
 
-        let node = view.node("facts-node").found().context("node")?;
-        ensure!(node.spec.unschedulable && node.label("disk") == Some("ssd"));
-        ensure!(view.nodes_with_hostname("facts-host").found().context("synced")?.len() == 1);
-        ensure!(view.default_class().found().context("default class")?.name() == "facts-class");
-        ensure!(view.volumes_of_class("facts-class").found().context("synced")?.len() == 1);
-        ensure!(view.volumes_claimed_by("facts", "elsewhere").found().context("synced")?.len() == 1);
-        let claim = view.claim("facts", "facts-claim").found().context("claim")?;
-        ensure!(claim.selected_node() == Some("facts-node"));
-        // What decisions do not read is not kept.
-        ensure!(claim.metadata.managed_fields.is_none() && claim.annotation("other").is_none());
-        let namespace = view.namespace("facts").found().context("namespace")?;
-        ensure!(namespace.metadata.annotations.as_ref().is_some_and(|annotations| annotations.len() == 1));
+    let node = view.node("facts-node").found().context("node")?;
+    ensure!(node.spec.unschedulable && node.label("disk") == Some("ssd"));
+    ensure!(view.nodes_with_hostname("facts-host").found().context("synced")?.len() == 1);
+    ensure!(view.default_class().found().context("default class")?.name() == "facts-class");
+    ensure!(view.volumes_of_class("facts-class").found().context("synced")?.len() == 1);
+    ensure!(view.volumes_claimed_by("facts", "elsewhere").found().context("synced")?.len() == 1);
+    let claim = view.claim("facts", "facts-claim").found().context("claim")?;
+    ensure!(claim.selected_node() == Some("facts-node"));
+    // What decisions do not read is not kept.
+    ensure!(claim.metadata.managed_fields.is_none() && claim.annotation("other").is_none());
+    let namespace = view.namespace("facts").found().context("namespace")?;
+    ensure!(namespace.metadata.annotations.as_ref().is_some_and(|annotations| annotations.len() == 1));
 
-        let moved = "apiVersion: v1\nkind: Node\nmetadata: {name: facts-node, labels: {kubernetes.io/hostname: other}}\n";
-        apply(cluster, moved).await?;
-        until("the new label", view, |view| {
-            let at = |host: &str| view.nodes_with_hostname(host).found().map(|nodes| nodes.len());
-            at("facts-host") == Some(0) && at("other") == Some(1)
-        })
-        .await?;
+    let moved = "apiVersion: v1\nkind: Node\nmetadata: {name: facts-node, labels: {kubernetes.io/hostname: other}}\n";
+    apply(cluster, moved).await?;
+    until("the new label", view, |view| {
+        let at = |host: &str| view.nodes_with_hostname(host).found().map(|nodes| nodes.len());
+        at("facts-host") == Some(0) && at("other") == Some(1)
+    })
+    .await?;
 
-        // A Pod that is no longer Pending is no longer a consumer that anyone waits for.
-        let status = r#"{"status":{"phase":"Running"}}"#;
-        let patch = ["patch", "pod", "facts-pod", "-n", "facts", "--subresource=status", "-p", status];
-        cluster.kubectl(&patch).await?.success()?;
-        until("the Pod to leave", view, |view| {
-            view.consumers("facts", "facts-claim").found().is_some_and(|pods| pods.is_empty())
-        })
-        .await?;
+    // A Pod that is no longer Pending is no longer a consumer that anyone waits for.
+    let status = r#"{"status":{"phase":"Running"}}"#;
+    let patch = ["patch", "pod", "facts-pod", "-n", "facts", "--subresource=status", "-p", status];
+    cluster.kubectl(&patch).await?.success()?;
+    until("the Pod to leave", view, |view| {
+        view.consumers("facts", "facts-claim").found().is_some_and(|pods| pods.is_empty())
+    })
+    .await?;
 
-        delete(cluster, &["storageclass/facts-class", "pv/facts-volume", "node/facts-node", "csinode/facts-node"]).await?;
-        until("the deletions", view, |view| {
-            matches!(view.class("facts-class"), Lookup::Absent)
-                && matches!(view.node("facts-node"), Lookup::Absent)
-                && matches!(view.csi_node("facts-node"), Lookup::Absent)
-                && view.nodes_with_hostname("other").found().is_some_and(|nodes| nodes.is_empty())
-        })
-        .await
-    });
+    delete(cluster, &["storageclass/facts-class", "pv/facts-volume", "node/facts-node", "csinode/facts-node"]).await?;
+    until("the deletions", view, |view| {
+        matches!(view.class("facts-class"), Lookup::Absent)
+            && matches!(view.node("facts-node"), Lookup::Absent)
+            && matches!(view.csi_node("facts-node"), Lookup::Absent)
+            && view.nodes_with_hostname("other").found().is_some_and(|nodes| nodes.is_empty())
+    })
+    .await
 }
 
-#[test]
-fn a_view_without_pods_does_not_know_consumers() {
-    shared::run(async {
-        let cluster = shared::cluster(options).await;
-        let watching = watching(cluster.client(), WatchedPods::None).await?;
-        ensure!(matches!(watching.live.consumers("default", "claim"), Lookup::Unknown));
-        ensure!(matches!(watching.live.claim("default", "claim"), Lookup::Absent));
-        Ok(())
-    });
+async fn a_view_without_pods_does_not_know_consumers(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    let watching = watching(cluster.client(), WatchedPods::None).await?;
+    ensure!(matches!(watching.live.consumers("default", "claim"), Lookup::Unknown));
+    ensure!(matches!(watching.live.claim("default", "claim"), Lookup::Absent));
+    Ok(())
 }
 
-#[test]
-fn a_claim_that_no_watch_has_brought_is_looked_at() {
-    shared::run(async {
-        let cluster = shared::cluster(options).await;
-        apply(
+async fn a_claim_that_no_watch_has_brought_is_looked_at(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    apply(
             cluster,
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: fresh}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
         )
         .await?;
-        // A view that watches nothing stands for one that is late.
-        let late = LiveCluster::new(WatchedPods::None);
-        let fetcher = ClaimFetcher::new(cluster.client(), late);
-        let pod: Pod = serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "p", "namespace": "default"},
-            "spec": {"volumes": [
-                {"name": "a", "persistentVolumeClaim": {"claimName": "fresh"}},
-                {"name": "b", "persistentVolumeClaim": {"claimName": "never"}},
-            ]},
-        }))?;
-        let view = fetcher.prefetch(&pod).await;
-        let found: Arc<Claim> = view.claim("default", "fresh").found().context("the claim")?;
-        ensure!(found.is_stored() && found.name() == "fresh");
-        ensure!(matches!(view.claim("default", "never"), Lookup::Absent));
-        ensure!(matches!(view.claim("default", "not-named"), Lookup::Unknown));
-        Ok(())
-    });
+    // A view that watches nothing stands for one that is late.
+    let late = LiveCluster::new(WatchedPods::None);
+    let fetcher = ClaimFetcher::new(cluster.client(), late);
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"volumes": [
+            {"name": "a", "persistentVolumeClaim": {"claimName": "fresh"}},
+            {"name": "b", "persistentVolumeClaim": {"claimName": "never"}},
+        ]},
+    }))?;
+    let view = fetcher.prefetch(&pod).await;
+    let found: Arc<Claim> = view.claim("default", "fresh").found().context("the claim")?;
+    ensure!(found.is_stored() && found.name() == "fresh");
+    ensure!(matches!(view.claim("default", "never"), Lookup::Absent));
+    ensure!(matches!(view.claim("default", "not-named"), Lookup::Unknown));
+    Ok(())
 }
 
 /// A break of 4 s, or of 30 s where `LATEBIND_LONG_TESTS` is set.
-#[test]
-fn caches_outlive_a_restart_and_a_silence_of_the_api_server() {
-    shared::run(async {
-        // Of its own: the others need theirs to answer.
-        let cluster = Cluster::start(Options::new("live-faults").without_scheduler()).await?;
-        let watching = watching(cluster.client(), WatchedPods::Pending).await?;
-        let view = &watching.live;
-        let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
-        apply(&cluster, &node("before")).await?;
-        until("the first node", view, |view| view.node("before").found().is_some()).await?;
+async fn caches_outlive_a_restart_and_a_silence_of_the_api_server(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    let watching = watching(cluster.client(), WatchedPods::Pending).await?;
+    let view = &watching.live;
+    let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+    apply(cluster, &node("before")).await?;
+    until("the first node", view, |view| view.node("before").found().is_some()).await?;
 
-        cluster.restart(Component::ApiServer).await?;
-        ensure!(view.node("before").found().is_some(), "what was known is kept while the API server is away");
-        apply(&cluster, &node("after-restart")).await?;
-        until("a node made after the restart", view, |view| view.node("after-restart").found().is_some()).await?;
+    cluster.restart(Component::ApiServer).await?;
+    ensure!(view.node("before").found().is_some(), "what was known is kept while the API server is away");
+    apply(cluster, &node("after-restart")).await?;
+    until("a node made after the restart", view, |view| view.node("after-restart").found().is_some()).await?;
 
-        let silence = if std::env::var_os("LATEBIND_LONG_TESTS").is_some() { 30 } else { 4 };
-        cluster.pause(Component::ApiServer).await?;
-        tokio::time::sleep(Duration::from_secs(silence)).await;
-        cluster.resume(Component::ApiServer).await?;
-        cluster.ready(PATIENCE).await?;
-        apply(&cluster, &node("after-silence")).await?;
-        until("a node made after the silence", view, |view| view.node("after-silence").found().is_some()).await?;
-
-        // A cluster that has lost its history: the version that the watch holds on to will never come.
-        cluster.stop(Component::ApiServer).await?;
-        cluster.stop(Component::Etcd).await?;
-        std::fs::remove_dir_all(cluster.directory().join("etcd"))?;
-        cluster.start_component(Component::Etcd).await?;
-        cluster.start_component(Component::ApiServer).await?;
-        cluster.ready(PATIENCE).await?;
-        apply(&cluster, &node("after-loss")).await?;
-        eventually("the caches to begin anew", Duration::from_secs(60), async || {
-            let new = view.node("after-loss").found().is_some();
-            Ok((new && matches!(view.node("before"), Lookup::Absent)).then_some(()))
-        })
-        .await?;
-        cluster.shut_down().await
-    });
+    let silence = if std::env::var_os("LATEBIND_LONG_TESTS").is_some() { 30 } else { 4 };
+    cluster.pause(Component::ApiServer).await?;
+    tokio::time::sleep(Duration::from_secs(silence)).await;
+    cluster.resume(Component::ApiServer).await?;
+    cluster.ready(PATIENCE).await?;
+    apply(cluster, &node("after-silence")).await?;
+    until("a node made after the silence", view, |view| view.node("after-silence").found().is_some()).await?;
+    Ok(())
 }

@@ -76,8 +76,7 @@ impl ClaimFetcher {
     /// A fetcher that asks only for what the live view does not hold.
     #[must_use]
     pub fn new(client: Client, live: LiveCluster) -> Self {
-        let state =
-            State { flights: HashMap::new(), negatives: HashMap::new(), tokens: RATE, counted: Instant::now() };
+        let state = State { flights: HashMap::new(), negatives: HashMap::new(), tokens: RATE, counted: Instant::now() };
         Self { client, live, state: Arc::new(Mutex::new(state)) }
     }
 

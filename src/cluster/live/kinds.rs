@@ -174,7 +174,8 @@ impl Cached for Pod {
         trim(&mut self.metadata, |key| key == MIRROR_POD);
         self.spec.volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
         let volumes = &self.spec.volumes;
-        let containers = [&mut self.spec.init_containers, &mut self.spec.containers, &mut self.spec.ephemeral_containers];
+        let containers =
+            [&mut self.spec.init_containers, &mut self.spec.containers, &mut self.spec.ephemeral_containers];
         for container in containers.into_iter().flatten() {
             container.volume_mounts.retain(|mount| volumes.iter().any(|volume| volume.name == mount.name));
         }

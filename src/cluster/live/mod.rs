@@ -150,7 +150,12 @@ impl LiveCluster {
     ///
     /// # Errors
     /// When a watch has panicked: the caches would grow stale unseen, so the process is to end.
-    pub async fn run(&self, client: Client, observer: Arc<dyn Observer>, stop: CancellationToken) -> Result<(), JoinError> {
+    pub async fn run(
+        &self,
+        client: Client,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Result<(), JoinError> {
         let mut watches = JoinSet::new();
         macro_rules! watch {
             ($cache:ident, $fields:expr, $tell:expr) => {{
@@ -161,7 +166,8 @@ impl LiveCluster {
                 watches.spawn(async move {
                     let cache = &caches.$cache;
                     let metrics = cache.metrics.clone();
-                    watching::keep(client, &cache.store, $fields, metrics, stop, |change| tell(&*observer, change)).await;
+                    watching::keep(client, &cache.store, $fields, metrics, stop, |change| tell(&*observer, change))
+                        .await;
                 });
             }};
         }

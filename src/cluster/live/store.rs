@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use crate::binding::Lookup;
 
 /// A kind that is kept in memory.
-pub(super) trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+pub(super) trait Cached:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
     /// What objects are looked up by, besides their name.
     type Index: Clone + Eq + Hash + Send + Sync;
 

@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause: ten watches of a process then ask an API server that is away twice a second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After this many failures in a row a watch begins anew, with a list: the version that it holds on to may be one that
-/// the API server will never know, as after etcd was restored from a backup.
+/// the API server refuses with an HTTP error, which the library's watcher would repeat for ever.
 const FAILURES_BEFORE_NEW_LIST: u32 = 8;
 /// A watch is ended by the server after this many seconds, and given up 5 s later if that answer never comes.
 const WATCH_SECONDS: u32 = 240;
