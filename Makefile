@@ -63,6 +63,7 @@ bench: ## Speed and memory, as ratios within one run
 
 .PHONY: certs
 certs: build ## A certificate authority and serving certificate for development, in certs/
+	@target/release/latebind certs --out certs
 
 .PHONY: cluster
 cluster: ## Start a real Kubernetes with two nodes that stays; prints the KUBECONFIG to export

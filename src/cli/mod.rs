@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod certs;
+mod check;
 mod completion;
 mod explain;
 pub mod fix;
@@ -92,6 +94,8 @@ enum Command {
     Webhook(webhook::WebhookArgs),
     Run(Box<run::RunArgs>),
     Install(install::InstallArgs),
+    Check(check::CheckArgs),
+    Certs(certs::CertsArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -122,6 +126,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),
         Command::Install(args) => install::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Certs(args) => certs::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),

@@ -55,13 +55,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "ROLE", required = true, value_delimiter = ',', env = "LATEBIND_ROLE", hide_env = true)]
     role: Vec<Role>,
 
-    /// The kubeconfig file; otherwise KUBECONFIG, the Pod's account, or ~/.kube/config.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-
-    /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// Namespace that latebind runs in. Its Secrets are there, and its Pods are left alone.
     #[arg(short, long, value_name = "NAME", default_value = "latebind-system", env = "POD_NAMESPACE", hide_env = true)]
@@ -75,6 +70,18 @@ pub struct RunArgs {
 
     #[command(flatten)]
     process: ProcessArgs,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// The kubeconfig file; otherwise KUBECONFIG, ~/.kube/config, or the account of the Pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
 }
 
 /// The webhook.
@@ -203,7 +210,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        let client = args.client().await?;
+        let client = args.cluster.client().await?;
         let mut roles = JoinSet::new();
         if args.role.contains(&Role::Webhook) {
             let webhook = Webhook::start_live(args.webhook_setup(client.clone())?).await?;
@@ -229,8 +236,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     })
 }
 
-impl RunArgs {
-    async fn client(&self) -> anyhow::Result<Client> {
+impl ClusterArgs {
+    /// A client for it.
+    ///
+    /// # Errors
+    /// When no cluster is configured.
+    pub async fn client(&self) -> anyhow::Result<Client> {
         let config = if self.kubeconfig.is_some() || self.context.is_some() {
             let kubeconfig = match &self.kubeconfig {
                 Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
@@ -243,7 +254,9 @@ impl RunArgs {
         };
         Ok(Client::try_from(config)?)
     }
+}
 
+impl RunArgs {
     fn webhook_setup(&self, client: Client) -> anyhow::Result<LiveSetup> {
         let WebhookRole { listen, metrics_listen, mode, exempt_namespace, rules, .. } = self.webhook.clone();
         let certificate = match (&self.webhook.tls_cert, &self.webhook.tls_key, &self.certificates.tls_secret) {

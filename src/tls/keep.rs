@@ -29,7 +29,7 @@ pub enum ServingSource {
     /// A Secret, read by name.
     Secret {
         /// Secrets of its namespace.
-        api: Api<Secret>,
+        api: Box<Api<Secret>>,
         /// Its name.
         name: String,
     },
@@ -66,7 +66,7 @@ impl ServingSource {
     /// A Secret of a namespace.
     #[must_use]
     pub fn secret(client: Client, namespace: &str, name: &str) -> Self {
-        Self::Secret { api: Api::namespaced(client, namespace), name: name.to_owned() }
+        Self::Secret { api: Box::new(Api::namespaced(client, namespace)), name: name.to_owned() }
     }
 
     /// The certificate as it is now.

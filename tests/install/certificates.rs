@@ -162,8 +162,8 @@ pub async fn replicas_share_one_authority_and_never_fight(scope: &Scope) -> Resu
     holds_for("what is stored", Duration::from_secs(2), async || held(scope.client()).await).await?;
 
     // A server certificate that is lost is issued anew by the same authority.
-    let lost = json!({"data": {"tls.crt": STANDARD.encode("nonsense")}});
-    secrets.patch("latebind-webhook-tls", &PatchParams::default(), &Patch::Merge(lost)).await?;
+    let spoilt = json!({"data": {"tls.crt": STANDARD.encode("nonsense")}});
+    secrets.patch("latebind-webhook-tls", &PatchParams::default(), &Patch::Merge(spoilt)).await?;
     eventually("a new server certificate", PATIENCE, async || {
         let held = held(scope.client()).await?;
         let good = held.leaf.contains("BEGIN CERTIFICATE") && held.leaf != last.leaf;
