@@ -6,5 +6,6 @@ pub mod cli;
 pub mod cluster;
 pub mod model;
 pub mod policy;
+pub mod rescue;
 pub mod runtime;
 pub mod tls;

@@ -46,8 +46,21 @@ fn main() -> ExitCode {
     );
     suite.alone(
         Needs::Nodes,
-        "faults::no_create_fails_whatever_happens",
-        faults::no_create_fails_whatever_happens,
+        "nodes::deleting_the_namespace_first_locks_nothing",
+        nodes::deleting_the_namespace_first_locks_nothing,
     );
+    suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
+    suite.alone(
+        Needs::Nodes,
+        "faults::a_replica_dies_and_the_deployment_rolls",
+        faults::a_replica_dies_and_the_deployment_rolls,
+    );
+    suite.alone(Needs::Nodes, "faults::certificates_change", faults::certificates_change);
+    suite.alone(
+        Needs::Nodes,
+        "faults::the_api_server_restarts_and_no_replica_is_left",
+        faults::the_api_server_restarts_and_no_replica_is_left,
+    );
+    suite.alone(Needs::Nodes, "faults::certificates_live_for_seconds", faults::certificates_live_for_seconds);
     suite.run()
 }

@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::AdmissionMetrics;
 use super::facts::{AdmissionFacts, CurrentView, View};
+use super::metrics::AdmissionMetrics;
 use super::service::{Choices, router};
 use crate::runtime::metrics::ServerMetrics;
 use crate::runtime::probes;
@@ -179,11 +179,7 @@ impl Webhook {
     }
 
     /// Listens. What keeps facts and certificate current is in the background already.
-    pub(super) async fn assemble(
-        service: Service,
-        facts: AdmissionFacts,
-        ground: Ground,
-    ) -> Result<Self, ServeError> {
+    pub(super) async fn assemble(service: Service, facts: AdmissionFacts, ground: Ground) -> Result<Self, ServeError> {
         let Ground { metrics, admission, registry, readiness, stop, background } = ground;
         let listening = readiness.part("listener");
         let (listener, address) = listen(service.listen).await?;

@@ -79,7 +79,8 @@ async fn ground(client: &Client) -> anyhow::Result<(String, String)> {
     let list = ListParams::default();
     let classes = timeout(CALL_TIMEOUT, Api::<Class>::all(client.clone()).list(&list)).await??;
     let class = classes.items.iter().find(|class| class.is_delayed() && class.is_dynamic());
-    let class = class.context("no class with a provisioner waits for the first consumer, so there is nothing to try")?;
+    let class =
+        class.context("no class with a provisioner waits for the first consumer, so there is nothing to try")?;
     let nodes = timeout(CALL_TIMEOUT, Api::<Node>::all(client.clone()).list(&list)).await??;
     let free = |node: &&Node| node.is_ready() && !node.spec.unschedulable && node.spec.taints.is_empty();
     let node = nodes.items.iter().find(free).or(nodes.items.first()).context("the cluster has no nodes")?;
@@ -130,8 +131,10 @@ mod tests {
 
     #[test]
     fn what_became_of_the_pod_is_seen() {
-        let template = |annotations: Value| json!({"spec": {"nodeName": "a", "volumes": [{"name": "data", "ephemeral":
-            {"volumeClaimTemplate": {"metadata": {"annotations": annotations}}}}]}});
+        let template = |annotations: Value| {
+            json!({"spec": {"nodeName": "a", "volumes": [{"name": "data", "ephemeral":
+            {"volumeClaimTemplate": {"metadata": {"annotations": annotations}}}}]}})
+        };
         let none = HeaderMap::new();
         assert_eq!(seen(&json!({"spec": {}}), &none), Seen::Rewritten);
         assert_eq!(seen(&template(json!({SELECTED_NODE: "a"})), &none), Seen::Selected);

@@ -1,5 +1,7 @@
 //! `latebind run`: the roles that a cluster runs.
 
+mod controller;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::task::JoinSet;
 
+use self::controller::{Certificates, ControllerSetup};
 use super::Exit;
 use super::input::RulesArgs;
 use super::webhook::{ProcessArgs, duration};
@@ -18,7 +21,6 @@ use crate::admission::live::LiveSetup;
 use crate::admission::server::Webhook;
 use crate::admission::service::Choices;
 use crate::policy::Mode;
-use crate::runtime::keeper::{CertificateKeeper, KeeperSetup};
 use crate::runtime::logs;
 use crate::runtime::serve::ConnectionLimits;
 use crate::runtime::shutdown::Shutdown;
@@ -32,15 +34,23 @@ Examples:
   latebind run --role webhook --tls-secret latebind-webhook-tls
   latebind run --role controller --authority-secret latebind-ca --tls-secret latebind-webhook-tls
 
+  # See what would be done about stuck claims in the cluster of your kubeconfig, and write nothing:
+  latebind run --role controller --dry-run
+
   # A webhook on this machine for the cluster of the current kubeconfig, with a certificate of one's own:
   latebind run --role webhook --listen 192.0.2.7:9443 --tls-cert certs/tls.crt --tls-key certs/tls.key";
+
+/// A connection to an API server that does not come about in this time is tried again.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longer than a watch may be silent, so that only a dead connection ends by it.
+const READ: Duration = Duration::from_secs(295);
 
 /// A role of latebind in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Answers admission reviews.
     Webhook,
-    /// Keeps the webhook's certificates current.
+    /// Mends claims of Pods that are stuck already, and keeps the webhook's certificates current.
     Controller,
 }
 
@@ -66,7 +76,24 @@ pub struct RunArgs {
     webhook: WebhookRole,
 
     #[command(flatten)]
+    controller: ControllerRole,
+
+    #[command(flatten)]
     certificates: CertificateRole,
+
+    #[command(flatten)]
+    rules: RulesArgs,
+
+    /// Address to serve probes and metrics at, without TLS.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9444",
+        env = "LATEBIND_METRICS_LISTEN",
+        hide_env = true,
+        help_heading = "Process"
+    )]
+    metrics_listen: SocketAddr,
 
     #[command(flatten)]
     process: ProcessArgs,
@@ -89,18 +116,8 @@ pub struct ClusterArgs {
 #[command(next_help_heading = "Role webhook")]
 struct WebhookRole {
     /// Address to serve admission at.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9443", env = "LATEBIND_LISTEN", hide_env = true)]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9443", env = "LATEBIND_LISTEN", hide_env = true)]
     listen: SocketAddr,
-
-    /// Address to serve probes and metrics at, without TLS.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        default_value = "0.0.0.0:9444",
-        env = "LATEBIND_METRICS_LISTEN",
-        hide_env = true
-    )]
-    metrics_listen: SocketAddr,
 
     /// What to do about a Pod that would wait for ever: audit, warn, rewrite or deny. A namespace's label
     /// latebind.dev/mode can make it stricter there.
@@ -141,9 +158,29 @@ struct WebhookRole {
         hide_env = true
     )]
     client_name: Vec<String>,
+}
 
-    #[command(flatten)]
-    rules: RulesArgs,
+/// The controller.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Role controller")]
+struct ControllerRole {
+    /// Write nothing, and say in the log what would be written.
+    #[arg(long, env = "LATEBIND_DRY_RUN", hide_env = true)]
+    dry_run: bool,
+
+    /// Namespace of the Lease by which one of several replicas leads; by default the one that latebind runs in.
+    #[arg(long, value_name = "NAME", env = "LATEBIND_LEASE_NAMESPACE", hide_env = true)]
+    lease_namespace: Option<String>,
+
+    /// Name of the Lease.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "latebind-controller",
+        env = "LATEBIND_LEASE_NAME",
+        hide_env = true
+    )]
+    lease_name: String,
 }
 
 /// Certificates.
@@ -219,10 +256,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             roles.spawn(async move { Ok::<(), anyhow::Error>(webhook.run(shutdown).await?) });
         }
         if args.role.contains(&Role::Controller) {
-            let probes = (!both).then_some(args.webhook.metrics_listen);
-            let keeper = CertificateKeeper::start(args.keeper_setup(client, probes)?).await?;
-            let shutdown = shutdown.clone();
-            roles.spawn(async move { Ok(keeper.run(shutdown).await?) });
+            let probes = (!both).then_some(args.metrics_listen);
+            roles.spawn(controller::serve(args.controller_setup(client, probes)?, shutdown.clone()));
         }
         let mut outcome = Ok(());
         while let Some(ended) = roles.join_next().await {
@@ -242,7 +277,7 @@ impl ClusterArgs {
     /// # Errors
     /// When no cluster is configured.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let config = if self.kubeconfig.is_some() || self.context.is_some() {
+        let mut config = if self.kubeconfig.is_some() || self.context.is_some() {
             let kubeconfig = match &self.kubeconfig {
                 Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
                 None => Kubeconfig::read()?,
@@ -252,19 +287,25 @@ impl ClusterArgs {
         } else {
             Config::infer().await.context("no cluster: neither a Pod's account nor a kubeconfig was found")?
         };
+        // Retries are left to the loops, which know what is worth one.
+        config.default_retry = false;
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(READ);
         Ok(Client::try_from(config)?)
     }
 }
 
 impl RunArgs {
     fn webhook_setup(&self, client: Client) -> anyhow::Result<LiveSetup> {
-        let WebhookRole { listen, metrics_listen, mode, exempt_namespace, rules, .. } = self.webhook.clone();
+        let WebhookRole { listen, mode, exempt_namespace, .. } = self.webhook.clone();
         let certificate = match (&self.webhook.tls_cert, &self.webhook.tls_key, &self.certificates.tls_secret) {
             (Some(certificate), Some(key), _) => {
                 ServingSource::Files(PairFiles { certificate: certificate.clone(), key: key.clone() })
             }
             (_, _, Some(secret)) => ServingSource::secret(client.clone(), &self.namespace, secret),
-            _ => bail!("the webhook needs a certificate: name a Secret by --tls-secret, or files by --tls-cert and --tls-key"),
+            _ => bail!(
+                "the webhook needs a certificate: name a Secret by --tls-secret, or files by --tls-cert and --tls-key"
+            ),
         };
         let names = self.webhook.client_name.clone();
         let clients = self.webhook.client_ca.as_ref().map(|path| ClientCheck::from_file(path, names)).transpose()?;
@@ -273,14 +314,14 @@ impl RunArgs {
         exemptions.namespaces.insert(self.namespace.clone());
         Ok(LiveSetup {
             listen,
-            metrics_listen,
+            metrics_listen: self.metrics_listen,
             client,
             live_get: !self.webhook.no_live_get,
             certificate,
             look_every: self.look_every()?,
             minimum_version: self.webhook.tls_min_version,
             clients,
-            choices: Choices { rules: rules.rules(), mode, exemptions, ..Choices::default() },
+            choices: Choices { rules: self.rules.rules(), mode, exemptions, ..Choices::default() },
             limits: ConnectionLimits::webhook(),
             shutdown_delay: self.process.shutdown_delay,
             drain_timeout: self.process.drain_timeout,
@@ -295,11 +336,21 @@ impl RunArgs {
         Ok(every)
     }
 
-    fn keeper_setup(&self, client: Client, probes: Option<SocketAddr>) -> anyhow::Result<KeeperSetup> {
+    fn controller_setup(&self, client: Client, probes: Option<SocketAddr>) -> anyhow::Result<ControllerSetup> {
+        let given = self.controller.clone();
+        Ok(ControllerSetup {
+            client,
+            dry_run: given.dry_run,
+            rules: self.rules.rules(),
+            lease: (given.lease_namespace.unwrap_or_else(|| self.namespace.clone()), given.lease_name),
+            metrics_listen: probes,
+            certificates: self.certificates_kept()?,
+        })
+    }
+
+    fn certificates_kept(&self) -> anyhow::Result<Option<Certificates>> {
         let given = &self.certificates;
-        let (Some(authority), Some(serving)) = (&given.authority_secret, &given.tls_secret) else {
-            bail!("the controller needs --authority-secret and --tls-secret");
-        };
+        let (Some(authority), Some(serving)) = (&given.authority_secret, &given.tls_secret) else { return Ok(None) };
         let span = |life: Duration| time::Duration::try_from(life).context("a time is too long");
         let (service, namespace) = (&given.webhook_service, &self.namespace);
         let terms = Terms {
@@ -310,17 +361,12 @@ impl RunArgs {
             overlap: span(given.authority_overlap)?,
         };
         terms.check()?;
-        Ok(KeeperSetup {
-            client,
-            probes,
-            every: self.look_every()?,
-            places: Places {
-                namespace: namespace.clone(),
-                authority: authority.clone(),
-                serving: serving.clone(),
-                configuration: given.webhook_configuration.clone(),
-            },
-            terms,
-        })
+        let places = Places {
+            namespace: namespace.clone(),
+            authority: authority.clone(),
+            serving: serving.clone(),
+            configuration: given.webhook_configuration.clone(),
+        };
+        Ok(Some(Certificates { places, terms, every: self.look_every()? }))
     }
 }

@@ -1,6 +1,6 @@
 //! What every long-running role needs: a bounded server, readiness, shutdown in two stages, reloading, metrics, logs.
 
-pub mod keeper;
+pub mod lease;
 pub mod logs;
 pub mod metrics;
 pub mod probes;

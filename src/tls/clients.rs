@@ -119,3 +119,90 @@ impl ClientCertVerifier for ClientCheck {
         self.inner.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, ServerConnection};
+    use time::{Duration, OffsetDateTime};
+
+    use super::*;
+    use crate::tls::{Authority, CurrentCertificate, MinimumVersion, PemPair, server_config};
+
+    /// A certificate for clients, whose names are those of the authority that issues it.
+    fn client_of(names: &[&str]) -> (Authority, PemPair) {
+        let (now, life) = (OffsetDateTime::now_utc(), Duration::days(1));
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let authority = Authority::with_life(&names, life, now).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = (now - life, now + life);
+        let signer = rcgen::KeyPair::from_pem(&authority.key_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(authority.pem(), signer).unwrap();
+        let pair = PemPair { chain: params.signed_by(&key, &issuer).unwrap().pem(), key: key.serialize_pem() };
+        (authority, pair)
+    }
+
+    /// Whether a server with this check lets a client with this certificate in.
+    fn lets_in(check: ClientCheck, client: Option<&PemPair>) -> bool {
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::new(&["localhost".to_owned()], now).unwrap();
+        let serving = authority.issue(now).unwrap();
+        let server = server_config(CurrentCertificate::new(serving), MinimumVersion::Tls12, Some(check)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(crypto::provider()).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_root_certificates(roots);
+        let client = match client {
+            Some(pair) => {
+                let chain = vec![CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()];
+                let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        // Four flights are more than a handshake of either version has.
+        for _ in 0..4 {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            if server.process_new_packets().is_err() {
+                return false;
+            }
+            let mut bytes = Vec::new();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        !server.is_handshaking()
+    }
+
+    #[test]
+    fn only_clients_of_the_authority_with_an_allowed_name_get_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        let (authority, pair) = client_of(&["api-server.example", "other.example"]);
+        let (_, stranger) = client_of(&["api-server.example"]);
+        std::fs::write(&file, authority.pem()).unwrap();
+        let check = |names: &[&str]| ClientCheck::from_file(&file, names.iter().map(|it| (*it).to_owned())).unwrap();
+        assert!(lets_in(check(&[]), Some(&pair)));
+        assert!(lets_in(check(&["api-server.example", "another"]), Some(&pair)));
+        assert!(!lets_in(check(&["another"]), Some(&pair)), "a name that is not allowed");
+        assert!(!lets_in(check(&[]), Some(&stranger)), "another authority of the same names");
+        assert!(!lets_in(check(&[]), None), "no certificate");
+    }
+
+    #[test]
+    fn a_file_without_authorities_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        let missing = ClientCheck::from_file(&file, []).unwrap_err().to_string();
+        assert!(missing.contains("ca.crt"), "{missing}");
+        std::fs::write(&file, "").unwrap();
+        assert!(ClientCheck::from_file(&file, []).is_err());
+    }
+}

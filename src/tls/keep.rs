@@ -96,8 +96,7 @@ async fn from_secret(api: &Api<Secret>, name: &str) -> Result<Certificate, Secre
     let (Some(chain), Some(key)) = (entry(CERTIFICATE_KEY), entry(PRIVATE_KEY)) else {
         return Err(SecretError::Empty(name.to_owned()));
     };
-    Certificate::from_pem(&chain.0, &key.0)
-        .map_err(|source| SecretError::Certificate { name: name.to_owned(), source })
+    Certificate::from_pem(&chain.0, &key.0).map_err(|source| SecretError::Certificate { name: name.to_owned(), source })
 }
 
 /// What a server has to say about its certificate.
@@ -216,7 +215,8 @@ mod tests {
             stop.clone(),
         ));
         let becomes = async |ready: bool, text: &str| {
-            let wanted = |report: &crate::runtime::readiness::Report| report.ready == ready && report.text.contains(text);
+            let wanted =
+                |report: &crate::runtime::readiness::Report| report.ready == ready && report.text.contains(text);
             let seen = timeout(Duration::from_secs(20), async {
                 while !wanted(&readiness.report()) {
                     sleep(Duration::from_millis(2)).await;

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::keep::{CERTIFICATE_KEY, PRIVATE_KEY};
 use super::renewal::{Material, Step, Terms};
 use super::{AuthorityError, PemPair};
+use crate::runtime::lease::Leadership;
 
 /// One call of the API server may take this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,10 +174,17 @@ impl Renewal {
         }
     }
 
-    /// Takes a turn every so often until `stop`.
-    pub async fn run(&self, every: Duration, stop: CancellationToken) {
+    /// Takes a turn every so often until `stop`; with a leadership, only while it lasts. Two leaders at one time would
+    /// still not fight.
+    pub async fn run(&self, every: Duration, leadership: Option<Leadership>, stop: CancellationToken) {
         let mut failed = false;
         loop {
+            if leadership.as_ref().is_some_and(|leadership| leadership.permit().is_none()) {
+                if stop.run_until_cancelled(sleep(every)).await.is_none() {
+                    return;
+                }
+                continue;
+            }
             let Some(turn) = stop.run_until_cancelled(self.turn()).await else { return };
             match turn {
                 Ok(()) => {
@@ -355,7 +363,9 @@ impl Renewal {
         let Some((begins, expires)) = material.leaf_life() else { return };
         let left = expires - now.unix_timestamp();
         let (reason, note) = match left {
-            ..=0 => ("CertificateExpired", "The webhook's certificate has expired, so Pods are not rewritten".to_owned()),
+            ..=0 => {
+                ("CertificateExpired", "The webhook's certificate has expired, so Pods are not rewritten".to_owned())
+            }
             _ if left < (expires - begins) / 6 => {
                 ("CertificateExpires", format!("The webhook's certificate ends in {left} s and could not be renewed"))
             }

@@ -62,12 +62,8 @@ impl Installed {
         eventually("the webhook to be ready", Duration::from_secs(30), async || Ok(ready(probes).await.then_some(())))
             .await?;
         let client = cluster.client();
-        let installed = Self {
-            shutdown,
-            mutating: Api::all(client.clone()),
-            validating: Api::all(client),
-            _certificates: folder,
-        };
+        let installed =
+            Self { shutdown, mutating: Api::all(client.clone()), validating: Api::all(client), _certificates: folder };
         let mutating = configuration("MutatingWebhookConfiguration", address, authority.pem())?;
         let validating = configuration("ValidatingWebhookConfiguration", address, authority.pem())?;
         installed.mutating.create(&PostParams::default(), &mutating.try_parse()?).await?;

@@ -146,8 +146,7 @@ pub async fn other_webhooks(scope: &Scope) -> Result<()> {
     // One that takes node selectors and affinity out again, after latebind: the annotation still says what was asked for.
     let strips = |object: &Value| {
         let present = ["nodeSelector", "affinity"].into_iter().filter(|key| !object["spec"][*key].is_null());
-        let removals: Vec<Value> =
-            present.map(|key| json!({"op": "remove", "path": format!("/spec/{key}")})).collect();
+        let removals: Vec<Value> = present.map(|key| json!({"op": "remove", "path": format!("/spec/{key}")})).collect();
         if removals.is_empty() { json!({"allowed": true}) } else { patched(&json!(removals)) }
     };
     let seen = beside(scope, &ground, "zzz-strips", &pod(Some(&node), true, "fourth")?, strips).await?;
@@ -173,7 +172,8 @@ pub async fn a_policy_that_forbids_node_names(scope: &Scope) -> Result<()> {
             "spec": {"policyName": policy, "validationActions": ["Deny"]}}))
         .await?;
     let (with_claim, plain) = (pod(Some(&node), true, "with-claim")?, pod(Some(&node), false, "plain")?);
-    let refused = |answer: kube::Result<Pod>| answer.is_err_and(|error| error.to_string().contains("nodeName is forbidden here"));
+    let refused =
+        |answer: kube::Result<Pod>| answer.is_err_and(|error| error.to_string().contains("nodeName is forbidden here"));
     eventually("the policy to be in force", PATIENCE, async || {
         Ok(refused(tried(&ground.pods, &with_claim).await).then_some(()))
     })
@@ -184,8 +184,10 @@ pub async fn a_policy_that_forbids_node_names(scope: &Scope) -> Result<()> {
     // In a namespace whose label asks for `deny`, latebind rewrites nothing and the policy has the last word again.
     let label = json!({"metadata": {"labels": {"latebind.dev/mode": "deny"}}});
     scope.all::<Namespace>().patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(label)).await?;
-    eventually("the label to be seen", PATIENCE, async || Ok(tried(&ground.pods, &with_claim).await.is_err().then_some(())))
-        .await?;
+    eventually("the label to be seen", PATIENCE, async || {
+        Ok(tried(&ground.pods, &with_claim).await.is_err().then_some(()))
+    })
+    .await?;
     installed.remove().await
 }
 
@@ -220,9 +222,11 @@ async fn with_pod_node_selector(scope: &Scope) -> Result<()> {
     ensure!(!by_name(&tried(&ground.pods, &plain).await?), "auto prefers the hostname label");
 
     // A namespace that selects its nodes: the plugin would refuse a selector that is not its own.
-    let annotation = json!({"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/node-selector": "kubernetes.io/os=linux"}}});
+    let annotation =
+        json!({"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/node-selector": "kubernetes.io/os=linux"}}});
     scope.all::<Namespace>().patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(annotation)).await?;
-    eventually("the pin by name", PATIENCE, async || Ok(by_name(&tried(&ground.pods, &plain).await?).then_some(()))).await?;
+    eventually("the pin by name", PATIENCE, async || Ok(by_name(&tried(&ground.pods, &plain).await?).then_some(())))
+        .await?;
     installed.remove().await?;
 
     // A whitelist in the file: nothing in the API shows it, so `auto` is refused, whatever failurePolicy says ...

@@ -151,8 +151,7 @@ fn aspects() -> Vec<Aspect> {
             ..Aspect::new("class whose allowed topology excludes the node", LEFT)
         },
         Aspect::new("priority", SAFE).pod(json!({"spec": {"priorityClassName": "system-node-critical"}})),
-        Aspect::new("mirror Pod", LEFT)
-            .pod(json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "a"}}})),
+        Aspect::new("mirror Pod", LEFT).pod(json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "a"}}})),
         Aspect::new("volume that no container mounts", [RUNS, RUNS, RUNS]).pod(unmounted),
     ]
 }
@@ -330,17 +329,20 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
     let _provisioner = Provisioner::start(scope.client());
     let without = second_namespace(scope).await?;
     let aspects = aspects();
-    let mut nodes = Vec::new();
-    let mut classes = Vec::new();
-    for (number, aspect) in aspects.iter().enumerate() {
-        nodes.push(node(scope, number, aspect).await.with_context(|| aspect.name)?);
-        let name = scope.unique(&format!("aspect-{number}"));
-        let mut class = json!({"metadata": {"name": name}, "provisioner": PROVISIONER,
-            "volumeBindingMode": "WaitForFirstConsumer"});
-        merge(&mut class, &aspect.class);
-        scope.create::<StorageClass>(class).await?;
-        classes.push(name);
-    }
+    let made = futures::stream::iter(aspects.iter().enumerate())
+        .map(|(number, aspect)| async move {
+            let node = node(scope, number, aspect).await.with_context(|| aspect.name)?;
+            let name = scope.unique(&format!("aspect-{number}"));
+            let mut class = json!({"metadata": {"name": name}, "provisioner": PROVISIONER,
+                "volumeBindingMode": "WaitForFirstConsumer"});
+            merge(&mut class, &aspect.class);
+            scope.create::<StorageClass>(class).await?;
+            Ok((node, name))
+        })
+        .buffered(10)
+        .collect::<Vec<Result<(SimulatedNode, String)>>>()
+        .await;
+    let (nodes, classes): (Vec<_>, Vec<_>) = made.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let probe = Case {
         aspect: &aspects[0],
         by: By::Ephemeral,
@@ -353,7 +355,10 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
     };
     is_called(&scope.api(), &serde_json::from_value(probe.pod())?).await?;
     let cases = aspects.iter().enumerate().flat_map(|(number, aspect)| {
-        [By::Delayed, By::Ephemeral, By::Bound].into_iter().enumerate().map(move |(index, by)| (number, aspect, index, by))
+        [By::Delayed, By::Ephemeral, By::Bound]
+            .into_iter()
+            .enumerate()
+            .map(move |(index, by)| (number, aspect, index, by))
     });
     let mut rows: Vec<(usize, usize, Row)> = futures::stream::iter(cases)
         .map(|(number, aspect, index, by)| {

@@ -115,7 +115,7 @@ pub async fn replicas_share_one_authority_and_never_fight(scope: &Scope) -> Resu
         let instance = format!("replica-{number}");
         let renewal = Renewal::new(client, places(), terms(), &instance, RenewalMetrics::default());
         let stop = stop.clone();
-        replicas.spawn(async move { renewal.run(Duration::from_millis(100), stop).await });
+        replicas.spawn(async move { renewal.run(Duration::from_millis(100), None, stop).await });
     }
     let settled = eventually("every webhook to trust the authority", PATIENCE, async || {
         let held = held(scope.client()).await?;
@@ -203,8 +203,11 @@ pub async fn the_controller_can_change_nothing_but_cabundle(scope: &Scope) -> Re
         (webhook(json!({"timeoutSeconds": 30})), "timeoutSeconds"),
         (webhook(json!({"matchConditions": [{"name": "names-a-node", "expression": "true"}]})), "matchConditions"),
         (webhook(json!({"namespaceSelector": {"matchExpressions": null}})), "namespaceSelector"),
-        (json!({"webhooks": [{"name": "more.latebind.dev", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": "https://evil.example/"}}]}), "another webhook"),
+        (
+            json!({"webhooks": [{"name": "more.latebind.dev", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://evil.example/"}}]}),
+            "another webhook",
+        ),
         (json!({"metadata": {"labels": {"a": "b"}}}), "a label"),
     ] {
         let refused = mutating.patch("zz-latebind", &params, &Patch::Strategic(&change)).await;

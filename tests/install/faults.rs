@@ -1,8 +1,8 @@
 //! Faults while pinned Pods are created: no create fails, whatever happens to latebind.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +57,7 @@ impl Traffic {
     }
 
     /// Ends it and writes a row of the table. The last error is the test's.
-    async fn end(mut self, row: &str, table: &mut String) -> Result<[u64; 5]> {
+    async fn end(mut self, number: u8, row: &str) -> Result<[u64; 5]> {
         self.stop.cancel();
         let mut last = None;
         while let Some(ended) = self.clients.join_next().await {
@@ -66,7 +66,7 @@ impl Traffic {
         let Counts { sent, admitted, rewritten, errors, unreachable } = &*self.counts;
         let [sent, admitted, rewritten, errors, unreachable] =
             [sent, admitted, rewritten, errors, unreachable].map(|count| count.load(Ordering::Relaxed));
-        writeln!(table, "| {row} | {sent} | {admitted} | {rewritten} | {unreachable} | {errors} |")?;
+        note(number, format!("| {row} | {sent} | {admitted} | {rewritten} | {unreachable} | {errors} |"))?;
         ensure!(errors == 0, "{row}: {errors} creates failed, such as: {}", last.unwrap_or_default());
         ensure!(sent == admitted + unreachable, "{row}: {sent} sent, {admitted} admitted");
         Ok([sent, admitted, rewritten, errors, unreachable])
@@ -131,37 +131,71 @@ async fn serving(scope: &Scope) -> Result<Vec<u8>> {
     Ok(entries.get("tls.crt").context("a certificate")?.0.clone())
 }
 
-#[allow(clippy::too_many_lines)]
-pub async fn no_create_fails_whatever_happens(scope: &Scope) -> Result<()> {
-    let nodes: Vec<String> = scope.cluster()?.nodes().iter().map(|node| node.name().to_owned()).collect();
-    let node = nodes[1].as_str();
-    let dynamic = class(scope, "traffic", PROVISIONER).await?;
-    claim(scope, "traffic", &dynamic).await?;
-    let lasting = ["--set=namespace.create=true", "--skip-tests", "--set=tls.authoritySettle=3s", "--set=tls.check=1s",
-        "--set=tls.authorityOverlap=5s"];
-    let manifest = install_from(scope, &render(&lasting)?).await?;
-    rewrites(scope.client(), scope.namespace(), node).await?;
-    let mut table = String::new();
+/// Settings that let an authority change within a test.
+const LASTING: [&str; 5] = [
+    "--set=namespace.create=true",
+    "--skip-tests",
+    "--set=tls.authoritySettle=3s",
+    "--set=tls.check=1s",
+    "--set=tls.authorityOverlap=5s",
+];
 
-    let traffic = Traffic::start(scope, node)?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let [sent, _, rewritten, ..] = traffic.end("none", &mut table).await?;
+/// latebind on two nodes, and a claim that waits.
+struct Ground {
+    nodes: Vec<String>,
+    manifest: String,
+}
+
+impl Ground {
+    async fn lay(scope: &Scope, settings: &[&str]) -> Result<Self> {
+        let nodes: Vec<String> = scope.cluster()?.nodes().iter().map(|node| node.name().to_owned()).collect();
+        let dynamic = class(scope, "traffic", PROVISIONER).await?;
+        claim(scope, "traffic", &dynamic).await?;
+        let manifest = install_from(scope, &render(settings)?).await?;
+        let ground = Self { nodes, manifest };
+        ground.rewrites(scope).await?;
+        Ok(ground)
+    }
+
+    /// The node that Pods name.
+    fn node(&self) -> &str {
+        &self.nodes[1]
+    }
+
+    async fn rewrites(&self, scope: &Scope) -> Result<()> {
+        rewrites(scope.client(), scope.namespace(), self.node()).await
+    }
+}
+
+async fn pause(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+pub async fn a_replica_dies_and_the_deployment_rolls(scope: &Scope) -> Result<()> {
+    let ground = Ground::lay(scope, &LASTING).await?;
+    let traffic = Traffic::start(scope, ground.node())?;
+    pause(5).await;
+    let [sent, _, rewritten, ..] = traffic.end(1, "none").await?;
     ensure!(sent == rewritten && sent > 20, "{sent} sent, {rewritten} rewritten");
 
-    let traffic = Traffic::start(scope, node)?;
-    signal(scope, &nodes[0], "KILL").await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let traffic = Traffic::start(scope, ground.node())?;
+    signal(scope, &ground.nodes[0], "KILL").await?;
+    pause(3).await;
     rolled_out(scope, "deployment/latebind-webhook").await?;
-    traffic.end("one of two replicas is killed", &mut table).await?;
+    traffic.end(2, "one of two replicas is killed").await?;
 
-    let traffic = Traffic::start(scope, node)?;
+    let traffic = Traffic::start(scope, ground.node())?;
     kubectl(scope, &["rollout", "restart", "deployment/latebind-webhook"]).await?;
     rolled_out(scope, "deployment/latebind-webhook").await?;
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    let [sent, _, rewritten, ..] = traffic.end("the Deployment is rolled", &mut table).await?;
+    pause(7).await;
+    let [sent, _, rewritten, ..] = traffic.end(3, "the Deployment is rolled").await?;
     ensure!(sent == rewritten, "a roll-out lost reviews: {sent} sent, {rewritten} rewritten");
+    uninstall(scope, &ground.manifest).await
+}
 
-    let (traffic, before) = (Traffic::start(scope, node)?, serving(scope).await?);
+pub async fn certificates_change(scope: &Scope) -> Result<()> {
+    let ground = Ground::lay(scope, &LASTING).await?;
+    let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
     let secrets: Api<Secret> = Api::namespaced(scope.client(), NAMESPACE);
     let lost = Patch::Merge(json!({"data": null}));
     secrets.patch("latebind-webhook-tls", &PatchParams::default(), &lost).await?;
@@ -169,65 +203,75 @@ pub async fn no_create_fails_whatever_happens(scope: &Scope) -> Result<()> {
         Ok(serving(scope).await.is_ok_and(|now| now != before).then_some(()))
     })
     .await?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let [sent, _, rewritten, ..] = traffic.end("the server certificate is renewed", &mut table).await?;
+    pause(4).await;
+    let [sent, _, rewritten, ..] = traffic.end(4, "the server certificate is renewed").await?;
     ensure!(sent == rewritten, "a renewal lost reviews: {sent} sent, {rewritten} rewritten");
 
-    let (traffic, before) = (Traffic::start(scope, node)?, serving(scope).await?);
+    let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
     let order = Patch::Merge(json!({"metadata": {"annotations": {ROTATE: "authority"}}}));
     secrets.patch("latebind-ca", &PatchParams::default(), &order).await?;
-    eventually("the new authority to sign", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    let [sent, _, rewritten, ..] = traffic.end("the authority is replaced", &mut table).await?;
+    eventually("the new authority to sign", PATIENCE, async || Ok((serving(scope).await? != before).then_some(())))
+        .await?;
+    pause(8).await;
+    let [sent, _, rewritten, ..] = traffic.end(5, "the authority is replaced").await?;
     ensure!(sent == rewritten, "the change of the authority lost reviews: {sent} sent, {rewritten} rewritten");
+    uninstall(scope, &ground.manifest).await
+}
 
-    let traffic = Traffic::start(scope, node)?;
+pub async fn the_api_server_restarts_and_no_replica_is_left(scope: &Scope) -> Result<()> {
+    let ground = Ground::lay(scope, &LASTING).await?;
+    let traffic = Traffic::start(scope, ground.node())?;
     scope.cluster()?.restart(Component::ApiServer).await?;
-    rewrites(scope.client(), scope.namespace(), node).await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    traffic.end("the API server restarts", &mut table).await?;
+    ground.rewrites(scope).await?;
+    pause(3).await;
+    traffic.end(6, "the API server restarts").await?;
 
-    let traffic = Traffic::start(scope, node)?;
+    let traffic = Traffic::start(scope, ground.node())?;
     kubectl(scope, &["scale", "--replicas=0", "deployment/latebind-webhook"]).await?;
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    let [_, admitted, rewritten, ..] = traffic.end("no replica is left", &mut table).await?;
+    pause(15).await;
+    let [_, admitted, rewritten, ..] = traffic.end(7, "no replica is left").await?;
     ensure!(rewritten < admitted, "who rewrote them?");
     kubectl(scope, &["scale", "--replicas=2", "deployment/latebind-webhook"]).await?;
     rolled_out(scope, "deployment/latebind-webhook").await?;
-    rewrites(scope.client(), scope.namespace(), node).await?;
-
-    // Certificates that live for seconds: 12 s, so a new one every 8 s, and an authority every half minute.
-    let short = [&lasting[..], &["--set=tls.certificateLife=12s", "--set=tls.authorityLife=40s"]].concat();
-    let manifest = { uninstall(scope, &manifest).await?; install_from(scope, &render(&short)?).await? };
-    rewrites(scope.client(), scope.namespace(), node).await?;
-    let (traffic, before) = (Traffic::start(scope, node)?, serving(scope).await?);
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    ensure!(serving(scope).await? != before, "no renewal in 20 s");
-    let [sent, _, rewritten, ..] = traffic.end("certificates live for 12 s", &mut table).await?;
-    ensure!(rewritten * 100 >= sent * 95, "{sent} sent, {rewritten} rewritten");
-
-    let traffic = Traffic::start(scope, node)?;
-    for name in &nodes {
-        signal(scope, name, "STOP").await?;
-    }
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    for name in &nodes {
-        signal(scope, name, "CONT").await?;
-    }
-    rewrites(scope.client(), scope.namespace(), node).await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    traffic.end("every replica is paused past the end of its certificate", &mut table).await?;
-
-    uninstall(scope, &manifest).await?;
-    write(&table)
+    ground.rewrites(scope).await?;
+    uninstall(scope, &ground.manifest).await
 }
 
-fn write(table: &str) -> Result<()> {
-    println!("{table}");
+/// Certificates that live for 12 s: a new one every 8 s, and an authority every half minute.
+pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
+    let short = [&LASTING[..], &["--set=tls.certificateLife=12s", "--set=tls.authorityLife=40s"]].concat();
+    let ground = Ground::lay(scope, &short).await?;
+    let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
+    pause(30).await;
+    ensure!(serving(scope).await? != before, "no renewal in 30 s");
+    traffic.end(8, "certificates live for 12 s").await?;
+
+    let traffic = Traffic::start(scope, ground.node())?;
+    for name in &ground.nodes {
+        signal(scope, name, "STOP").await?;
+    }
+    pause(15).await;
+    for name in &ground.nodes {
+        signal(scope, name, "CONT").await?;
+    }
+    ground.rewrites(scope).await?;
+    pause(3).await;
+    traffic.end(9, "every replica is paused past the end of its certificate").await?;
+    uninstall(scope, &ground.manifest).await
+}
+
+/// Rows of the table, by number, from all tests of this process.
+static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());
+
+fn note(number: u8, row: String) -> Result<()> {
+    println!("{row}");
+    let mut rows = ROWS.lock().unwrap_or_else(PoisonError::into_inner);
+    rows.insert(number, row);
     if std::env::var_os("LATEBIND_UPDATE").is_none() {
         return Ok(());
     }
     let version = latebind_cluster::Version::from_env()?;
+    let table: String = rows.values().map(|row| format!("{row}\n")).collect();
     let text = format!(
         "# Faults while Pods are created\n\n\
          Written by `LATEBIND_UPDATE=1 cargo test --test install -- faults` on Kubernetes {version} with two real nodes and\n\

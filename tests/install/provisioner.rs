@@ -74,7 +74,10 @@ async fn provision(client: &Client, claim: &PersistentVolumeClaim, node: &str) -
             "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
         },
     });
-    match Api::<PersistentVolume>::all(client.clone()).create(&PostParams::default(), &serde_json::from_value(volume)?).await {
+    match Api::<PersistentVolume>::all(client.clone())
+        .create(&PostParams::default(), &serde_json::from_value(volume)?)
+        .await
+    {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => Ok(other.map(drop)?),
     }
