@@ -433,16 +433,20 @@ metadata: {name: fine}
     fn several_mebibytes_are_no_trouble() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("large.yaml");
-        let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: cN}\nspec: {storageClassName: x}\n";
-        let text: String =
-            (0..90_000).map(|number| format!("---\n{}", claim.replace("cN", &format!("c{number}")))).collect();
+        let note = "long ".repeat(1_000);
+        let claim = |number| {
+            format!(
+                "---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: c{number}, annotations: {{note: {note}}}}}\nspec: {{storageClassName: x}}\n"
+            )
+        };
+        let text: String = (0..1_600).map(claim).collect();
         assert!(text.len() > 7 << 20);
         fs::write(&file, &text).unwrap();
         let manifests = read(&[&file], &[]);
-        assert_eq!(manifests.objects.len(), 90_000);
+        assert_eq!(manifests.objects.len(), 1_600);
         let last = manifests.objects.last().unwrap();
         assert!(matches!(&last.subject, Subject::Fact(fact) if matches!(&**fact, Fact::Claim(_))));
-        assert_eq!(last.origin.place(&FieldPath::new(&["spec"])).span.unwrap().start.line, 90_000 * 5);
-        assert_eq!(located::documents(&text).len(), 90_000);
+        assert_eq!(last.origin.place(&FieldPath::new(&["spec"])).span.unwrap().start.line, 1_600 * 5);
+        assert_eq!(located::documents(&text).len(), 1_600);
     }
 }

@@ -3,7 +3,7 @@
 mod case;
 mod text;
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Exit;
 use super::input::{AssumeArgs, InputArgs, RulesArgs, exit_of};
 use super::output::{self, Output};
-use super::style::Style;
+use super::style::{Style, clean_json};
 use crate::admission::Exemptions;
 use crate::cluster::manifests::Manifests;
 use crate::policy::Mode;
@@ -134,7 +134,7 @@ fn render(cases: &[Case], format: Format, style: Style) -> anyhow::Result<String
         Format::Json => {
             let items: Vec<Value> = cases.iter().map(Case::to_json).collect();
             let list = json!({"apiVersion": "latebind.dev/v1alpha1", "kind": "SimulationList", "items": items});
-            serde_json::to_string_pretty(&list)? + "\n"
+            clean_json(&serde_json::to_string_pretty(&list)?).into_owned() + "\n"
         }
     })
 }
@@ -150,6 +150,11 @@ fn replay(args: &SimulateArgs, name: &str, manifests: &Manifests, asker: &Asker<
     let cases = [case];
     output::print(&args.output, |format, style, out| {
         match format {
+            // A terminal gets the same JSON with escapes, everything else the bytes.
+            Format::Json if std::io::stdout().is_terminal() => {
+                out.extend(clean_json(&String::from_utf8_lossy(&answer)).bytes());
+                out.push(b'\n');
+            }
             Format::Json => out.extend(&answer),
             _ => out.extend(render(&cases, format, style)?.into_bytes()),
         }

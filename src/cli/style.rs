@@ -107,6 +107,34 @@ pub fn clean_lines(text: &str) -> Cow<'_, str> {
     cleaned(text, |character| matches!(character, '\n' | '\t'))
 }
 
+/// JSON with the same characters as escapes, which is the same JSON.
+#[must_use]
+pub fn clean_json(json: &str) -> Cow<'_, str> {
+    let harms = |character: char| is_harmful(character) && !character.is_ascii();
+    // Below U+0080 JSON has been escaped by its writer, but for the line breaks of its layout and DEL.
+    if !json.contains(|character| harms(character) || character == '\u{7f}') {
+        return Cow::Borrowed(json);
+    }
+    let mut clean = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if harms(character) || character == '\u{7f}' {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _infallible = write!(clean, "\\u{unit:04x}");
+            }
+        } else {
+            clean.push(character);
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// True when the text holds nothing that could steer a terminal or mislead a reader, lines and tabs apart.
+#[must_use]
+pub fn is_clean(text: &str) -> bool {
+    matches!(clean_lines(text), Cow::Borrowed(_))
+}
+
 fn cleaned(text: &str, keeps: impl Fn(char) -> bool) -> Cow<'_, str> {
     let harms = |character: char| is_harmful(character) && !keeps(character);
     if !text.contains(harms) {
@@ -189,6 +217,8 @@ mod tests {
         assert_eq!(clean("a\nb\tc\r\u{9b}2J\u{7f}"), "a\\u{a}b\\u{9}c\\u{d}\\u{9b}2J\\u{7f}");
         assert_eq!(clean("gnp\u{202e}exe\u{2066}\u{200b}"), "gnp\\u{202e}exe\\u{2066}\\u{200b}");
         assert_eq!(clean_lines("a\n\tb\u{1b}"), "a\n\tb\\u{1b}");
+        assert!(is_clean("a\n\tb") && !is_clean("\u{9b}"));
+        assert_eq!(clean_json("{\n \"ü\": \"\u{9b}\u{7f}\u{e0041}\"}"), "{\n \"ü\": \"\\u009b\\u007f\\udb40\\udc41\"}");
     }
 
     #[test]

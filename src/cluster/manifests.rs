@@ -174,6 +174,9 @@ pub enum ManifestError {
         /// Why.
         source: std::io::Error,
     },
+    /// A URL was named.
+    #[error("{0}: nothing is fetched from the network; use: curl -fsSL {0} | latebind ... -f -")]
+    Url(String),
     /// Standard input was named twice.
     #[error("standard input (-) can be read once only")]
     StdinTwice,
@@ -278,6 +281,8 @@ impl fmt::Debug for Directory {
 /// # Errors
 /// When the directory or any document in it cannot be read; the message names each file, line and column.
 pub fn load_directory(directory: &Path, assumptions: Assumptions) -> Result<Directory, ManifestError> {
+    // Before reading: a change in between then shows as a difference, and leads to one reading more, not one less.
+    let fingerprint = directory_fingerprint(directory)?;
     let request = Request { objects: vec![Input::Path(directory.to_owned())], recursive: true, ..Request::default() };
     let mut manifests = match Manifests::read(&request) {
         Err(ManifestError::NoManifests { .. }) => {
@@ -288,7 +293,6 @@ pub fn load_directory(directory: &Path, assumptions: Assumptions) -> Result<Dire
     if !manifests.problems.is_empty() {
         return Err(ManifestError::Broken(std::mem::take(&mut manifests.problems)));
     }
-    let fingerprint = directory_fingerprint(directory)?;
     let view: Arc<dyn ClusterView + Send + Sync> = Arc::new(AssumingView::new(Arc::new(manifests.facts), assumptions));
     Ok(Directory { view, fingerprint, objects: manifests.objects.len() })
 }

@@ -210,7 +210,8 @@ async fn two_hundred_connections_at_once_are_all_answered() {
     for connection in connections {
         open.push(connection.await.unwrap());
     }
-    assert!(served.metric("latebind_connections").await >= 200.0);
+    // A client has finished its side of the handshake before the server has counted it.
+    served.until_metric("latebind_connections", 200.0).await;
     let requests: Vec<_> = open
         .into_iter()
         .map(|mut connection| {

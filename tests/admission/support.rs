@@ -195,10 +195,10 @@ pub async fn until(address: SocketAddr, path: &str, wanted: impl Fn(StatusCode, 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match timeout(PATIENCE, wait).await {
-        Ok(text) => text,
-        Err(_elapsed) => panic!("{path} never answered as wanted; now: {:?}", probe(address, path).await),
+    if let Ok(text) = timeout(PATIENCE, wait).await {
+        return text;
     }
+    panic!("{path} never answered as wanted; now: {:?}", probe(address, path).await)
 }
 
 pub async fn probe(address: SocketAddr, path: &str) -> Result<(StatusCode, String), Box<dyn std::error::Error>> {

@@ -6,7 +6,7 @@ use similar::TextDiff;
 use super::case::{Case, PodCase};
 use crate::admission::review::Decision;
 use crate::binding::{ClaimRemedy, Code, Pin, Remedy};
-use crate::cli::style::{Style, clean, clean_lines, columns, wrap};
+use crate::cli::style::{Style, clean, clean_json, clean_lines, columns, is_clean, wrap};
 
 /// Width of sentences beneath a headline.
 const WIDTH: usize = 96;
@@ -172,7 +172,7 @@ impl Page {
             (total, 0) if unsure == 0 => format!("{}: none would wait for ever", counted(total, "Pod")),
             (total, _) => {
                 let unsure =
-                    if unsure == 0 { String::new() } else { format!(", {unsure} depend on what is not known") };
+                    if unsure == 0 { String::new() } else { format!("; undecided for want of facts: {unsure}") };
                 format!("{}: {stuck} would wait for ever, admission mends {mended}{unsure}", counted(total, "Pod"))
             }
         };
@@ -246,7 +246,7 @@ pub(super) fn patches(cases: &[Case]) -> anyhow::Result<String> {
             text += &["# ", &clean(&pod.title), "\n"].concat();
         }
         let operations = pod.mutated.patch.0.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-        text += &["[\n  ", &operations.join(",\n  "), "\n]\n"].concat();
+        text += &["[\n  ", &clean_json(&operations.join(",\n  ")), "\n]\n"].concat();
     }
     Ok(text)
 }
@@ -280,6 +280,12 @@ fn changed(cases: &[Case]) -> impl Iterator<Item = &PodCase> {
     cases.iter().flat_map(|case| &case.pods).filter(|pod| !pod.mutated.patch.is_empty())
 }
 
+/// The object in YAML. Where YAML would show characters that harm a terminal as they are, JSON, which is YAML too, with
+/// those characters as escapes.
 fn yaml(object: &Value) -> anyhow::Result<String> {
-    Ok(serde_saphyr::to_string(object)?)
+    let yaml = serde_saphyr::to_string(object)?;
+    if is_clean(&yaml) {
+        return Ok(yaml);
+    }
+    Ok(clean_json(&serde_json::to_string_pretty(object)?).into_owned() + "\n")
 }

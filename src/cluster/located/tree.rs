@@ -1,7 +1,7 @@
 //! Events of the YAML parser to a tree, with or without positions.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, StructureStyle, Tag};
@@ -102,8 +102,16 @@ impl Tree for Value {
     }
 }
 
+/// Entries in the order of the text.
+#[derive(Default)]
+pub(super) struct Entries {
+    list: Vec<Entry>,
+    /// Keys of the list, from the first merge on.
+    keys: Option<HashSet<String>>,
+}
+
 impl Tree for Located {
-    type Mapping = Vec<Entry>;
+    type Mapping = Entries;
 
     fn scalar(value: Value, style: ScalarStyle, span: Span) -> Self {
         Self { span, aliased: false, content: Content::Scalar { value, style } }
@@ -114,20 +122,22 @@ impl Tree for Located {
     }
 
     fn mapping(entries: Self::Mapping, flow: bool, span: Span) -> Self {
-        Self { span, aliased: false, content: Content::Mapping { entries, flow } }
+        Self { span, aliased: false, content: Content::Mapping { entries: entries.list, flow } }
     }
 
     /// Duplicates are not looked for: a document is read for its value first, which finds them.
     fn insert(entries: &mut Self::Mapping, key: Cow<'_, str>, key_span: Span, value: Self) -> bool {
-        entries.push(Entry { key: key.into_owned(), key_span, value });
+        entries.list.push(Entry { key: key.into_owned(), key_span, value });
         true
     }
 
     fn merge(entries: &mut Self::Mapping, from: &Self) -> bool {
         let Content::Mapping { entries: from, .. } = &from.content else { return false };
+        let list = &mut entries.list;
+        let keys = entries.keys.get_or_insert_with(|| list.iter().map(|entry| entry.key.clone()).collect());
         for entry in from {
-            if !entries.iter().any(|own| own.key == entry.key) {
-                entries.push(Entry { value: entry.value.aliased(), ..entry.clone() });
+            if keys.insert(entry.key.clone()) {
+                list.push(Entry { value: entry.value.aliased(), ..entry.clone() });
             }
         }
         true

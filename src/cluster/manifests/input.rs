@@ -157,7 +157,10 @@ fn source(
 }
 
 fn of_path(path: &Path, error: io::Error) -> ManifestError {
-    if error.kind() == io::ErrorKind::NotFound {
+    let name = path.to_string_lossy();
+    if name.starts_with("https://") || name.starts_with("http://") {
+        ManifestError::Url(name.into_owned())
+    } else if error.kind() == io::ErrorKind::NotFound {
         ManifestError::NotFound(path.to_owned())
     } else {
         unreadable(&path.display().to_string(), error)

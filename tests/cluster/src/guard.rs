@@ -4,7 +4,7 @@
 //! the pipe closes and the guard tears everything down. It has its own process group, so Ctrl-C does not reach it. Should the
 //! guard itself be killed, the kernel ends the supervisor with it, and what is left on disk is removed at the next start.
 //!
-//! Guard and supervisor are this same executable, started again with [`ROLE`] set: a `main` that uses this crate
+//! Guard and supervisor are this same executable, started again with `ROLE` set: a `main` that uses this crate
 //! calls [`take_role`] first.
 
 use std::env;
@@ -96,6 +96,8 @@ fn take_lock(directory: &Path) -> Result<File> {
 pub(crate) fn is_held(directory: &Path) -> bool {
     match OpenOptions::new().write(true).open(directory.join(LOCK)) {
         Ok(lock) => lock.try_lock().is_err(),
+        // Another user's; that one may remove it.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => true,
         // Before the guard has its lock the directory is young; nobody else's business for a minute.
         Err(_) => fs::metadata(directory)
             .and_then(|metadata| metadata.modified())

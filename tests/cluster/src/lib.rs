@@ -7,7 +7,7 @@
 //! The binaries are built from their Go modules (see [`Binaries`]); nothing is pulled from an image registry.
 //! A guard process outlives the program that started a cluster and removes all of it (see [`guard`]).
 //!
-//! [`suite::run`] is the harness of the integration tests: one cluster for each tier, tests side by side in namespaces.
+//! [`suite`] is the harness of the integration tests: one cluster for each tier, tests side by side in namespaces.
 
 mod binaries;
 mod certificates;
