@@ -265,7 +265,7 @@ fn bare_server(ca: &Path) {
         let authority = Authority::new(&["localhost".to_owned()], now).unwrap();
         authority.write_pem(ca).unwrap();
         let certificate = CurrentCertificate::new(authority.issue(now).unwrap());
-        let tls = TlsAcceptor::from(Arc::new(server_config(certificate, MinimumVersion::Tls12).unwrap()));
+        let tls = TlsAcceptor::from(Arc::new(server_config(certificate, MinimumVersion::Tls12, None).unwrap()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         loop {

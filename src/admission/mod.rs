@@ -4,6 +4,8 @@
 //! administrator chose. [`service`] puts it behind HTTP, [`server`] behind TLS.
 
 mod body;
+pub mod facts;
+pub mod live;
 pub mod metrics;
 pub mod mutate;
 pub mod patch;
@@ -98,10 +100,17 @@ pub struct Reply {
 /// # Errors
 /// When the bytes are no review that can be answered. An object that cannot be read is no error: it is allowed as it is.
 pub fn respond(hook: Hook, body: &[u8], admission: &Admission<'_>) -> Result<Reply, ReviewError> {
-    let request = Request::parse(body)?;
+    respond_to(hook, &Request::parse(body)?, admission)
+}
+
+/// Answers one review that has been parsed.
+///
+/// # Errors
+/// When the answer cannot be written.
+pub fn respond_to(hook: Hook, request: &Request<'_>, admission: &Admission<'_>) -> Result<Reply, ReviewError> {
     let answer = match hook {
-        Hook::Mutate => mutate::mutate(&request, admission),
-        Hook::Validate => validate::validate(&request, admission),
+        Hook::Mutate => mutate::mutate(request, admission),
+        Hook::Validate => validate::validate(request, admission),
     };
     let json = answer.to_json(&request.uid)?;
     Ok(Reply { json, answer, uid: request.uid.to_string(), dry_run: request.is_dry_run() })

@@ -13,8 +13,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::facts::{AdmissionFacts, CurrentView, View};
 use super::metrics::AdmissionMetrics;
-use super::service::{Choices, CurrentView, View, router};
+use super::service::{Choices, router};
 use crate::runtime::metrics::ServerMetrics;
 use crate::runtime::probes;
 use crate::runtime::readiness::{Part, Readiness};
@@ -91,6 +92,40 @@ pub enum ServeError {
     Aborted,
 }
 
+/// What every webhook has before it has facts or a certificate.
+pub(super) struct Ground {
+    pub metrics: Arc<ServerMetrics>,
+    pub admission: AdmissionMetrics,
+    pub registry: Registry,
+    pub readiness: Readiness,
+    /// Ends the background.
+    pub stop: CancellationToken,
+    /// Tasks that run as long as the server does.
+    pub background: JoinSet<()>,
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        let (metrics, admission) = (Arc::new(ServerMetrics::default()), AdmissionMetrics::default());
+        let mut registry = Registry::with_prefix("latebind");
+        metrics.register(&mut registry);
+        admission.register(&mut registry);
+        let (readiness, stop) = (Readiness::new(), CancellationToken::new());
+        Self { metrics, admission, registry, readiness, stop, background: JoinSet::new() }
+    }
+}
+
+/// How a webhook listens, answers and ends.
+pub(super) struct Service {
+    pub listen: SocketAddr,
+    pub metrics_listen: SocketAddr,
+    pub tls: rustls::ServerConfig,
+    pub choices: Choices,
+    pub limits: ConnectionLimits,
+    pub shutdown_delay: Duration,
+    pub drain_timeout: Duration,
+}
+
 /// A webhook that listens, and is ready to serve.
 pub struct Webhook {
     address: SocketAddr,
@@ -115,13 +150,8 @@ impl Webhook {
     where
         S: Source<Loaded = Arc<View>>,
     {
-        let (metrics, admission) = (Arc::new(ServerMetrics::default()), AdmissionMetrics::default());
-        let mut registry = Registry::with_prefix("latebind");
-        metrics.register(&mut registry);
-        admission.register(&mut registry);
-        let (readiness, stop) = (Readiness::new(), CancellationToken::new());
-        let mut background = JoinSet::new();
-
+        let mut ground = Ground::new();
+        let metrics = Arc::clone(&ground.metrics);
         let facts = setup.facts;
         let started = tokio::task::spawn_blocking(move || Follower::start("facts", facts)).await;
         let started = started.map_err(|error| ServeError::TaskEnded(error.to_string()))?;
@@ -131,21 +161,35 @@ impl Webhook {
             let view = view.clone();
             move |next| view.replace(next)
         };
-        background.spawn(follower.follow(LOOK_EVERY, readiness.part("facts"), metrics.clone(), stop.clone(), put));
+        let part = ground.readiness.part("facts");
+        ground.background.spawn(follower.follow(LOOK_EVERY, part, metrics.clone(), ground.stop.clone(), put));
 
-        let part = readiness.part("certificate");
-        let certificate = certificate(setup.certificate, part, &metrics, &stop, &mut background)?;
-        let tls = TlsAcceptor::from(Arc::new(server_config(certificate, setup.minimum_version)?));
+        let part = ground.readiness.part("certificate");
+        let certificate = certificate(setup.certificate, part, &metrics, &ground.stop, &mut ground.background)?;
+        let service = Service {
+            listen: setup.listen,
+            metrics_listen: setup.metrics_listen,
+            tls: server_config(certificate, setup.minimum_version, None)?,
+            choices: setup.choices,
+            limits: setup.limits,
+            shutdown_delay: setup.shutdown_delay,
+            drain_timeout: setup.drain_timeout,
+        };
+        Self::assemble(service, AdmissionFacts::Fixed(view), ground).await
+    }
 
+    /// Listens. What keeps facts and certificate current is in the background already.
+    pub(super) async fn assemble(service: Service, facts: AdmissionFacts, ground: Ground) -> Result<Self, ServeError> {
+        let Ground { metrics, admission, registry, readiness, stop, background } = ground;
         let listening = readiness.part("listener");
-        let (listener, address) = listen(setup.listen).await?;
-        let (metrics_listener, metrics_address) = listen(setup.metrics_listen).await?;
+        let (listener, address) = listen(service.listen).await?;
+        let (metrics_listener, metrics_address) = listen(service.metrics_listen).await?;
         let stages = Stages::default();
         let server = Server {
             listener,
-            tls: Some(tls),
-            router: router(view, setup.choices, admission, Arc::clone(&metrics)),
-            limits: setup.limits,
+            tls: Some(TlsAcceptor::from(Arc::new(service.tls))),
+            router: router(facts, service.choices, admission, Arc::clone(&metrics)),
+            limits: service.limits,
             metrics: Arc::clone(&metrics),
             stages: stages.clone(),
         };
@@ -157,7 +201,7 @@ impl Webhook {
             metrics,
             stages: Stages::default(),
         };
-        let (shutdown_delay, drain_timeout) = (setup.shutdown_delay, setup.drain_timeout);
+        let (shutdown_delay, drain_timeout) = (service.shutdown_delay, service.drain_timeout);
         let stop_background = stop;
         Ok(Self {
             address,

@@ -1,11 +1,9 @@
 //! Admission behind HTTP: `/mutate` and `/validate`.
 
 use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,10 +15,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::body::{Bodies, BodyLimits};
+use super::facts::{AdmissionFacts, mode_of};
 use super::metrics::AdmissionMetrics;
-use super::review::Decision;
-use super::{Admission, Exemptions, Hook, Reply, respond};
-use crate::binding::{ClusterView, Rules};
+use super::review::{Decision, Request as Review, ReviewError};
+use super::{Admission, Exemptions, Hook, Reply, respond_to};
+use crate::binding::Rules;
 use crate::policy::Mode;
 use crate::runtime::metrics::{Bound, ServerMetrics};
 
@@ -28,31 +27,7 @@ use crate::runtime::metrics::{Bound, ServerMetrics};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Facts that several threads may ask.
-pub type View = dyn ClusterView + Send + Sync;
-
-/// The facts in use, and their replacement while requests are answered. Cloning gives another handle to the same.
-#[derive(Clone)]
-pub struct CurrentView(Arc<ArcSwap<Arc<View>>>);
-
-impl CurrentView {
-    /// Starts with some facts.
-    #[must_use]
-    pub fn new(first: Arc<View>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(first)))
-    }
-
-    /// Puts others in their place. A review that is under way ends with those that it began with.
-    pub fn replace(&self, next: Arc<View>) {
-        self.0.store(Arc::new(next));
-    }
-}
-
-impl fmt::Debug for CurrentView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CurrentView")
-    }
-}
+pub use super::facts::{CurrentView, View};
 
 /// What an administrator chose about admission.
 #[derive(Clone, Debug)]
@@ -79,7 +54,7 @@ impl Default for Choices {
 }
 
 struct Service {
-    view: CurrentView,
+    facts: AdmissionFacts,
     choices: Choices,
     bodies: Bodies,
     metrics: AdmissionMetrics,
@@ -87,9 +62,14 @@ struct Service {
 }
 
 /// The routes. A panic ends its own request with status 500 and nothing else.
-pub fn router(view: CurrentView, choices: Choices, metrics: AdmissionMetrics, server: Arc<ServerMetrics>) -> Router {
+pub fn router(
+    facts: AdmissionFacts,
+    choices: Choices,
+    metrics: AdmissionMetrics,
+    server: Arc<ServerMetrics>,
+) -> Router {
     let panics = Arc::clone(&server);
-    let service = Arc::new(Service { view, bodies: Bodies::new(choices.bodies), choices, metrics, server });
+    let service = Arc::new(Service { facts, bodies: Bodies::new(choices.bodies), choices, metrics, server });
     Router::new()
         .route("/mutate", post(|State(service), request| review(service, Hook::Mutate, request)))
         .route("/validate", post(|State(service), request| review(service, Hook::Validate, request)))
@@ -114,11 +94,7 @@ async fn review(service: Arc<Service>, hook: Hook, request: Request<Body>) -> Re
         }
     };
     let begun = Instant::now();
-    let view = service.view.0.load();
-    let choices = &service.choices;
-    let admission =
-        Admission { view: &***view, rules: &choices.rules, mode: choices.mode, exemptions: &choices.exemptions };
-    match respond(hook, &body.bytes, &admission) {
+    match decide(&service, hook, &body.bytes).await {
         Ok(reply) => {
             service.metrics.answered(hook, &reply.answer, reply.dry_run, begun.elapsed());
             log(hook, &reply);
@@ -126,6 +102,15 @@ async fn review(service: Arc<Service>, hook: Hook, request: Request<Body>) -> Re
         }
         Err(error) => service.refuse(hook, StatusCode::BAD_REQUEST, &error),
     }
+}
+
+async fn decide(service: &Service, hook: Hook, body: &[u8]) -> Result<Reply, ReviewError> {
+    let request = Review::parse(body)?;
+    let choices = &service.choices;
+    let view = service.facts.view_for(&request, &choices.exemptions).await;
+    let mode = mode_of(&*view, &request.namespace, choices.mode);
+    let admission = Admission { view: &*view, rules: &choices.rules, mode, exemptions: &choices.exemptions };
+    respond_to(hook, &request, &admission)
 }
 
 impl Service {

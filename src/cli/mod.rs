@@ -1,9 +1,12 @@
 //! The command line: one file a subcommand.
 
+mod certs;
+mod check;
 mod completion;
 mod explain;
 pub mod fix;
 pub mod input;
+mod install;
 mod lint;
 pub mod output;
 pub mod report;
@@ -89,7 +92,10 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
     Webhook(webhook::WebhookArgs),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
+    Install(install::InstallArgs),
+    Check(check::CheckArgs),
+    Certs(certs::CertsArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -119,6 +125,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Lint(args) => lint::run(args),
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),
+        Command::Install(args) => install::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Certs(args) => certs::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),

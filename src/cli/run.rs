@@ -1,69 +1,174 @@
-//! `latebind run`: the long-running roles in a cluster.
+//! `latebind run`: the roles that a cluster runs.
+
+mod controller;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
 
+use self::controller::{Certificates, ControllerSetup};
 use super::Exit;
-use crate::binding::Rules;
-use crate::cluster::live::{LiveCluster, WatchedPods};
-use crate::rescue::{Controller, Setup};
-use crate::runtime::lease::{Contender, LeaseTerms};
-use crate::runtime::logs::{self, LogFormat};
-use crate::runtime::metrics::ServerMetrics;
-use crate::runtime::probes;
-use crate::runtime::readiness::{Part, Readiness};
-use crate::runtime::serve::{ConnectionLimits, Server, Stages};
+use super::input::RulesArgs;
+use super::webhook::{ProcessArgs, duration};
+use crate::admission::Exemptions;
+use crate::admission::live::LiveSetup;
+use crate::admission::server::Webhook;
+use crate::admission::service::Choices;
+use crate::policy::Mode;
+use crate::runtime::logs;
+use crate::runtime::serve::ConnectionLimits;
 use crate::runtime::shutdown::Shutdown;
+use crate::tls::renewal::Terms;
+use crate::tls::store::Places;
+use crate::tls::{ClientCheck, MinimumVersion, PairFiles, ServingSource};
 
-/// Namespace of the Lease where neither a flag nor the Pod's own namespace says otherwise.
-const NAMESPACE: &str = "latebind-system";
+const EXAMPLES: &str = "\
+Examples:
+  # What the Pods of the install manifest run:
+  latebind run --role webhook --tls-secret latebind-webhook-tls
+  latebind run --role controller --authority-secret latebind-ca --tls-secret latebind-webhook-tls
+
+  # See what would be done about stuck claims in the cluster of your kubeconfig, and write nothing:
+  latebind run --role controller --dry-run
+
+  # A webhook on this machine for the cluster of the current kubeconfig, with a certificate of one's own:
+  latebind run --role webhook --listen 192.0.2.7:9443 --tls-cert certs/tls.crt --tls-key certs/tls.key";
+
 /// A connection to an API server that does not come about in this time is tried again.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longer than a watch may be silent, so that only a dead connection ends by it.
 const READ: Duration = Duration::from_secs(295);
-/// How long work under way may take to end: one write of 5 s, and giving the Lease back.
-const DRAIN: Duration = Duration::from_secs(15);
 
-const EXAMPLES: &str = "\
-Examples:
-  # See what would be done in the cluster of your kubeconfig, and write nothing:
-  latebind run --role controller --dry-run
+/// A role of latebind in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Answers admission reviews.
+    Webhook,
+    /// Mends claims of Pods that are stuck already, and keeps the webhook's certificates current.
+    Controller,
+}
 
-  # In a Pod, as one of several replicas:
-  latebind run --role controller --metrics-listen 0.0.0.0:9444";
-
-/// Run a role of latebind in a cluster until a signal ends it.
+/// Run one or more roles against a cluster, until a signal ends them.
 ///
-/// The controller mends claims of Pods that name their node and are stuck already: it selects the node of a claim whose
-/// volume is still to be made, or reserves a volume that exists. Of several replicas one writes; a Lease says which.
-///
-/// SIGTERM or Ctrl-C ends it politely, a second one at once.
+/// Inside of a Pod the cluster is the Pod's; elsewhere it is the one of the kubeconfig. /livez, /readyz and /metrics are
+/// at the metrics address, without TLS.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
-    /// What to do: controller.
-    #[arg(long, value_name = "ROLE", required = true, env = "LATEBIND_ROLE", hide_env = true)]
+    /// What to run; repeat it for several roles in one process, which then needs the rights of all of them.
+    #[arg(long, value_name = "ROLE", required = true, value_delimiter = ',', env = "LATEBIND_ROLE", hide_env = true)]
     role: Vec<Role>,
 
-    /// Kubeconfig file; by default $KUBECONFIG, ~/.kube/config, or the Pod's own service account.
-    #[arg(long, value_name = "FILE", env = "LATEBIND_KUBECONFIG", hide_env = true)]
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// Namespace that latebind runs in. Its Secrets are there, and its Pods are left alone.
+    #[arg(short, long, value_name = "NAME", default_value = "latebind-system", env = "POD_NAMESPACE", hide_env = true)]
+    namespace: String,
+
+    #[command(flatten)]
+    webhook: WebhookRole,
+
+    #[command(flatten)]
+    controller: ControllerRole,
+
+    #[command(flatten)]
+    certificates: CertificateRole,
+
+    #[command(flatten)]
+    rules: RulesArgs,
+
+    /// Address to serve probes and metrics at, without TLS.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9444",
+        env = "LATEBIND_METRICS_LISTEN",
+        hide_env = true,
+        help_heading = "Process"
+    )]
+    metrics_listen: SocketAddr,
+
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// The kubeconfig file; otherwise KUBECONFIG, ~/.kube/config, or the account of the Pod that this runs in.
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+/// The webhook.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Role webhook")]
+struct WebhookRole {
+    /// Address to serve admission at.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9443", env = "LATEBIND_LISTEN", hide_env = true)]
+    listen: SocketAddr,
+
+    /// What to do about a Pod that would wait for ever: audit, warn, rewrite or deny. A namespace's label
+    /// latebind.dev/mode can make it stricter there.
+    #[arg(long, value_name = "MODE", default_value_t, env = "LATEBIND_MODE", hide_env = true)]
+    mode: Mode,
+
+    /// A namespace that is left alone besides kube-system and latebind's own; repeat it for several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_EXEMPT_NAMESPACE", hide_env = true)]
+    exempt_namespace: Vec<String>,
+
+    /// Do not ask the API server for claims that are not cached yet.
+    #[arg(long, env = "LATEBIND_NO_LIVE_GET", hide_env = true)]
+    no_live_get: bool,
+
+    /// Server certificate in PEM, with intermediate ones; read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "LATEBIND_TLS_CERT", hide_env = true)]
+    tls_cert: Option<PathBuf>,
+
+    /// Key of the server certificate in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "LATEBIND_TLS_KEY", hide_env = true)]
+    tls_key: Option<PathBuf>,
+
+    /// The oldest TLS version that is accepted: 1.2 or 1.3.
+    #[arg(long, value_name = "VERSION", default_value = "1.2", env = "LATEBIND_TLS_MIN_VERSION", hide_env = true)]
+    tls_min_version: MinimumVersion,
+
+    /// Authorities in PEM: clients must present a certificate of one of them. Read at the start.
+    #[arg(long, value_name = "FILE", env = "LATEBIND_CLIENT_CA", hide_env = true)]
+    client_ca: Option<PathBuf>,
+
+    /// A name that the client's certificate must carry, as common or DNS name; repeat it for several.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "client_ca",
+        value_delimiter = ',',
+        env = "LATEBIND_CLIENT_NAME",
+        hide_env = true
+    )]
+    client_name: Vec<String>,
+}
+
+/// The controller.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Role controller")]
+struct ControllerRole {
     /// Write nothing, and say in the log what would be written.
     #[arg(long, env = "LATEBIND_DRY_RUN", hide_env = true)]
     dry_run: bool,
 
-    /// Namespace of the Lease by which one of several replicas leads; by default that of the Pod.
+    /// Namespace of the Lease by which one of several replicas leads; by default the one that latebind runs in.
     #[arg(long, value_name = "NAME", env = "LATEBIND_LEASE_NAMESPACE", hide_env = true)]
     lease_namespace: Option<String>,
 
@@ -76,237 +181,192 @@ pub struct RunArgs {
         hide_env = true
     )]
     lease_name: String,
+}
 
-    /// Address to serve probes and metrics at, without TLS.
+/// Certificates.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Certificates")]
+struct CertificateRole {
+    /// Secret of the server certificate: the webhook reads it, the controller writes it.
+    #[arg(long, value_name = "NAME", conflicts_with = "tls_cert", env = "LATEBIND_TLS_SECRET", hide_env = true)]
+    tls_secret: Option<String>,
+
+    /// Secret of the authority; with it the controller keeps authority, certificate and caBundle current.
+    #[arg(long, value_name = "NAME", requires = "tls_secret", env = "LATEBIND_AUTHORITY_SECRET", hide_env = true)]
+    authority_secret: Option<String>,
+
+    /// Name of both webhook configurations, into which the controller writes caBundle.
     #[arg(
         long,
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:9444",
-        env = "LATEBIND_METRICS_LISTEN",
+        value_name = "NAME",
+        default_value = "zz-latebind",
+        env = "LATEBIND_WEBHOOK_CONFIGURATION",
         hide_env = true
     )]
-    metrics_listen: SocketAddr,
+    webhook_configuration: String,
 
-    /// Form of the log: text or json.
+    /// Service of the webhook, whose name the certificate carries.
     #[arg(
         long,
-        value_name = "FORM",
-        default_value = "text",
-        env = "LATEBIND_LOG_FORMAT",
-        hide_env = true,
-        help_heading = "Process"
+        value_name = "NAME",
+        default_value = "latebind-webhook",
+        env = "LATEBIND_WEBHOOK_SERVICE",
+        hide_env = true
     )]
-    log_format: LogFormat,
+    webhook_service: String,
 
-    /// Least level of the log, or a list of target=level.
-    #[arg(
-        long,
-        value_name = "FILTER",
-        default_value = "info",
-        env = "LATEBIND_LOG",
-        hide_env = true,
-        help_heading = "Process"
-    )]
-    log: String,
+    /// How often certificates are looked at.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    certificate_check: Duration,
+
+    /// Life of a server certificate. It is renewed when a third is left.
+    #[arg(long, value_name = "TIME", default_value = "2160h", value_parser = duration)]
+    certificate_life: Duration,
+
+    /// Life of the authority. It is replaced when a third is left.
+    #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = duration)]
+    authority_life: Duration,
+
+    /// From the publication of a new authority until it signs.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    authority_settle: Duration,
+
+    /// From then until the old authority is not trusted any more.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    authority_overlap: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Role {
-    /// Mends claims of Pods that are stuck already
-    Controller,
-}
-
-/// Runs the roles until a signal ends them.
+/// Runs the roles.
 ///
 /// # Errors
-/// When the cluster cannot be reached at the start, an address is taken, or an essential task has died.
+/// When something that is needed is missing or wrong at the start, or a role ended by itself.
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
-    logs::init(args.log_format, &args.log)?;
+    let process = &args.process;
+    logs::init(process.log_format, &process.log)?;
+    let both = args.role.contains(&Role::Webhook) && args.role.contains(&Role::Controller);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(args.clone()))
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        let client = args.cluster.client().await?;
+        let mut roles = JoinSet::new();
+        if args.role.contains(&Role::Webhook) {
+            let webhook = Webhook::start_live(args.webhook_setup(client.clone())?).await?;
+            tracing::info!(address = %webhook.address(), metrics = %webhook.metrics_address(), "serving");
+            let shutdown = shutdown.clone();
+            roles.spawn(async move { Ok::<(), anyhow::Error>(webhook.run(shutdown).await?) });
+        }
+        if args.role.contains(&Role::Controller) {
+            let probes = (!both).then_some(args.metrics_listen);
+            roles.spawn(controller::serve(args.controller_setup(client, probes)?, shutdown.clone()));
+        }
+        let mut outcome = Ok(());
+        while let Some(ended) = roles.join_next().await {
+            let ended = ended.map_err(anyhow::Error::from).and_then(|ended| ended);
+            // One role without the other is not what was asked for.
+            shutdown.begin();
+            outcome = outcome.and(ended);
+        }
+        tracing::info!("ended");
+        outcome.map(|()| Exit::Clean)
+    })
 }
 
-async fn serve(args: RunArgs) -> anyhow::Result<Exit> {
-    let RunArgs { role, kubeconfig, dry_run, lease_namespace, lease_name, metrics_listen, .. } = args;
-    tracing::debug!(?role, "roles");
-    let shutdown = Shutdown::on_signals()?;
-    let config = config(kubeconfig).await?;
-    let namespace = lease_namespace.unwrap_or_else(own_namespace);
-    let client = Client::try_from(config).context("cannot make a client of the API server")?;
-    let listener = TcpListener::bind(metrics_listen)
-        .await
-        .with_context(|| format!("cannot listen on {metrics_listen}; choose another --metrics-listen"))?;
-    let address = listener.local_addr()?;
-
-    let mut registry = Registry::with_prefix("latebind");
-    let server_metrics = Arc::new(ServerMetrics::default());
-    server_metrics.register(&mut registry);
-    let live = LiveCluster::new(WatchedPods::Pending);
-    live.register(&mut registry);
-    let identity = identity();
-    let contender = (!dry_run).then(|| {
-        let terms = LeaseTerms::new(namespace.clone(), lease_name.clone(), identity.clone());
-        Contender::new(client.clone(), terms)
-    });
-    if let Some(contender) = &contender {
-        contender.register(&mut registry);
-    }
-    let setup = Setup {
-        client: client.clone(),
-        live: live.clone(),
-        rules: Rules::default(),
-        leadership: contender.as_ref().map(Contender::leadership),
-        instance: identity.clone(),
-    };
-    let controller = Controller::new(setup, &mut registry);
-
-    let readiness = Readiness::new();
-    let facts = readiness.part("facts");
-    let stages = Stages::default();
-    let probes = Server {
-        listener,
-        tls: None,
-        router: probes::router(readiness.clone(), Arc::new(registry)),
-        limits: ConnectionLimits::probes(),
-        metrics: server_metrics,
-        stages: stages.clone(),
-    };
-    let probing = tokio::spawn(probes.run());
-
-    let stop = CancellationToken::new();
-    tracing::info!(metrics = %address, identity, dry_run, lease = format!("{namespace}/{lease_name}"), "running");
-    let mut tasks = start(client, &live, controller, contender, facts, &stop);
-    let died = tokio::select! {
-        () = shutdown.begun() => None,
-        name = first_to_end(&mut tasks) => Some(name),
-    };
-    readiness.stop();
-    stop.cancel();
-    let ended = tokio::select! {
-        () = shutdown.aborted() => false,
-        ended = tokio::time::timeout(DRAIN, all_end(tasks)) => ended.is_ok(),
-    };
-    stages.draining.cancel();
-    stages.dropping.cancel();
-    drop(probing.await);
-    match died {
-        Some(name) => {
-            Err(anyhow!("the task `{name}` has ended; that is a bug, and the process cannot go on without it"))
-        }
-        None if ended => {
-            tracing::info!("ended");
-            Ok(Exit::Clean)
-        }
-        None => Err(anyhow!("work under way did not end in time and was dropped")),
+impl ClusterArgs {
+    /// A client for it.
+    ///
+    /// # Errors
+    /// When no cluster is configured.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let mut config = if self.kubeconfig.is_some() || self.context.is_some() {
+            let kubeconfig = match &self.kubeconfig {
+                Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
+                None => Kubeconfig::read()?,
+            };
+            let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(kubeconfig, &options).await?
+        } else {
+            Config::infer().await.context("no cluster: neither a Pod's account nor a kubeconfig was found")?
+        };
+        // Retries are left to the loops, which know what is worth one.
+        config.default_retry = false;
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(READ);
+        Ok(Client::try_from(config)?)
     }
 }
 
-/// Starts what runs as long as the process.
-fn start(
-    client: Client,
-    live: &LiveCluster,
-    controller: Controller,
-    contender: Option<Contender>,
-    facts: Part,
-    stop: &CancellationToken,
-) -> [Task; 4] {
-    let observer = controller.observer();
-    let watching = {
-        let (live, stop) = (live.clone(), stop.clone());
-        async move { Ok(live.run(client, observer, stop).await?) }
-    };
-    let syncing = {
-        let (live, stop) = (live.clone(), stop.clone());
-        async move {
-            if stop.run_until_cancelled(live.synced()).await.is_some() {
-                facts.ready();
-                tracing::info!("all facts are read");
+impl RunArgs {
+    fn webhook_setup(&self, client: Client) -> anyhow::Result<LiveSetup> {
+        let WebhookRole { listen, mode, exempt_namespace, .. } = self.webhook.clone();
+        let certificate = match (&self.webhook.tls_cert, &self.webhook.tls_key, &self.certificates.tls_secret) {
+            (Some(certificate), Some(key), _) => {
+                ServingSource::Files(PairFiles { certificate: certificate.clone(), key: key.clone() })
             }
-            // Dropped, the part would say that this task has died.
-            stop.cancelled().await;
-            drop(facts);
-            Ok(())
-        }
-    };
-    let leading = {
-        let stop = stop.clone();
-        async move {
-            match contender {
-                Some(contender) => contender.run(stop).await,
-                None => stop.cancelled().await,
-            }
-            Ok(())
-        }
-    };
-    let working = {
-        let stop = stop.clone();
-        async move {
-            controller.run(stop).await;
-            Ok(())
-        }
-    };
-    [
-        ("watches", tokio::spawn(watching)),
-        ("sync", tokio::spawn(syncing)),
-        ("lease", tokio::spawn(leading)),
-        ("rescue", tokio::spawn(working)),
-    ]
-}
-
-type Task = (&'static str, tokio::task::JoinHandle<anyhow::Result<()>>);
-
-/// Waits until a task ends that is to run as long as the process.
-async fn first_to_end(tasks: &mut [Task]) -> &'static str {
-    let (ended, index, _) = futures::future::select_all(tasks.iter_mut().map(|(_, task)| task)).await;
-    let name = tasks[index].0;
-    match ended {
-        Ok(Ok(())) => tracing::error!(name, "a task has ended"),
-        Ok(Err(error)) => tracing::error!(name, %error, "a task has died"),
-        Err(error) => tracing::error!(name, %error, "a task has died"),
+            (_, _, Some(secret)) => ServingSource::secret(client.clone(), &self.namespace, secret),
+            _ => bail!(
+                "the webhook needs a certificate: name a Secret by --tls-secret, or files by --tls-cert and --tls-key"
+            ),
+        };
+        let names = self.webhook.client_name.clone();
+        let clients = self.webhook.client_ca.as_ref().map(|path| ClientCheck::from_file(path, names)).transpose()?;
+        let mut exemptions = Exemptions::default();
+        exemptions.namespaces.extend(exempt_namespace);
+        exemptions.namespaces.insert(self.namespace.clone());
+        Ok(LiveSetup {
+            listen,
+            metrics_listen: self.metrics_listen,
+            client,
+            live_get: !self.webhook.no_live_get,
+            certificate,
+            look_every: self.look_every()?,
+            minimum_version: self.webhook.tls_min_version,
+            clients,
+            choices: Choices { rules: self.rules.rules(), mode, exemptions, ..Choices::default() },
+            limits: ConnectionLimits::webhook(),
+            shutdown_delay: self.process.shutdown_delay,
+            drain_timeout: self.process.drain_timeout,
+        })
     }
-    name
-}
 
-async fn all_end(tasks: [Task; 4]) {
-    for (name, task) in tasks {
-        if !task.is_finished()
-            && let Err(error) = task.await
-        {
-            tracing::error!(name, %error, "a task has died");
+    fn look_every(&self) -> anyhow::Result<Duration> {
+        let every = self.certificates.certificate_check;
+        if every < Duration::from_millis(100) {
+            bail!("--certificate-check: 100ms is the least");
         }
+        Ok(every)
     }
-}
 
-/// How to reach the API server. Retries are left to the loops, which know what is worth one.
-async fn config(kubeconfig: Option<PathBuf>) -> anyhow::Result<Config> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("{} names no cluster that can be reached", path.display()))?
-        }
-        None => Config::infer().await.context(
-            "no cluster is configured: give --kubeconfig, set $KUBECONFIG, or run in a Pod with a service account",
-        )?,
-    };
-    config.default_retry = false;
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(READ);
-    Ok(config)
-}
+    fn controller_setup(&self, client: Client, probes: Option<SocketAddr>) -> anyhow::Result<ControllerSetup> {
+        let given = self.controller.clone();
+        Ok(ControllerSetup {
+            client,
+            dry_run: given.dry_run,
+            rules: self.rules.rules(),
+            lease: (given.lease_namespace.unwrap_or_else(|| self.namespace.clone()), given.lease_name),
+            metrics_listen: probes,
+            certificates: self.certificates_kept()?,
+        })
+    }
 
-/// The namespace of the Pod that this process runs in.
-fn own_namespace() -> String {
-    let of_account = std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok();
-    let named = std::env::var("POD_NAMESPACE").ok().or(of_account).map(|name| name.trim().to_owned());
-    named.filter(|name| !name.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned())
-}
-
-/// A name that no other process has, and that tells a person which Pod it is.
-fn identity() -> String {
-    let named = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
-    let host = if named.is_empty() { "latebind".to_owned() } else { named };
-    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-    format!("{host}_{random:016x}")
+    fn certificates_kept(&self) -> anyhow::Result<Option<Certificates>> {
+        let given = &self.certificates;
+        let (Some(authority), Some(serving)) = (&given.authority_secret, &given.tls_secret) else { return Ok(None) };
+        let span = |life: Duration| time::Duration::try_from(life).context("a time is too long");
+        let (service, namespace) = (&given.webhook_service, &self.namespace);
+        let terms = Terms {
+            names: vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local")],
+            authority_life: span(given.authority_life)?,
+            leaf_life: span(given.certificate_life)?,
+            settle: span(given.authority_settle)?,
+            overlap: span(given.authority_overlap)?,
+        };
+        terms.check()?;
+        let places = Places {
+            namespace: namespace.clone(),
+            authority: authority.clone(),
+            serving: serving.clone(),
+            configuration: given.webhook_configuration.clone(),
+        };
+        Ok(Some(Certificates { places, terms, every: self.look_every()? }))
+    }
 }

@@ -132,7 +132,7 @@ struct TlsArgs {
 /// The process.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Process")]
-struct ProcessArgs {
+pub(super) struct ProcessArgs {
     /// How long to serve on after the signal to end, unready, so that clients find another server.
     #[arg(
         long,
@@ -142,7 +142,7 @@ struct ProcessArgs {
         env = "LATEBIND_SHUTDOWN_DELAY",
         hide_env = true
     )]
-    shutdown_delay: Duration,
+    pub shutdown_delay: Duration,
 
     /// How long requests under way may take to end after that.
     #[arg(
@@ -153,19 +153,19 @@ struct ProcessArgs {
         env = "LATEBIND_DRAIN_TIMEOUT",
         hide_env = true
     )]
-    drain_timeout: Duration,
+    pub drain_timeout: Duration,
 
     /// Form of the log: text or json.
     #[arg(long, value_name = "FORM", default_value = "text", env = "LATEBIND_LOG_FORMAT", hide_env = true)]
-    log_format: LogFormat,
+    pub log_format: LogFormat,
 
     /// Least level of the log, or a list of target=level.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "LATEBIND_LOG", hide_env = true)]
-    log: String,
+    pub log: String,
 }
 
 /// A time as a person writes it: `5s`, `1m 30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let advice = || "write a time such as 5s or 1m30s".to_owned();
     let parsed: SignedDuration = text.parse().map_err(|_| advice())?;
     Duration::try_from(parsed).map_err(|_| advice())

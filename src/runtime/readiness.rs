@@ -90,6 +90,11 @@ impl Part {
         self.set(true, Some(note));
     }
 
+    /// Says that the part is not ready, or not any more, and why.
+    pub fn not_ready(&self, note: String) {
+        self.set(false, Some(note));
+    }
+
     fn set(&self, ready: bool, note: Option<String>) {
         let mut parts = self.readiness.lock();
         // Parts are never removed, so the index that was given out stays valid.

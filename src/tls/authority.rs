@@ -12,12 +12,32 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Certificate, CertificateError};
 
-/// Life of the authority. It lives in memory only and so ends with the process, long before.
+/// Life of an authority that lives in memory only and so ends with the process, long before.
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Life of a server certificate; a new one is issued when a third of it is left.
 const LEAF_LIFE: Duration = Duration::days(90);
 /// Clocks of clients may lag.
 const BACKDATED: Duration = Duration::hours(1);
+
+/// How far before now a certificate of this life begins: never so far that it counts for its life.
+fn backdated(life: Duration) -> Duration {
+    BACKDATED.min(life / 10)
+}
+
+/// A certificate chain and its key in PEM, as a Secret keeps them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PemPair {
+    /// The chain, server certificate first.
+    pub chain: String,
+    /// The private key, PKCS#8.
+    pub key: String,
+}
+
+impl std::fmt::Debug for PemPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PemPair").finish_non_exhaustive()
+    }
+}
 
 /// Why no certificate could be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +71,14 @@ impl Authority {
     /// # Errors
     /// When a name can stand in no certificate, or no key can be made.
     pub fn new(names: &[String], now: OffsetDateTime) -> Result<Self, AuthorityError> {
+        Self::with_life(names, AUTHORITY_LIFE, now)
+    }
+
+    /// The same with a life of one's choice.
+    ///
+    /// # Errors
+    /// When a name can stand in no certificate, or no key can be made.
+    pub fn with_life(names: &[String], life: Duration, now: OffsetDateTime) -> Result<Self, AuthorityError> {
         for name in names {
             CertificateParams::new(vec![name.clone()])
                 .map_err(|source| AuthorityError::Name { name: name.clone(), source })?;
@@ -59,11 +87,26 @@ impl Authority {
         params.distinguished_name = named("latebind self-signed authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = now - BACKDATED;
-        params.not_after = now + AUTHORITY_LIFE;
+        params.not_before = now - backdated(life);
+        params.not_after = now + life;
         let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), pem, names: names.to_vec() })
+    }
+
+    /// An authority that was stored, for a server of the given names.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be read.
+    pub fn from_pem(certificate: &str, key: &str, names: &[String]) -> Result<Self, AuthorityError> {
+        let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self { issuer, pem: certificate.to_owned(), names: names.to_vec() })
+    }
+
+    /// The authority's key in PEM. Whoever has it can make certificates that the API server trusts for the webhook.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// The authority's certificate: what goes, base64-encoded, into `caBundle` of a webhook configuration.
@@ -88,17 +131,39 @@ impl Authority {
     /// # Errors
     /// When no key can be made.
     pub fn issue(&self, now: OffsetDateTime) -> Result<Certificate, AuthorityError> {
+        let (leaf, key) = self.sign(now - backdated(LEAF_LIFE), now + LEAF_LIFE)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Certificate::new(vec![leaf.der().clone()], key)?)
+    }
+
+    /// Issues a server certificate that can be stored, and that ends after `life` or at `latest`.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn issue_pem(
+        &self,
+        life: Duration,
+        latest: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<PemPair, AuthorityError> {
+        let (leaf, key) = self.sign(now - backdated(life), (now + life).min(latest))?;
+        Ok(PemPair { chain: leaf.pem(), key: key.serialize_pem() })
+    }
+
+    fn sign(
+        &self,
+        begins: OffsetDateTime,
+        ends: OffsetDateTime,
+    ) -> Result<(rcgen::Certificate, KeyPair), AuthorityError> {
         let mut params = CertificateParams::new(self.names.clone())?;
         params.distinguished_name = named("latebind webhook");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        params.not_before = now - BACKDATED;
-        params.not_after = now + LEAF_LIFE;
+        (params.not_before, params.not_after) = (begins, ends);
         let key = KeyPair::generate()?;
         let leaf = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(Certificate::new(vec![leaf.der().clone()], key)?)
+        Ok((leaf, key))
     }
 
     /// True when a third of a certificate's life, or less, is left. Asked by the wall clock, so that a machine that was

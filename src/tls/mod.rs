@@ -1,9 +1,13 @@
 //! TLS of the admission server: certificates, their renewal, and what is offered to a client.
 
 pub mod authority;
+pub mod clients;
 pub mod crypto;
 pub mod files;
+pub mod keep;
+pub mod renewal;
 mod resolver;
+pub mod store;
 
 use std::sync::Arc;
 
@@ -11,8 +15,10 @@ use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, PemPair};
+pub use clients::{ClientAuthorityError, ClientCheck};
 pub use files::{PairError, PairFiles};
+pub use keep::ServingSource;
 pub use resolver::{Certificate, CertificateError, CurrentCertificate};
 
 /// The oldest protocol version that is accepted.
@@ -42,7 +48,7 @@ impl std::str::FromStr for MinimumVersion {
     }
 }
 
-/// What a server offers: the current certificate, HTTP/1.1 only.
+/// What a server offers: the current certificate, HTTP/1.1 only. With a check, clients must present a certificate too.
 ///
 /// The API server speaks nothing else to webhooks (`apiserver/pkg/util/webhook/client.go` sets `NextProtos` to
 /// `http/1.1`), so that HTTP/2 would be attack surface and no more.
@@ -52,15 +58,18 @@ impl std::str::FromStr for MinimumVersion {
 pub fn server_config(
     certificate: Arc<CurrentCertificate>,
     minimum: MinimumVersion,
+    clients: Option<ClientCheck>,
 ) -> Result<ServerConfig, rustls::Error> {
     let versions: &[_] = match minimum {
         MinimumVersion::Tls12 => &[&TLS13, &TLS12],
         MinimumVersion::Tls13 => &[&TLS13],
     };
-    let mut config = ServerConfig::builder_with_provider(crypto::provider())
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
+    let builder = ServerConfig::builder_with_provider(crypto::provider()).with_protocol_versions(versions)?;
+    let builder = match clients {
+        Some(check) => builder.with_client_cert_verifier(Arc::new(check)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // API servers resume no sessions (Go's default), so tickets would be work for nobody; and without them a client that
     // does resume sees a new certificate at once.

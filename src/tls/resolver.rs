@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -29,6 +30,7 @@ pub enum CertificateError {
 #[derive(Clone)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
+    begins: i64,
     expires: i64,
 }
 
@@ -41,9 +43,26 @@ impl Certificate {
         let first = chain.first().ok_or(CertificateError::Empty)?;
         let (_, parsed) =
             X509Certificate::from_der(first).map_err(|error| CertificateError::Malformed(error.to_string()))?;
-        let expires = parsed.validity().not_after.timestamp();
+        let (begins, expires) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         let key = CertifiedKey::from_der(chain, key, &crypto::provider())?;
-        Ok(Self { key: Arc::new(key), expires })
+        Ok(Self { key: Arc::new(key), begins, expires })
+    }
+
+    /// Checks a chain and its key in PEM.
+    ///
+    /// # Errors
+    /// When either is not PEM, or they cannot serve together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        let malformed = |error: rustls::pki_types::pem::Error| CertificateError::Malformed(error.to_string());
+        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(malformed)?;
+        Self::new(chain, key)
+    }
+
+    /// When the server certificate begins, in seconds since 1970.
+    #[must_use]
+    pub const fn begins(&self) -> i64 {
+        self.begins
     }
 
     /// When the server certificate ends, in seconds since 1970.
@@ -67,23 +86,29 @@ impl fmt::Debug for Certificate {
 
 /// The certificate that the next handshake uses. Established connections keep the one they began with.
 #[derive(Debug)]
-pub struct CurrentCertificate(ArcSwap<CertifiedKey>);
+pub struct CurrentCertificate(ArcSwapOption<CertifiedKey>);
 
 impl CurrentCertificate {
     /// Starts with a certificate.
     #[must_use]
     pub fn new(first: Certificate) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::new(first.key)))
+        Arc::new(Self(ArcSwapOption::new(Some(first.key))))
+    }
+
+    /// Starts without one: handshakes fail until there is one.
+    #[must_use]
+    pub fn none_yet() -> Arc<Self> {
+        Arc::new(Self(ArcSwapOption::empty()))
     }
 
     /// Puts another certificate in its place.
     pub fn replace(&self, next: Certificate) {
-        self.0.store(next.key);
+        self.0.store(Some(next.key));
     }
 }
 
 impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        self.0.load_full()
     }
 }

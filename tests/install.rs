@@ -1,0 +1,66 @@
+//! Installing latebind: the chart, the rendered manifest, certificates, and the whole on real nodes.
+
+#[path = "install/certificates.rs"]
+mod certificates;
+#[path = "install/chart.rs"]
+mod chart;
+#[path = "install/faults.rs"]
+mod faults;
+#[path = "install/manifest.rs"]
+mod manifest;
+#[path = "install/nodes.rs"]
+mod nodes;
+#[path = "install/provisioner.rs"]
+mod provisioner;
+
+use std::process::ExitCode;
+
+use latebind_cluster::suite::{Needs, Suite};
+use latebind_cluster::tests;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new("install");
+    tests!(
+        suite,
+        Needs::ControlPlane,
+        [
+            chart::the_rendered_manifest_is_current,
+            chart::values_are_checked,
+            chart::every_variant_renders_and_is_accepted,
+        ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "certificates::replicas_share_one_authority_and_never_fight",
+        certificates::replicas_share_one_authority_and_never_fight,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "certificates::the_controller_can_change_nothing_but_cabundle",
+        certificates::the_controller_can_change_nothing_but_cabundle,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "nodes::pinned_pods_run_and_nothing_is_left_behind",
+        nodes::pinned_pods_run_and_nothing_is_left_behind,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "nodes::deleting_the_namespace_first_locks_nothing",
+        nodes::deleting_the_namespace_first_locks_nothing,
+    );
+    suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
+    suite.alone(
+        Needs::Nodes,
+        "faults::a_replica_dies_and_the_deployment_rolls",
+        faults::a_replica_dies_and_the_deployment_rolls,
+    );
+    suite.alone(Needs::Nodes, "faults::certificates_change", faults::certificates_change);
+    suite.alone(
+        Needs::Nodes,
+        "faults::the_api_server_restarts_and_no_replica_is_left",
+        faults::the_api_server_restarts_and_no_replica_is_left,
+    );
+    suite.alone(Needs::Nodes, "faults::certificates_live_for_seconds", faults::certificates_live_for_seconds);
+    suite.run()
+}

@@ -1,0 +1,81 @@
+//! The chart and what is rendered from it.
+
+use anyhow::{Result, ensure};
+use latebind_cluster::{Scope, project_root};
+
+use crate::manifest::{install, render};
+
+pub async fn the_rendered_manifest_is_current(_: &Scope) -> Result<()> {
+    let (path, expected) = (project_root().join("webhook-manifests/install.yaml"), install()?);
+    if std::env::var_os("LATEBIND_UPDATE").is_some() {
+        std::fs::write(&path, &expected)?;
+    }
+    let actual = std::fs::read_to_string(&path)?;
+    ensure!(actual == expected, "webhook-manifests/install.yaml is not what the chart renders: run `make update`");
+    Ok(())
+}
+
+pub async fn values_are_checked(_: &Scope) -> Result<()> {
+    for wrong in [
+        "mode=sometimes",
+        "pin=label",
+        "webhook.timeoutSeconds=31",
+        "webhook.failurePolicy=Maybe",
+        "tls.mode=none",
+        "tls.certificateLife=90days",
+        "image.digest=latest",
+        "webhok.replicas=3",
+        "tls.mode=secret",
+    ] {
+        ensure!(render(&["--set", wrong]).is_err(), "{wrong} was accepted");
+    }
+    Ok(())
+}
+
+/// Each variant goes to a real API server, which checks every field; what it does not know is an error.
+pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> {
+    let everything = [
+        "--set=webhook.failurePolicy=Fail",
+        "--set=webhook.exemptNamespaces={build,ci}",
+        "--set=webhook.clientCA.secretName=api-server-ca",
+        "--set=webhook.clientCA.allowedNames={kube-apiserver}",
+        "--set=webhook.priorityClassName=system-cluster-critical",
+        "--set=webhook.matchConditions[0].name=extra",
+        "--set=webhook.matchConditions[0].expression=true",
+        "--set=webhook.annotations.admissions\\.enforcer/disabled=true",
+        "--set=controller.replicas=2",
+        "--set=networkPolicy.enabled=true",
+        "--set=networkPolicy.apiServerCIDRs={192.0.2.0/24}",
+        "--set=imagePullSecrets[0].name=registry",
+    ];
+    let variants: [&[&str]; 4] = [
+        &[],
+        &everything,
+        &["--set=tls.mode=secret", "--set=tls.caBundle=pem", "--set=webhook.validateWorkloads=false"],
+        &["--set=webhook.validateClaims=false", "--set=podDisruptionBudget.enabled=false"],
+    ];
+    for variant in variants {
+        let text = render(&[&["--set=namespace.create=true", "--skip-tests"], variant].concat())?;
+        // The namespace is not there yet when the objects in it are tried, so they are tried in one that is.
+        let text = text.replace("namespace: latebind-system", &format!("namespace: {}", scope.namespace()));
+        let text = text.replace("caBundle: cGVt", "caBundle: ''");
+        let arguments = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let output = scope.cluster()?.kubectl_with_input(&arguments, &text).await?;
+        ensure!(!output.stderr.contains("Warning"), "{variant:?}: {}", output.stderr);
+        output.success()?;
+    }
+    // Kinds that this API server does not know render at least.
+    let monitored = render(&[
+        "--set=tls.mode=cert-manager",
+        "--set=metrics.serviceMonitor.enabled=true",
+        "--set=metrics.prometheusRule.enabled=true",
+    ])?;
+    for kind in ["Issuer", "Certificate", "ServiceMonitor", "PrometheusRule"] {
+        ensure!(monitored.contains(&format!("kind: {kind}\n")), "no {kind}");
+    }
+    ensure!(monitored.contains("cert-manager.io/inject-ca-from: latebind-system/latebind-webhook"));
+    ensure!(!monitored.contains("latebind-certificates"), "with cert-manager nobody else may write caBundle");
+    let given = render(&["--set=tls.mode=cert-manager", "--set=tls.issuerRef.name=mine"])?;
+    ensure!(given.contains("name: mine") && !given.contains("kind: Issuer"));
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The install manifest on real nodes, with latebind as real Pods.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use latebind_cluster::image::{self, BUSYBOX};
+use latebind_cluster::{Cluster, Scope, eventually, holds_for};
+use serde_json::{Value, json};
+
+use crate::manifest::{NAMESPACE, install, render};
+use crate::provisioner::{PROVISIONER, Provisioner};
+
+/// The image that tests build from this tree.
+const IMAGE: &str = "localhost/latebind:test";
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Builds latebind's image and brings it to every node.
+async fn import(cluster: &Cluster) -> Result<()> {
+    let archive = tokio::task::spawn_blocking(|| image::latebind(IMAGE)).await??;
+    for node in cluster.nodes() {
+        node.import(&archive).await?;
+    }
+    Ok(())
+}
+
+/// Installs a manifest and waits until the webhook answers.
+pub async fn install_from(scope: &Scope, manifest: &str) -> Result<String> {
+    import(scope.cluster()?).await?;
+    let manifest = manifest.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE);
+    ensure!(manifest.contains(IMAGE), "the manifest names another image");
+    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
+    for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
+        rolled_out(scope, deployment).await?;
+    }
+    Ok(manifest)
+}
+
+pub async fn rolled_out(scope: &Scope, deployment: &str) -> Result<()> {
+    let arguments = ["--namespace", NAMESPACE, "rollout", "status", "--timeout=90s", deployment];
+    let output = scope.cluster()?.kubectl(&arguments).await?;
+    if output.code != Some(0) {
+        let arguments = ["--namespace", NAMESPACE, "describe", "pods"];
+        let told = scope.cluster()?.kubectl(&arguments).await?.stdout;
+        let logs = [
+            "--namespace",
+            NAMESPACE,
+            "logs",
+            "--all-containers",
+            "--prefix",
+            "--selector=app.kubernetes.io/name=latebind",
+        ];
+        let logs = scope.cluster()?.kubectl(&logs).await?.stdout;
+        anyhow::bail!("{deployment} is not rolled out: {}\n{told}\n{logs}", output.stderr);
+    }
+    Ok(())
+}
+
+pub async fn uninstall(scope: &Scope, manifest: &str) -> Result<()> {
+    let arguments = ["delete", "--ignore-not-found", "--wait=true", "--timeout=90s", "-f", "-"];
+    scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
+    Ok(())
+}
+
+/// Nothing that carries latebind's label is left anywhere.
+async fn nothing_is_left(scope: &Scope) -> Result<()> {
+    let kinds = "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,\
+                 validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings,\
+                 serviceaccounts,roles,rolebindings,secrets,leases,services,deployments,pods,poddisruptionbudgets";
+    let selector = "--selector=app.kubernetes.io/name=latebind";
+    eventually("nothing to be left of latebind", PATIENCE, async || {
+        let arguments = ["get", "--all-namespaces", "--output=name", selector, kinds];
+        let left = scope.cluster()?.kubectl(&arguments).await?.success()?;
+        ensure!(left.trim().is_empty(), "left: {left}");
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(scope.all::<Namespace>().get_opt(NAMESPACE).await?.is_none());
+    Ok(())
+}
+
+/// A Pod that names its node and mounts these volumes.
+pub fn pinned(name: &str, node: &str, volumes: &Value) -> Value {
+    let mounts: Vec<Value> = volumes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|volume| json!({"name": volume["name"], "mountPath": format!("/{}", volume["name"].as_str().unwrap_or("a"))}))
+        .collect();
+    json!({
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
+                "command": ["/bin/sh", "-c", "sleep 3600"], "volumeMounts": mounts}],
+            "volumes": volumes,
+        },
+    })
+}
+
+pub async fn class(scope: &Scope, stem: &str, provisioner: &str) -> Result<String> {
+    let name = scope.unique(stem);
+    scope
+        .create::<StorageClass>(json!({
+            "metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"}))
+        .await?;
+    Ok(name)
+}
+
+pub async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
+    scope.create::<PersistentVolumeClaim>(json!({"metadata": {"name": name}, "spec": claim_spec(class)})).await?;
+    Ok(())
+}
+
+pub fn claim_spec(class: &str) -> Value {
+    json!({"storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}})
+}
+
+async fn disk(scope: &Scope, stem: &str, class: &str, node: &str) -> Result<String> {
+    let name = scope.unique(stem);
+    scope
+        .create::<PersistentVolume>(json!({"metadata": {"name": name}, "spec": {
+            "storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Mi"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": format!("/tmp/{name}"), "type": "DirectoryOrCreate"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}}))
+        .await?;
+    Ok(name)
+}
+
+async fn runs_on(scope: &Scope, pod: &str, node: &str) -> Result<Pod> {
+    let pod = scope.pod_phase(pod, "Running", PATIENCE).await?;
+    ensure!(pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node), "it runs elsewhere");
+    Ok(pod)
+}
+
+pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result<()> {
+    let node = scope.cluster()?.nodes().last().context("two nodes")?.name().to_owned();
+    let _provisioner = Provisioner::start(scope.client());
+    let dynamic = class(scope, "dynamic", PROVISIONER).await?;
+    let fixed = class(scope, "fixed", "kubernetes.io/no-provisioner").await?;
+
+    // Without latebind the Pod waits for ever.
+    claim(scope, "before", &dynamic).await?;
+    let by_claim = |name: &str| json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
+    scope.create::<Pod>(pinned("before", &node, &by_claim("before"))).await?;
+    holds_for("the deadlock", Duration::from_secs(5), async || {
+        let phase = |status: Option<String>| status.unwrap_or_default();
+        let (claim, pod) = (scope.claim("before").await?, scope.pod("before").await?);
+        Ok((phase(claim.status.and_then(|it| it.phase)), phase(pod.status.and_then(|it| it.phase))))
+    })
+    .await?;
+
+    let manifest = install_from(scope, &install()?).await?;
+    rows(scope, &node, &dynamic, &fixed).await?;
+    // What was stuck before is the controller's to mend.
+    runs_on(scope, "before", &node).await.context("the Pod that was stuck before the installation")?;
+    restricted(scope).await?;
+
+    uninstall(scope, &manifest).await?;
+    nothing_is_left(scope).await
+}
+
+/// Rows 4, 5, 6, 23, 24 and 25 of the truth table end with the Pod running on the node that it names.
+async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<()> {
+    let by_claim = |name: &str| json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
+    let own =
+        |class: &str| json!([{"name": "data", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(class)}}}]);
+    let fitted = class(scope, "fitted", PROVISIONER).await?;
+    let existing = disk(scope, "row-5", &fitted, node).await?;
+    disk(scope, "row-6", fixed, node).await?;
+    disk(scope, "row-24", fixed, node).await?;
+    for (name, class) in [("row-4", dynamic), ("row-5", &fitted), ("row-6", fixed)] {
+        claim(scope, name, class).await?;
+        scope.create::<Pod>(pinned(name, node, &by_claim(name))).await?;
+    }
+    scope.create::<Pod>(pinned("row-23", node, &own(dynamic))).await?;
+    scope.create::<Pod>(pinned("row-24", node, &own(fixed))).await?;
+    let mut template = pinned("row-25", node, &json!([]));
+    template["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    scope
+        .create::<StatefulSet>(json!({"metadata": {"name": "row-25"}, "spec": {
+            "serviceName": "row-25", "selector": {"matchLabels": {"app": "row-25"}}, "template": template,
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim_spec(dynamic)}]}}))
+        .await?;
+    for name in ["row-4", "row-5", "row-6", "row-23", "row-24", "row-25-0"] {
+        let pod = runs_on(scope, name, node).await.with_context(|| name.to_owned())?;
+        ensure!(
+            pod.annotations().get("latebind.dev/original-node-name").map(String::as_str) == Some(node),
+            "{name} was not rewritten"
+        );
+    }
+    let bound = scope.claim("row-5").await?.spec.and_then(|spec| spec.volume_name);
+    ensure!(bound.as_deref() == Some(&existing), "row 5 did not take the volume that was there: {bound:?}");
+    // --dry-run=server shows what a create does.
+    claim(scope, "dry", dynamic).await?;
+    let arguments = ["create", "--dry-run=server", "--output=json", "-f", "-"];
+    let mut pod = pinned("dry", node, &by_claim("dry"));
+    (pod["apiVersion"], pod["kind"]) = (json!("v1"), json!("Pod"));
+    pod["metadata"]["namespace"] = json!(scope.namespace());
+    let shown = scope.cluster()?.kubectl_with_input(&arguments, &pod.to_string()).await?;
+    ensure!(shown.stderr.contains("Warning: "), "no warning: {}", shown.stderr);
+    let shown: Value = serde_json::from_str(&shown.success()?)?;
+    ensure!(shown["spec"]["nodeName"].is_null() && !shown["spec"]["nodeSelector"].is_null(), "{shown}");
+    Ok(())
+}
+
+/// What runs satisfies the restricted Pod Security Standard, on different nodes.
+async fn restricted(scope: &Scope) -> Result<()> {
+    let pods: kube::Api<Pod> = kube::Api::namespaced(scope.client(), NAMESPACE);
+    let pods = pods.list(&kube::api::ListParams::default().labels("app.kubernetes.io/component=webhook")).await?;
+    let nodes: std::collections::BTreeSet<_> =
+        pods.items.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    ensure!(pods.items.len() == 2 && nodes.len() == 2, "two replicas on two nodes, not {nodes:?}");
+    Ok(())
+}
+
+/// Who deletes the namespace before the rest has not locked the cluster.
+pub async fn deleting_the_namespace_first_locks_nothing(scope: &Scope) -> Result<()> {
+    let node = scope.cluster()?.nodes().last().context("two nodes")?.name().to_owned();
+    let (node, _provisioner) = (node.as_str(), Provisioner::start(scope.client()));
+    let dynamic = &class(scope, "dynamic", PROVISIONER).await?;
+    install_from(scope, &install()?).await?;
+    scope.cluster()?.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=90s"]).await?.success()?;
+    claim(scope, "orphan", dynamic).await?;
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "orphan"}}]);
+    scope.create::<Pod>(pinned("orphan", node, &volumes)).await?;
+    // What is left is in nobody's way, and applying the manifest again brings all of it back.
+    let manifest = install_from(scope, &install()?).await?;
+    claim(scope, "again", dynamic).await?;
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "again"}}]);
+    scope.create::<Pod>(pinned("again", node, &volumes)).await?;
+    runs_on(scope, "again", node).await?;
+    uninstall(scope, &manifest).await?;
+    nothing_is_left(scope).await
+}
+
+/// Even where the policy is Fail and no replica is left, latebind's own Pods come up.
+pub async fn own_pods_are_never_blocked(scope: &Scope) -> Result<()> {
+    let strict = render(&["--set=namespace.create=true", "--skip-tests", "--set=webhook.failurePolicy=Fail"])?;
+    let manifest = install_from(scope, &strict).await?;
+    let scale = |replicas: &'static str| {
+        ["--namespace", NAMESPACE, "scale", replicas, "deployment/latebind-webhook", "deployment/latebind-controller"]
+    };
+    scope.cluster()?.kubectl(&scale("--replicas=0")).await?.success()?;
+    eventually("every Pod of latebind to be gone", PATIENCE, async || {
+        let pods = scope.cluster()?.kubectl(&["--namespace", NAMESPACE, "get", "pods", "--output=name"]).await?;
+        Ok(pods.success()?.trim().is_empty().then_some(()))
+    })
+    .await?;
+    let node = scope.cluster()?.nodes()[0].name().to_owned();
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "any"}}]);
+    let refused = scope.rejection::<Pod>(pinned("refused", &node, &volumes)).await?;
+    ensure!(refused.message.contains("pods.latebind.dev"), "{}", refused.message);
+    scope.cluster()?.kubectl(&scale("--replicas=1")).await?.success()?;
+    for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
+        rolled_out(scope, deployment).await?;
+    }
+    uninstall(scope, &manifest).await?;
+    nothing_is_left(scope).await
+}

@@ -1,0 +1,131 @@
+{{- define "latebind.labels" -}}
+app.kubernetes.io/name: latebind
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: latebind
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "latebind.selector" -}}
+app.kubernetes.io/name: latebind
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "latebind.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* Which Pods are of interest: those that name a node and use a claim. `at` is the path of the Pod's spec. */}}
+{{- define "latebind.pinned" -}}
+- name: names-a-node
+  expression: 'has({{ .at }}.nodeName) && {{ .at }}.nodeName != ""'
+{{- end }}
+
+{{- define "latebind.usesClaims" -}}
+has({{ .at }}.volumes) && {{ .at }}.volumes.exists(v, has(v.persistentVolumeClaim) || has(v.ephemeral))
+{{- end }}
+
+{{- define "latebind.podConditions" -}}
+{{ include "latebind.pinned" (dict "at" "object.spec") }}
+- name: uses-claims
+  expression: '{{ include "latebind.usesClaims" (dict "at" "object.spec") }}'
+- name: not-mirror
+  expression: '!(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)'
+- name: not-gated
+  expression: '!has(object.spec.schedulingGates) || object.spec.schedulingGates.size() == 0'
+- name: not-kubelet
+  expression: '!("system:nodes" in request.userInfo.groups)'
+{{- with .Values.webhook.matchConditions }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What all webhooks have in common. */}}
+{{- define "latebind.webhook" -}}
+admissionReviewVersions: [v1]
+sideEffects: None
+failurePolicy: {{ .root.Values.webhook.failurePolicy }}
+matchPolicy: Equivalent
+timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+clientConfig:
+  service:
+    name: latebind-webhook
+    namespace: {{ .root.Release.Namespace }}
+    path: {{ .path }}
+    port: 443
+{{- if eq .root.Values.tls.mode "secret" }}
+  caBundle: {{ .root.Values.tls.caBundle | b64enc }}
+{{- end }}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values:
+        - kube-system
+        - {{ .root.Release.Namespace }}
+{{- range .root.Values.webhook.exemptNamespaces }}
+        - {{ . }}
+{{- end }}
+    - key: latebind.dev/webhook
+      operator: NotIn
+      values: [disabled]
+{{- with .root.Values.webhook.namespaceMatchExpressions }}
+{{ toYaml . | indent 4 }}
+{{- end }}
+{{- end }}
+
+{{- define "latebind.configurationAnnotations" -}}
+{{- if eq .Values.tls.mode "cert-manager" }}
+cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/latebind-webhook
+{{- end }}
+{{- with .Values.webhook.annotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "latebind.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "latebind.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "latebind.probes" -}}
+startupProbe:
+  httpGet: {path: /livez, port: probes}
+  periodSeconds: 1
+  failureThreshold: 30
+livenessProbe:
+  httpGet: {path: /livez, port: probes}
+  periodSeconds: 10
+readinessProbe:
+  httpGet: {path: /readyz, port: probes}
+  periodSeconds: 2
+  failureThreshold: 1
+{{- end }}
+
+{{- define "latebind.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
