@@ -3,4 +3,5 @@
 pub mod admission;
 pub mod binding;
 pub mod cluster;
+pub mod crd;
 pub mod model;
