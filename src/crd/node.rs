@@ -1,5 +1,8 @@
 //! `LocalNode`: what is really there.
 
+// A column is an attribute that may be repeated.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;

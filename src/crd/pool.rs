@@ -1,5 +1,8 @@
 //! `LocalPool`: which nodes offer which directories.
 
+// A column is an attribute that may be repeated.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -1,5 +1,8 @@
 //! `LocalVolume`: one directory on one node, from its order to its removal.
 
+// A column is an attribute that may be repeated.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -121,6 +124,8 @@ pub enum Origin {
     /// Made by latebind; carries a marker.
     #[default]
     Made,
+    /// Made by latebind; this object was lost and made again from the volume. The directory must be there.
+    Recovered,
     /// Made by another provisioner, whose volume is to be deleted; carries no marker.
     Adopted,
 }
