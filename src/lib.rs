@@ -6,3 +6,4 @@ pub mod binding;
 pub mod cluster;
 pub mod crd;
 pub mod model;
+pub mod provision;

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct LocalNodeSpec {
     /// UID of the Node object that the agent runs on.
+    #[serde(rename = "nodeUID")]
     #[schemars(length(max = 64))]
     pub node_uid: String,
 }
