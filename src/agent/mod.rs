@@ -9,6 +9,9 @@ mod error;
 mod facts;
 mod marker;
 mod mounts;
+mod orders;
+mod reports;
+mod run;
 mod trash;
 
 pub use base::{AllowedBases, Base};
@@ -17,4 +20,5 @@ pub use error::{DirectoryError, errno_name};
 pub use facts::report;
 pub use marker::Marker;
 pub use mounts::Mount;
+pub use run::{Options, run};
 pub use trash::Swept;

@@ -1,19 +1,32 @@
 //! Makes volumes for claims: chooses the node where that is ours to choose, orders the directory from the node's
 //! agent, makes the PersistentVolume, and takes everything back when the volume is released.
 
+pub(crate) mod api;
 mod claim;
+mod claims;
+mod context;
 mod disposal;
+mod events;
+pub(crate) mod follow;
 mod parameters;
 mod pattern;
 mod placement;
+pub(crate) mod queue;
+mod run;
 mod volume;
+mod volumes;
 
+pub use api::ApiError;
 pub use claim::{Refusal, refusal};
+pub use context::Options;
 pub use disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 pub use parameters::{ClassParameters, ParameterError};
 pub use pattern::{Names, PathPattern, PatternError};
 pub use placement::{Candidate, NodeObstacle, affinity_value, choose_path};
-pub use volume::{LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, recovered, volume_name};
+pub use run::run;
+pub use volume::{
+    LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, reclaim, recovered, serves, volume_name,
+};
 
 /// The name under which classes ask for us. Without a slash, so that a CSIDriver object may carry it.
 pub const PROVISIONER: &str = "local.latebind.dev";
