@@ -149,7 +149,7 @@ fn warning(finding: &Finding, verdict: &PodVerdict) -> String {
 }
 
 /// Cut to a length, without the control characters for which the API server would drop the warning.
-fn bounded(text: &str, most_chars: usize) -> String {
+pub(super) fn bounded(text: &str, most_chars: usize) -> String {
     let clean = text.chars().map(|c| if c.is_control() { '?' } else { c });
     let mut cut: String = clean.clone().take(most_chars).collect();
     if clean.count() > most_chars {

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::base::Base;
 use super::run::Agent;
+use super::trash::Swept;
 use crate::crd::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport, PoolPath, READY, set_condition};
 use crate::provision::api::{ApiError, in_time};
 
@@ -141,9 +142,8 @@ pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
         for (path, require_mount) in bases {
             let sweeping = Arc::clone(&agent);
             let swept = tokio::task::spawn_blocking(move || {
-                Base::open(&sweeping.options.bases, &path, require_mount).and_then(|base| {
-                    if base.trash_entries()? > 0 { base.sweep(budget) } else { Ok(Default::default()) }
-                })
+                Base::open(&sweeping.options.bases, &path, require_mount)
+                    .and_then(|base| if base.trash_entries()? > 0 { base.sweep(budget) } else { Ok(Swept::default()) })
             });
             match swept.await {
                 Ok(Ok(swept)) => {

@@ -24,18 +24,21 @@ pub fn decide_claim(claim: &Claim, view: &dyn ClusterView, rules: &Rules) -> Cla
     let mut live: Vec<(&Arc<Pod>, String)> =
         consumers.iter().filter(|pod| pod.is_live()).filter_map(|pod| Some((pod, volume_of(pod, claim)?))).collect();
     live.sort_by_key(|(pod, _)| order(pod));
-    if let Some((waiting, _)) =
-        live.iter().find(|(pod, _)| pod.pinned_node().is_none() && pod.spec.scheduling_gates.is_empty())
-    {
+    let pinned = |(pod, volume): &(&Arc<Pod>, String)| pod.pinned_node().is_some() && pod.spec.mounts(volume);
+    if !live.iter().any(pinned) {
+        return verdict(ClaimRemedy::Leave, None, Vec::new());
+    }
+    let unplaced =
+        |(pod, _): &&(&Arc<Pod>, String)| pod.pinned_node().is_none() && pod.spec.scheduling_gates.is_empty();
+    if let Some((waiting, _)) = live.iter().find(unplaced) {
         let message =
             format!("Pod {:?} uses claim {:?} and is the scheduler's to place", waiting.display_name(), claim.name());
         let finding = Code::WaitsForScheduler.at(FieldPath::default(), message);
         return verdict(ClaimRemedy::Leave, None, vec![finding]);
     }
-    live.retain(|(pod, volume)| pod.pinned_node().is_some() && pod.spec.mounts(volume));
+    live.retain(pinned);
     let Some((pod, volume)) = live.iter().find(|(pod, _)| pod.is_acknowledged()) else {
-        let remedy = if live.is_empty() { ClaimRemedy::Leave } else { ClaimRemedy::Wait };
-        return verdict(remedy, None, Vec::new());
+        return verdict(ClaimRemedy::Wait, None, Vec::new());
     };
     let earlier = live.iter().take_while(|(other, _)| !Arc::ptr_eq(other, pod));
     if let Some((rival, _)) = earlier.into_iter().find(|(other, _)| other.pinned_node() != pod.pinned_node()) {

@@ -60,6 +60,8 @@ pub(super) enum ClaimState {
         volume: String,
         reach: Reach,
     },
+    /// Volumes are not known, so one may be reserved for it.
+    MaybeReserved,
     /// `storageClassName: ""`: only an existing volume without a class will do, without the scheduler.
     NoClass,
     /// No class named, and no default class.
@@ -129,8 +131,12 @@ pub(super) fn claim_state(
     if let Some(volume) = claim.volume_name() {
         return ClaimState::NamesVolume { volume: volume.to_owned() };
     }
-    if let Some(volume) = reserved_for(claim, view) {
-        return ClaimState::Reserved { volume: volume.name().to_owned(), reach: reach(&volume, node) };
+    match reserved_for(claim, view) {
+        Lookup::Found(volume) => {
+            return ClaimState::Reserved { volume: volume.name().to_owned(), reach: reach(&volume, node) };
+        }
+        Lookup::Unknown => return ClaimState::MaybeReserved,
+        Lookup::Absent => {}
     }
     let class = match class_of(claim, view) {
         Ok(class) => class,

@@ -44,6 +44,11 @@ impl Declared {
         FieldPath::new(&["spec", "volumes", &index])
     }
 
+    /// True when both volumes of the Pod are one claim.
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        self.index == other.index || (self.claim_name.is_some() && self.claim_name == other.claim_name)
+    }
+
     /// The claim, if it is delayed.
     pub const fn delayed(&self) -> Option<&Delayed> {
         if let ClaimState::Delayed(delayed) = &self.state { Some(delayed) } else { None }
@@ -136,13 +141,25 @@ pub(super) fn choose_among(
     served: impl Fn(&Declared, &Delayed) -> bool,
 ) -> Vec<(usize, Lookup<Arc<Volume>>)> {
     let delayed = declared.iter().enumerate().filter_map(|(place, claim)| Some((place, claim, claim.delayed()?)));
-    let asked: Vec<(usize, &Delayed)> = delayed
-        .filter(|(_, claim, delayed)| served(claim, delayed))
-        .map(|(place, _, delayed)| (place, delayed))
+    let served: Vec<(usize, &Declared, &Delayed)> =
+        delayed.filter(|(_, claim, delayed)| served(claim, delayed)).collect();
+    let mut asked: Vec<(&Declared, &Delayed)> = Vec::new();
+    // A claim that the Pod names twice is still one claim.
+    let places: Vec<(usize, usize)> = served
+        .iter()
+        .map(|(place, claim, delayed)| {
+            let known = asked.iter().position(|(other, _)| other.is_same_claim(claim));
+            let known = known.unwrap_or_else(|| {
+                asked.push((claim, delayed));
+                asked.len() - 1
+            });
+            (*place, known)
+        })
         .collect();
     let claims: Vec<(&Claim, &str)> =
         asked.iter().map(|(_, delayed)| (&*delayed.claim, delayed.class.name())).collect();
-    asked.iter().map(|(place, _)| *place).zip(choose(&claims, node, view)).collect()
+    let chosen = choose(&claims, node, view);
+    places.into_iter().map(|(place, known)| (place, chosen[known].clone())).collect()
 }
 
 /// What one declared claim means for the Pod: a row of the truth table and what a person should know.
@@ -220,6 +237,10 @@ fn judge_mounted(declared: &Declared, node: &Lookup<Arc<Node>>) -> Row {
             let says = format!("has volume {volume:?} reserved and is bound to it without the scheduler");
             Row::quiet(17, says, ClaimRemedy::Leave, Some(Code::NotBoundImmediately))
         }
+        ClaimState::MaybeReserved => {
+            let says = "may have a volume reserved: which volumes exist is not known".to_owned();
+            Row::quiet(17, says, ClaimRemedy::Wait, Some(Code::FactsNotKnown))
+        }
         ClaimState::NoClass => {
             let says = "asks for a volume without a class and is bound without the scheduler".to_owned();
             Row::quiet(9, says, ClaimRemedy::Leave, Some(Code::NotBoundImmediately))
@@ -290,11 +311,17 @@ fn judge_dynamic(declared: &Declared, delayed: &Delayed, node: &Lookup<Arc<Node>
         }
         Selected::Nobody | Selected::GoneNode(_) => {}
     }
-    if let Lookup::Found(volume) = &declared.fit
-        && delayed.selected == Selected::Nobody
-    {
-        let says = format!("waits for the scheduler to choose volume {:?} of class {class:?}", volume.name());
-        return Row::stuck(row(5), says, ClaimRemedy::Prebind { volume: volume.name().to_owned() }, None);
+    match &declared.fit {
+        Lookup::Found(volume) if delayed.selected == Selected::Nobody => {
+            let says = format!("waits for the scheduler to choose volume {:?} of class {class:?}", volume.name());
+            return Row::stuck(row(5), says, ClaimRemedy::Prebind { volume: volume.name().to_owned() }, None);
+        }
+        Lookup::Unknown => {
+            // To order a new volume where one exists would be wrong for good.
+            let says = format!("waits for a volume of class {class:?}; which ones exist is not known");
+            return Row::stuck(row(4), says, ClaimRemedy::Wait, Some(Code::FactsNotKnown));
+        }
+        Lookup::Found(_) | Lookup::Absent => {}
     }
     let remedy = match node {
         Lookup::Found(node) if !topology_allows(&delayed.class.allowed_topologies, node) => {

@@ -11,6 +11,7 @@ mod obstacle;
 mod pod;
 mod rules;
 pub mod selector;
+pub mod storage_findings;
 mod verdict;
 mod view;
 mod volume_choice;

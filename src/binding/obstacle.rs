@@ -157,10 +157,22 @@ fn claim_obstacles(pod: &Pod, node: &Node, declared: &[Declared], view: &dyn Clu
     let mut found = Vec::new();
     for (place, claim) in declared.iter().enumerate() {
         let choice = chosen.iter().find(|(chosen, _)| *chosen == place).map(|(_, volume)| volume);
-        found.extend(claim_obstacle(claim, node, choice, view));
+        let again = declared[..place].iter().any(|earlier| earlier.is_same_claim(claim));
+        if again && matches!(choice, Some(Lookup::Found(_))) {
+            // The scheduler does not notice that both are one claim, and looks for a second volume.
+            // Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `findMatchingVolumes`.
+            found.push(blocks(claim));
+        } else {
+            found.extend(claim_obstacle(claim, node, choice, view));
+        }
         found.extend(exclusive_obstacle(pod, claim, view));
     }
     found
+}
+
+fn blocks(claim: &Declared) -> Finding {
+    let message = format!("{} would keep the scheduler waiting", claim.label());
+    Code::DeclaredClaimBlocks.at(claim.path(), message)
 }
 
 /// Why the scheduler would wait for one declared claim, mounted or not, on this node.
@@ -170,10 +182,7 @@ fn claim_obstacle(
     choice: Option<&Lookup<Arc<crate::model::Volume>>>,
     view: &dyn ClusterView,
 ) -> Option<Finding> {
-    let blocks = || {
-        let message = format!("{} would keep the scheduler waiting", claim.label());
-        Some(Code::DeclaredClaimBlocks.at(claim.path(), message))
-    };
+    let blocks = || Some(blocks(claim));
     let unknown = || {
         let message = format!("volumes or capacities that {} could use are not known", claim.label());
         Some(Code::FactsNotKnown.at(claim.path(), message))
@@ -224,12 +233,20 @@ fn has_room(claim: &Claim, class_name: &str, driver_name: &str, node: &Node, vie
 
 /// Another live Pod uses a `ReadWriteOncePod` claim of this one.
 fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Option<Finding> {
-    let name = claim.claim_name.as_deref()?;
+    // What a template makes is used by the Pod alone.
+    let name = claim.claim_name.as_deref().filter(|_| !claim.from_template)?;
     let stored = view.claim(pod.namespace(), name).found()?;
     if !stored.spec.access_modes.iter().any(|mode| mode == "ReadWriteOncePod") {
         return None;
     }
-    let others = view.consumers(pod.namespace(), name).found()?;
+    let others = match view.consumers(pod.namespace(), name) {
+        Lookup::Found(others) => others,
+        Lookup::Absent => return None,
+        Lookup::Unknown => {
+            let message = format!("which Pods use {} is not known, and it allows one Pod only", claim.label());
+            return Some(Code::FactsNotKnown.at(claim.path(), message));
+        }
+    };
     let other = others.iter().find(|other| other.is_live() && !super::pod::is_same(other, pod))?;
     let message = format!("Pod {:?} uses {}, which allows one Pod only", other.display_name(), claim.label());
     Some(Code::Exclusive.at(claim.path(), message))
@@ -238,7 +255,10 @@ fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Op
 /// Drivers that the node lacks, or of which it can hold too few volumes.
 fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) -> Vec<Finding> {
     let mut wanted: std::collections::BTreeMap<String, (usize, FieldPath)> = std::collections::BTreeMap::new();
-    for claim in declared {
+    for (place, claim) in declared.iter().enumerate() {
+        if declared[..place].iter().any(|earlier| earlier.is_same_claim(claim)) {
+            continue;
+        }
         let driver = match &claim.state {
             ClaimState::Bound { volume, .. } => {
                 view.volume(volume).found().and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.clone()))
@@ -251,23 +271,32 @@ fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) 
         }
     }
     let drivers = wanted.into_iter().filter_map(|(driver, (volumes, path))| {
-        let known = view.csi_driver(&driver).found();
-        let entry = view.csi_node(node.name()).found().and_then(|csi_node| {
-            csi_node.spec.drivers.iter().find(|entry| entry.name == driver).map(|entry| entry.allocatable.clone())
-        });
-        match entry {
-            None if known.is_some_and(|driver| driver.spec.prevent_pod_scheduling_if_missing) => {
-                let message = format!("driver {driver:?} is not registered on node {:?}", node.name());
-                Some(Code::DriverMissing.at(path, message))
-            }
-            Some(limit) => {
-                let most = limit.and_then(|limit| limit.count)?;
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                let message = format!("node {:?} holds at most {most} volumes of driver {driver:?}", node.name());
-                (volumes > most).then(|| Code::AttachLimit.at(path, message))
-            }
-            None => None,
-        }
+        driver_obstacle(node, &driver, volumes, view).map(|(code, message)| code.at(path, message))
     });
     drivers.collect()
+}
+
+/// What keeps the scheduler from bringing that many more volumes of one driver to the node.
+fn driver_obstacle(node: &Node, driver: &str, volumes: usize, view: &dyn ClusterView) -> Option<(Code, String)> {
+    let name = node.name();
+    let unknown =
+        || Some((Code::FactsNotKnown, format!("whether driver {driver:?} runs on node {name:?} is not known")));
+    let registered = match view.csi_node(name) {
+        Lookup::Found(csi_node) => csi_node.spec.drivers.iter().find(|entry| entry.name == driver).cloned(),
+        Lookup::Absent => None,
+        Lookup::Unknown => return unknown(),
+    };
+    let Some(registered) = registered else {
+        return match view.csi_driver(driver) {
+            Lookup::Found(driver) if !driver.spec.prevent_pod_scheduling_if_missing => None,
+            Lookup::Found(_) => {
+                Some((Code::DriverMissing, format!("driver {driver:?} is not registered on node {name:?}")))
+            }
+            Lookup::Absent => None,
+            Lookup::Unknown => unknown(),
+        };
+    };
+    let most = usize::try_from(registered.allocatable?.count?).unwrap_or(usize::MAX);
+    let message = format!("node {name:?} holds at most {most} volumes of driver {driver:?}");
+    (volumes > most).then_some((Code::AttachLimit, message))
 }

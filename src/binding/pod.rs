@@ -30,7 +30,11 @@ pub fn decide_pod(pod: &Pod, view: &dyn ClusterView, rules: &Rules) -> PodVerdic
         let message = format!("the Pod names node {node_name:?} and has scheduling gates");
         return left(vec![Code::Gated.at(FieldPath::new(&["spec", "schedulingGates"]), message)]);
     }
-    let node = view.node(node_name);
+    let needs_node = pod.spec.volumes.iter().any(|volume| {
+        // A Pod without claims rests on no fact, nor on an assumption that would have to be named.
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+    });
+    let node = if needs_node { view.node(node_name) } else { Lookup::Unknown };
     let declared = declared_claims(pod, node_name, &node, view);
     let (mut volumes, mut findings) = (Vec::new(), Vec::new());
     for claim in &declared {
@@ -202,7 +206,8 @@ fn give_up(volumes: &mut [VolumeVerdict], reason: Code) -> Remedy {
 fn unsaid(against: Vec<Finding>, said: &[Finding]) -> Vec<Finding> {
     let spoken = |finding: &Finding| {
         let same_claim = |other: &&Finding| other.path == finding.path && other.severity > Severity::Info;
-        finding.code == Code::DeclaredClaimBlocks && said.iter().any(|other| same_claim(&other))
+        matches!(finding.code, Code::DeclaredClaimBlocks | Code::FactsNotKnown)
+            && said.iter().any(|other| same_claim(&other))
     };
     against.into_iter().filter(|finding| !spoken(finding)).collect()
 }

@@ -23,9 +23,15 @@ fn serves(volume: &Volume, claim: &Claim) -> bool {
 }
 
 /// The volume that is reserved for the claim and that the volume controller would therefore bind without the scheduler.
-pub(super) fn reserved_for(claim: &Claim, view: &dyn ClusterView) -> Option<Arc<Volume>> {
-    let candidates = view.volumes_claimed_by(claim.namespace(), claim.name()).found()?;
-    candidates.into_iter().find(|volume| volume.is_claimed_by(claim) && serves(volume, claim))
+pub(super) fn reserved_for(claim: &Claim, view: &dyn ClusterView) -> Lookup<Arc<Volume>> {
+    match view.volumes_claimed_by(claim.namespace(), claim.name()) {
+        Lookup::Found(candidates) => {
+            let reserved = candidates.into_iter().find(|volume| volume.is_claimed_by(claim) && serves(volume, claim));
+            Lookup::found_or(reserved, Lookup::Absent)
+        }
+        Lookup::Absent => Lookup::Absent,
+        Lookup::Unknown => Lookup::Unknown,
+    }
 }
 
 /// What the scheduler would find for one claim.

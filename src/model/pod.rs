@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::storage::ClaimTemplate;
-use super::{MIRROR_POD, Quantity, null_as_default};
+use super::{MIRROR_POD, Quantity, null_as_default, object, object_or_default, objects};
 
 /// A Pod: where it may run, and which volumes its containers mount.
 #[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
@@ -17,7 +17,7 @@ pub struct Pod {
     /// Name, namespace, annotations, UID.
     pub metadata: ObjectMeta,
     /// What is asked for.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "object_or_default")]
     pub spec: PodSpec,
     /// What the kubelet reports.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -35,7 +35,7 @@ pub struct PodSpec {
     #[serde(default)]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Affinity; only required terms are read.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub affinity: Option<Affinity>,
     /// Taints that the Pod tolerates.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -59,7 +59,7 @@ pub struct PodSpec {
     #[serde(default)]
     pub preemption_policy: Option<String>,
     /// Volumes.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "objects")]
     pub volumes: Vec<PodVolume>,
     /// Init containers.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -92,7 +92,7 @@ pub struct PodStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Affinity {
     /// To nodes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub node_affinity: Option<NodeAffinity>,
     /// To Pods.
     #[serde(default)]
@@ -163,7 +163,7 @@ pub struct PodVolume {
     #[serde(default)]
     pub persistent_volume_claim: Option<ClaimSource>,
     /// A generic ephemeral volume: a claim that lives as long as the Pod.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub ephemeral: Option<EphemeralSource>,
 }
 
@@ -181,7 +181,7 @@ pub struct ClaimSource {
 #[serde(rename_all = "camelCase")]
 pub struct EphemeralSource {
     /// What the claim is made from; its name will be `<pod>-<volume>`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub volume_claim_template: Option<ClaimTemplate>,
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Deserialize;
 
 use super::pod::ResourceAmounts;
-use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default};
+use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default, object};
 
 /// A PersistentVolumeClaim.
 #[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
@@ -76,7 +76,7 @@ pub struct ClaimStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ClaimTemplate {
     /// Labels and annotations of the claim; nothing else is allowed there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub metadata: Option<ClaimTemplateMetadata>,
     /// `spec` of the claim.
     #[serde(default, deserialize_with = "null_as_default")]

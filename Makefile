@@ -1,0 +1,86 @@
+# Every target says what it does: make help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+KUBE_VERSION ?= 1.36
+export KUBE_VERSION
+CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: build
+build: ## Build the binary: target/release/latebind
+	$(CARGO) build --release --bin latebind
+
+.PHONY: demo
+demo: ## From nothing to a deadlocked Pod running, on a real Kubernetes
+	examples/demo.sh
+
+.PHONY: demo-offline
+demo-offline: ## The same story from manifests alone, without a cluster
+	examples/demo-offline.sh
+
+.PHONY: setup
+setup: ## Say what this machine lacks; as root on Debian, install it
+	@tests/setup.sh
+
+.PHONY: test
+test: setup lint test-fast test-cluster ## Everything that a change must pass
+
+.PHONY: test-fast
+test-fast: ## Cases, properties, command line and admission over TLS: no cluster
+	$(CARGO) test --workspace --all-targets -- $(TEST_ARGS)
+
+.PHONY: test-cluster
+test-cluster: ## The platform's facts and latebind, on a real control plane and real nodes
+	$(CLUSTER) build
+
+.PHONY: test-all
+test-all: test ## The same, on every supported version of Kubernetes
+	KUBE_VERSION=1.33 $(MAKE) test-cluster
+
+.PHONY: soak
+soak: ## The long proofs; tables go to docs/results
+
+.PHONY: lint
+lint: ## Format, clippy, documentation, licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	$(CARGO) deny --log-level error check bans licenses sources
+	@$(CARGO) deny --log-level error check advisories || { \
+	  $(CARGO) deny fetch >/dev/null 2>&1 && exit 1; \
+	  echo "lint: the advisory database cannot be reached from here; advisories were NOT checked"; }
+
+.PHONY: bench
+bench: ## Speed and memory, as ratios within one run
+	$(CARGO) bench --bench decide
+	$(CARGO) bench --bench lint
+	$(CARGO) bench --bench load
+
+.PHONY: certs
+certs: build ## A certificate authority and serving certificate for development, in certs/
+
+.PHONY: cluster
+cluster: ## Start a real Kubernetes with two nodes that stays; prints the KUBECONFIG to export
+	@$(CLUSTER) setup
+	@$(CLUSTER) up --nodes 2
+
+.PHONY: cluster-down
+cluster-down: ## End that cluster and remove all of it
+	@$(CLUSTER) down
+
+.PHONY: cluster-status
+cluster-status: ## Show what runs
+	@$(CLUSTER) status
+
+.PHONY: update
+update: ## Write generated files anew: decisions, findings, manifests
+	LATEBIND_UPDATE=1 $(CARGO) test --workspace --all-targets
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,341 @@
+//! How many reviews a second the webhook answers, and how long each takes, next to a server of the same crates that
+//! reads the body and answers a constant.
+//!
+//! Each server is a process of its own on one core and the client, with 16 kept connections, on another, so that a ratio
+//! of two runs says what admission costs on top of HTTP and TLS. Run it on a quiet machine: `cargo bench --bench load`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use latebind::tls::{Authority, CurrentCertificate, MinimumVersion, crypto, server_config};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+const ROLE: &str = "LATEBIND_BENCH_ROLE";
+const SERVER_CORE: &str = "0";
+const CLIENT_CORE: &str = "1";
+const CONNECTIONS: usize = 16;
+const WARM_UP: Duration = Duration::from_secs(1);
+const MEASURED: Duration = Duration::from_secs(5);
+/// Servers take turns, so that a disturbance of the machine falls on both.
+const ROUNDS: usize = 3;
+
+fn main() {
+    crypto::install();
+    match std::env::var(ROLE).as_deref() {
+        Ok("bare") => bare_server(Path::new(&std::env::args().nth(1).unwrap())),
+        Ok("client") => client(),
+        _ => compare(),
+    }
+}
+
+// --- the comparison
+
+fn compare() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if cores < 2 || Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("needs two cores and taskset; nothing measured");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    println!("load: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
+    let mut table =
+        String::from("| nodes known | body | server | reviews/s | of bare | p50 ms | p99 ms | RSS MB | peak |\n");
+    table.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for nodes in [10, 5_000] {
+        let objects = folder.path().join(format!("objects-{nodes}"));
+        write_objects(&objects, nodes);
+        for bytes in [3 << 10, 64 << 10] {
+            let body = folder.path().join(format!("{bytes}.json"));
+            std::fs::write(&body, review(bytes)).unwrap();
+            let bare = Server::bare(folder.path());
+            let webhook = Server::webhook(folder.path(), &objects);
+            let (mut of_bare, mut of_webhook) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                of_bare.push(bare.load(&body));
+                of_webhook.push(webhook.load(&body));
+            }
+            let ratios = of_bare.iter().zip(&of_webhook).map(|(bare, webhook)| webhook.rate / bare.rate);
+            let ratio = median(ratios.collect());
+            let kib = std::fs::metadata(&body).unwrap().len() >> 10;
+            for (name, server, results, of_bare) in
+                [("bare", &bare, of_bare, String::new()), ("latebind", &webhook, of_webhook, format!("{ratio:.2}"))]
+            {
+                let (rate, p50, p99) = (
+                    median(results.iter().map(|result| result.rate).collect()),
+                    median(results.iter().map(|result| result.p50).collect()),
+                    median(results.iter().map(|result| result.p99).collect()),
+                );
+                let (rss, peak) = (server.memory("VmRSS"), server.memory("VmHWM"));
+                writeln!(
+                    table,
+                    "| {nodes} | {kib} KiB | {name} | {rate:.0} | {of_bare} | {p50:.2} | {p99:.2} | {rss:.1} | {peak:.1} |"
+                )
+                .unwrap();
+            }
+        }
+    }
+    println!("\n{CONNECTIONS} connections, one core a server; median of {ROUNDS} runs of {MEASURED:?}\n\n{table}");
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    ca: PathBuf,
+}
+
+struct Measured {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+impl Server {
+    fn bare(folder: &Path) -> Self {
+        let ca = folder.join("bare.pem");
+        let mut command = pinned(SERVER_CORE, &std::env::current_exe().unwrap());
+        command.arg(&ca).env(ROLE, "bare").stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, address: line.trim().parse().unwrap(), ca }
+    }
+
+    fn webhook(folder: &Path, objects: &Path) -> Self {
+        let ca = folder.join("webhook.pem");
+        let mut command = pinned(SERVER_CORE, Path::new(env!("CARGO_BIN_EXE_latebind")));
+        command.args(["webhook", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.arg("--objects").arg(objects).arg("--ca-out").arg(&ca).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the webhook did not start");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "serving" {
+                break line["address"].as_str().unwrap().parse().unwrap();
+            }
+        };
+        // Whatever it says from now on must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, address, ca }
+    }
+
+    fn load(&self, body: &Path) -> Measured {
+        let mut command = pinned(CLIENT_CORE, &std::env::current_exe().unwrap());
+        command.arg(self.address.to_string()).arg(&self.ca).arg(body).env(ROLE, "client");
+        let output = command.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "the client failed");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |field: &str| said[field].as_f64().unwrap();
+        Measured { rate: number("rate"), p50: number("p50"), p99: number("p99") }
+    }
+
+    /// A line of `/proc/PID/status` in MB.
+    fn memory(&self, field: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib / 1024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// `taskset` becomes the command, so the child's PID is the command's.
+fn pinned(core: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", core]).arg(program).stdin(Stdio::null());
+    command
+}
+
+fn write_objects(folder: &Path, nodes: usize) {
+    std::fs::create_dir(folder).unwrap();
+    let mut nodes_yaml = String::new();
+    for place in 0..nodes {
+        writeln!(
+            nodes_yaml,
+            "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: worker-{place}\n  labels:\n    \
+             kubernetes.io/hostname: worker-{place}\n    topology.kubernetes.io/zone: zone-{}\n\
+             status:\n  allocatable: {{cpu: \"16\", memory: 64Gi}}\n  conditions:\n  - {{type: Ready, status: \"True\"}}",
+            place % 3
+        )
+        .unwrap();
+    }
+    std::fs::write(folder.join("nodes.yaml"), nodes_yaml).unwrap();
+    let class = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: local-path}\n\
+                 provisioner: rancher.io/local-path\nvolumeBindingMode: WaitForFirstConsumer\n";
+    std::fs::write(folder.join("class.yaml"), class).unwrap();
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: shop-data, namespace: team-a}\n\
+                 spec:\n  storageClassName: local-path\n  accessModes: [ReadWriteOnce]\n  \
+                 resources: {requests: {storage: 10Gi}}\nstatus: {phase: Pending}\n";
+    std::fs::write(folder.join("claim.yaml"), claim).unwrap();
+}
+
+/// The review of a Pod that is rewritten, with as many containers as it takes to fill the size.
+fn review(bytes: usize) -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reviews/pod-pinned.json");
+    let mut review: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let pod = &mut review["request"]["object"];
+    pod["spec"]["nodeName"] = json!("worker-7");
+    let sidecar = json!({
+        "name": "sidecar", "image": "registry.example/mesh/proxy:1.29.1",
+        "args": ["proxy", "sidecar", "--domain", "$(POD_NAMESPACE).svc.cluster.local", "--concurrency", "2"],
+        "env": (0..40).map(|place| json!({"name": format!("SETTING_{place}"), "value": format!("{place:064x}")}))
+            .collect::<Vec<_>>(),
+        "resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "100m", "memory": "128Mi"}},
+        "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": true}],
+        "terminationMessagePath": "/dev/termination-log", "imagePullPolicy": "IfNotPresent",
+    });
+    let size = |review: &Value| serde_json::to_vec(review).unwrap().len();
+    let each = sidecar.to_string().len();
+    while size(&review) + each < bytes {
+        review["request"]["object"]["spec"]["containers"].as_array_mut().unwrap().push(sidecar.clone());
+    }
+    serde_json::to_vec(&review).unwrap()
+}
+
+// --- the bare server
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+fn bare_server(ca: &Path) {
+    // As long as the answer to a rewritten Pod.
+    const ANSWER: Bytes = Bytes::from_static(&[b'x'; 700]);
+    runtime().block_on(async {
+        let now = time::OffsetDateTime::now_utc();
+        let authority = Authority::new(&["localhost".to_owned()], now).unwrap();
+        authority.write_pem(ca).unwrap();
+        let certificate = CurrentCertificate::new(authority.issue(now).unwrap());
+        let tls = TlsAcceptor::from(Arc::new(server_config(certificate, MinimumVersion::Tls12).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                stream.set_nodelay(true).unwrap();
+                let Ok(stream) = tls.accept(stream).await else { return };
+                let service = service_fn(|request: Request<Incoming>| async {
+                    let read = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+                    Ok::<_, Infallible>(Response::new(Full::new(if read.is_ok() { ANSWER } else { Bytes::new() })))
+                });
+                let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+}
+
+// --- the client
+
+fn client() {
+    let mut args = std::env::args().skip(1);
+    let address: SocketAddr = args.next().unwrap().parse().unwrap();
+    let (ca, body) = (std::fs::read(args.next().unwrap()).unwrap(), std::fs::read(args.next().unwrap()).unwrap());
+    let mut request = format!(
+        "POST /mutate?timeout=3s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: kube-apiserver-admission\r\n\
+         Content-Length: {}\r\nAccept: application/json, */*\r\nContent-Type: application/json\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend(body);
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&ca) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let tls = TlsConnector::from(Arc::new(config));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut times = runtime.block_on(async {
+        let request: Arc<[u8]> = request.into();
+        let begin = Instant::now() + WARM_UP;
+        let tasks: Vec<_> = (0..CONNECTIONS)
+            .map(|_| tokio::spawn(ask(address, tls.clone(), Arc::clone(&request), begin, begin + MEASURED)))
+            .collect();
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.unwrap());
+        }
+        times
+    });
+    times.sort_unstable();
+    let milliseconds = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e3;
+    #[allow(clippy::cast_precision_loss)]
+    let rate = times.len() as f64 / MEASURED.as_secs_f64();
+    println!("{}", json!({"rate": rate, "p50": milliseconds(50), "p99": milliseconds(99)}));
+}
+
+/// One connection: the next request follows the last answer.
+async fn ask(
+    address: SocketAddr,
+    tls: TlsConnector,
+    request: Arc<[u8]>,
+    begin: Instant,
+    end: Instant,
+) -> Vec<Duration> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+    let mut times = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let sent = Instant::now();
+        if sent >= end {
+            return times;
+        }
+        stream.write_all(&request).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut filled = 0;
+        let mut expected = usize::MAX;
+        while filled < expected {
+            let read = stream.read(&mut buffer[filled..]).await.unwrap();
+            assert_ne!(read, 0, "the server closed the connection");
+            filled += read;
+            if expected == usize::MAX
+                && let Some(head) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n")
+            {
+                let text = std::str::from_utf8(&buffer[..head]).unwrap().to_ascii_lowercase();
+                assert!(text.starts_with("http/1.1 200 "), "{text}");
+                let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                expected = head + 4 + length.trim().parse::<usize>().unwrap();
+            }
+        }
+        if sent >= begin {
+            times.push(sent.elapsed());
+        } else if buffer[..filled].contains(&b'{') {
+            let said = String::from_utf8_lossy(&buffer[..filled]);
+            assert!(said.contains("JSONPatch"), "not rewritten: {said}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `latebind lint`: findings in manifests, and `--fix`, which mends some of them.
+
+mod check;
+mod ignore;
+mod mend;
+
+use std::io::Write;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+
+use super::Exit;
+use super::input::{AssumeArgs, InputArgs, RulesArgs, exit_of};
+use super::output::{self, Output};
+use super::report::{Format, Point, Report, Unread};
+use super::style::{Style, clean};
+use crate::binding::Severity;
+use crate::cluster::manifests::Manifests;
+
+const EXAMPLES: &str = "\
+Examples:
+  # every manifest of a directory and beneath it
+  latebind lint -R -f manifests/
+
+  # what a chart renders, with the cluster's classes and nodes as facts
+  kubectl get storageclass,node -o yaml > facts.yaml
+  helm template my-chart | latebind lint -f - --objects facts.yaml
+
+  # for people here and for code scanning there
+  latebind lint -f manifests/ -o table -o sarif=findings.sarif
+
+  # show how nodeName would be rewritten, then do it
+  latebind lint -f pod.yaml --fix --diff
+  latebind lint -f pod.yaml --fix
+
+To accept a finding, annotate the object or its template:
+  latebind.dev/ignore: \"LB001: the claim is bound by hand\"";
+
+/// Look for Pods and workloads that would wait for ever.
+///
+/// Reads Pods, Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs, CronJobs, ReplicationControllers, PodTemplates
+/// and lists of them. Claims, classes, volumes and Nodes of the same input are the facts, and are looked at too.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct LintArgs {
+    #[command(flatten)]
+    input: InputArgs,
+
+    /// How to print what was found: table, json, yaml, sarif, junit, github or gitlab, with =FILE to write it to a file.
+    /// Repeat it for several. The default is table.
+    #[arg(short, long, value_name = "FORMAT[=FILE]")]
+    output: Vec<Output<Format>>,
+
+    /// Rewrite nodeName in the files where that is safe, and touch nothing else. Standard input is rewritten to standard
+    /// output.
+    #[arg(long, help_heading = "Fix")]
+    fix: bool,
+
+    /// With --fix: show what would be rewritten as a unified diff, and write nothing.
+    #[arg(long, requires = "fix", help_heading = "Fix")]
+    diff: bool,
+
+    /// The severity from which on findings make the exit code 1.
+    #[arg(
+        long,
+        value_name = "SEVERITY",
+        default_value = "error",
+        env = "LATEBIND_FAIL_ON",
+        hide_env = true,
+        help_heading = "Exit code"
+    )]
+    fail_on: FailOn,
+
+    /// Exit with 0 whatever is found. Input that cannot be read still fails.
+    #[arg(long, conflicts_with = "warn_exit_code", help_heading = "Exit code")]
+    exit_zero: bool,
+
+    /// The exit code for warnings that do not make it 1.
+    #[arg(long, value_name = "N", help_heading = "Exit code")]
+    warn_exit_code: Option<u8>,
+
+    #[command(flatten)]
+    assume: AssumeArgs,
+    #[command(flatten)]
+    rules: RulesArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FailOn {
+    Error,
+    Warning,
+    Info,
+    Never,
+}
+
+impl FailOn {
+    const fn severity(self) -> Option<Severity> {
+        match self {
+            Self::Error => Some(Severity::Error),
+            Self::Warning => Some(Severity::Warning),
+            Self::Info => Some(Severity::Info),
+            Self::Never => None,
+        }
+    }
+}
+
+/// Runs it.
+pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
+    args.check_outputs()?;
+    let manifests = args.input.read()?;
+    let view = manifests.view(args.assume.assumptions());
+    let mut checked = check::check(&manifests, &view, &args.rules.rules());
+    let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
+    let mended = mend::mend(&mut checked, stdin.map(AsRef::as_ref), args.mode());
+    let report = Report {
+        findings: checked.findings,
+        objects: checked.objects,
+        assumptions: view.take_used().iter().map(ToString::to_string).collect(),
+        unread: unread(&manifests),
+        fail_on: args.fail_on.severity().filter(|_| !args.exit_zero),
+    };
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(mended.output.as_bytes()).and_then(|()| stdout.flush())?;
+    drop(stdout);
+    args.print(&report, mended.stdout_is_taken)?;
+    for failure in &mended.failures {
+        writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(failure))?;
+    }
+    if !mended.failures.is_empty() {
+        return Ok(Exit::Input);
+    }
+    Ok(args.exit(&manifests, &report))
+}
+
+impl LintArgs {
+    const fn mode(&self) -> mend::Mode {
+        match (self.fix, self.diff) {
+            (false, _) => mend::Mode::Propose,
+            (true, true) => mend::Mode::Diff,
+            (true, false) => mend::Mode::Write,
+        }
+    }
+
+    /// Standard output holds one thing.
+    fn check_outputs(&self) -> anyhow::Result<()> {
+        let explicit = self.output.iter().any(|output| output.file.is_none());
+        let holds = if self.diff {
+            "the diff"
+        } else if self.fix && self.input.filename.iter().any(|name| name == "-") {
+            "the rewritten manifests"
+        } else {
+            return Ok(());
+        };
+        if explicit {
+            bail!("standard output holds {holds}; write findings to a file: -o FORMAT=FILE");
+        }
+        Ok(())
+    }
+
+    fn print(&self, report: &Report, stdout_is_taken: bool) -> anyhow::Result<()> {
+        if self.output.is_empty() && stdout_is_taken {
+            let mut text = Vec::new();
+            report.render(Format::Table, Style::of_stderr(), &mut text)?;
+            // Colours were decided on above, so the bytes go out as they are.
+            std::io::stderr().lock().write_all(&text)?;
+            return Ok(());
+        }
+        let table = [Output { format: Format::Table, file: None }];
+        let outputs = if self.output.is_empty() { &table } else { self.output.as_slice() };
+        output::print(outputs, |format, style, out| Ok(report.render(format, style, out)?))
+    }
+
+    fn exit(&self, manifests: &Manifests, report: &Report) -> Exit {
+        let worst = report.worst();
+        let fails = match (report.fail_on, worst) {
+            (Some(threshold), Some(worst)) if worst >= threshold => true,
+            // Who asked for a fix wants to hear that there is none.
+            (Some(_), _) => report.open().any(|finding| finding.not_fixed.is_some()),
+            (None, _) => false,
+        };
+        match (exit_of(manifests, fails), self.warn_exit_code) {
+            (Exit::Clean, Some(code)) if worst >= Some(Severity::Warning) => Exit::Other(code),
+            (exit, _) => exit,
+        }
+    }
+}
+
+fn unread(manifests: &Manifests) -> Vec<Unread> {
+    let of = |problem: &crate::cluster::manifests::Problem| Unread {
+        file: problem.place.file.clone(),
+        at: problem.place.span.map(|span| Point { line: span.start.line, column: span.start.column }),
+        message: problem.message.clone(),
+    };
+    manifests.problems.iter().map(of).collect()
+}

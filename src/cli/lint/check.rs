@@ -1,0 +1,260 @@
+//! From objects to findings with places.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::ignore::{self, IGNORE, Ignores};
+use crate::binding::storage_findings::{StorageFacts, class_findings, config_map_findings, volume_findings};
+use crate::binding::{
+    ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Rules, Severity, decide_pod, decide_workload,
+};
+use crate::cli::report::{self, Point, Reported, State};
+use crate::cluster::Fact;
+use crate::cluster::manifests::{Manifests, Object, Origin, Subject};
+use crate::model::{Node, Pod, Volume};
+
+/// What was found, and what could be rewritten.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// The findings, in the order of the input.
+    pub(super) findings: Vec<Reported>,
+    /// The objects that were looked at.
+    pub(super) objects: Vec<Arc<report::Object>>,
+    /// Pod specs that can be rewritten.
+    pub(super) rewrites: Vec<Rewrite>,
+    /// Pod specs that ought to be rewritten and must not be.
+    pub(super) refusals: Vec<Refused>,
+}
+
+/// A Pod spec that can be rewritten.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    /// Where its object was read.
+    pub(super) origin: Origin,
+    /// Steps from the top of the document to the spec.
+    pub(super) spec: FieldPath,
+    /// The pin.
+    pub(super) pin: Pin,
+    /// The finding that the rewrite mends first of all.
+    pub(super) finding: usize,
+    /// All findings that vanish with it.
+    pub(super) findings: std::ops::Range<usize>,
+}
+
+/// A Pod spec that must not be rewritten.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The finding that stands.
+    pub(super) finding: usize,
+    /// Why there is no rewrite.
+    pub(super) why: String,
+}
+
+/// Looks at every object that is not a fact only.
+pub(super) fn check(manifests: &Manifests, view: &dyn ClusterView, rules: &Rules) -> Checked {
+    let storage = storage_facts(manifests);
+    let mut checked = Checked::default();
+    for object in manifests.checked() {
+        checked.object(object, &storage, view, rules);
+    }
+    checked
+}
+
+fn storage_facts(manifests: &Manifests) -> StorageFacts<'_> {
+    let facts = || {
+        manifests.objects.iter().filter_map(|object| match &object.subject {
+            Subject::Fact(fact) => Some(fact.as_ref()),
+            Subject::Workload(_) | Subject::Other => None,
+        })
+    };
+    let volumes = facts().filter_map(|fact| match fact {
+        Fact::Volume(volume) => Some(volume),
+        _ => None,
+    });
+    let nodes = facts().filter_map(|fact| match fact {
+        Fact::Node(node) => Some(node),
+        _ => None,
+    });
+    let mut storage = StorageFacts::new(volumes.collect::<Vec<&Volume>>(), nodes.collect::<Vec<&Node>>());
+    manifests.objects.iter().filter(|object| is_config_map(object)).for_each(|map| storage.note_config_map(&map.value));
+    storage
+}
+
+fn is_config_map(object: &Object) -> bool {
+    object.group.is_empty() && object.kind == "ConfigMap"
+}
+
+/// What was decided about one object.
+#[derive(Default)]
+struct Decided {
+    findings: Vec<Finding>,
+    /// Steps from the top of the object to the Pod spec, and the verdicts on the Pods that are made from it.
+    pods: Option<(FieldPath, Vec<PodVerdict>)>,
+}
+
+impl Checked {
+    fn object(&mut self, object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) {
+        let decided = decide(object, storage, view, rules);
+        let start = object.origin.place(&FieldPath::default()).span.unwrap_or_default().start;
+        let subject = Arc::new(report::Object {
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            file: object.origin.source().name.clone(),
+            line: start.line,
+        });
+        self.objects.push(Arc::clone(&subject));
+        let template = decided.pods.as_ref().map(|(spec, _)| FieldPath::new(&spec.0[..spec.0.len().saturating_sub(1)]));
+        let (ignores, faults) = ignores(object, template.as_ref());
+        let first = self.findings.len();
+        for finding in decided.findings {
+            let state = match ignores.reasons.get(&finding.code) {
+                Some(reason) => State::Ignored { reason: reason.clone() },
+                None => State::Open,
+            };
+            self.findings.push(reported(finding, object, &subject, state));
+        }
+        if let Some((spec, verdicts)) = decided.pods {
+            self.rewrite(object, &spec, &verdicts, first);
+        }
+        let faults = faults.into_iter().map(|finding| reported(finding, object, &subject, State::Open));
+        self.findings.extend(faults);
+    }
+
+    /// Notes what becomes of the Pod spec whose findings begin at `first`.
+    fn rewrite(&mut self, object: &Object, spec: &FieldPath, verdicts: &[PodVerdict], first: usize) {
+        let findings = first..self.findings.len();
+        let deadlock = findings.clone().find(|at| self.findings[*at].code == Code::PinnedToDelayedClaim);
+        let worst = findings.clone().find(|at| self.findings[*at].is_open());
+        let Some(finding) = deadlock.or(worst) else { return };
+        if !self.findings[finding].is_open() {
+            return;
+        }
+        match pin(verdicts) {
+            Ok(pin) => {
+                let spec = spec.beneath(&object.origin.prefix.0);
+                self.rewrites.push(Rewrite { origin: object.origin.clone(), spec, pin, finding, findings });
+            }
+            Err(why) if self.findings[finding].severity >= Severity::Warning => {
+                self.refusals.push(Refused { finding, why });
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn decide(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Decided {
+    let findings = |findings| Decided { findings, pods: None };
+    match &object.subject {
+        Subject::Workload(workload) => {
+            let verdict = decide_workload(workload, view, rules);
+            let spec = FieldPath::new(&["spec"]).beneath(workload.kind.template_path());
+            of_pods(spec, verdict.pods.into_iter().map(|(_, verdict)| verdict).collect())
+        }
+        Subject::Fact(fact) => match fact.as_ref() {
+            Fact::Pod(pod) if has_started(pod) => Decided::default(),
+            Fact::Pod(pod) => of_pods(FieldPath::new(&["spec"]), vec![decide_pod(pod, view, rules)]),
+            Fact::Class(class) => findings(class_findings(class, storage)),
+            Fact::Volume(volume) => findings(volume_findings(volume, storage)),
+            _ => Decided::default(),
+        },
+        Subject::Other if is_config_map(object) => findings(config_map_findings(&object.value)),
+        Subject::Other => Decided::default(),
+    }
+}
+
+/// A Pod that was read from a cluster and has left its volumes behind it names the node that it runs or ran on.
+fn has_started(pod: &Pod) -> bool {
+    matches!(pod.status.phase.as_str(), "Running" | "Succeeded" | "Failed")
+}
+
+/// Findings of all Pods of one spec. Those that say the same about the same field, for one Pod after another, are told
+/// once.
+fn of_pods(spec: FieldPath, verdicts: Vec<PodVerdict>) -> Decided {
+    let mut findings: Vec<(Finding, usize)> = Vec::new();
+    for verdict in &verdicts {
+        for finding in &verdict.findings {
+            let same = findings.iter_mut().find(|(told, _)| told.code == finding.code && told.path == finding.path);
+            match same {
+                Some((told, more)) if verdicts.len() > 1 => *more += usize::from(told.message != finding.message),
+                _ => findings.push((finding.clone(), 0)),
+            }
+        }
+    }
+    let told = findings.into_iter().map(|(mut finding, more)| {
+        if more > 0 {
+            finding.message = format!("{} (and {more} more)", finding.message);
+        }
+        finding
+    });
+    let mut findings: Vec<Finding> = told.collect();
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
+    Decided { findings, pods: Some((spec, verdicts)) }
+}
+
+/// The pin that is right for every Pod of the spec, or why there is none.
+fn pin(verdicts: &[PodVerdict]) -> Result<Pin, String> {
+    let mut pins = verdicts.iter().filter_map(|verdict| match &verdict.remedy {
+        Remedy::Rewrite { pin } => Some(pin),
+        _ => None,
+    });
+    let against = verdicts.iter().find_map(|verdict| match &verdict.remedy {
+        Remedy::Leave if !verdict.is_stuck() => None,
+        Remedy::Rewrite { .. } => None,
+        Remedy::Leave => Some("what the findings ask for must be known or done first".to_owned()),
+        Remedy::Rescue => {
+            Some("the Pod would wait then too; in a cluster latebind mends its claims instead".to_owned())
+        }
+        Remedy::SelectInTemplate { volumes } => {
+            let volumes = volumes.join(", ");
+            Some(format!(
+                "the Pod would wait then too; at admission latebind orders its volumes {volumes} for the node"
+            ))
+        }
+        Remedy::Hopeless { reason } => Some(format!("{reason} must be mended first: {}", reason.title())),
+    });
+    match (against, pins.next()) {
+        (Some(why), _) => Err(why),
+        (None, None) => Err("it is not certain that the Pod waits for ever".to_owned()),
+        (None, Some(pin)) if pins.all(|other| other == pin) => Ok(pin.clone()),
+        (None, Some(_)) => Err("its Pods need different pins".to_owned()),
+    }
+}
+
+fn reported(finding: Finding, object: &Object, subject: &Arc<report::Object>, state: State) -> Reported {
+    let span = object.origin.place(&finding.path).span.unwrap_or_default();
+    Reported {
+        code: finding.code,
+        severity: finding.severity,
+        message: finding.message,
+        object: Arc::clone(subject),
+        path: finding.path,
+        start: Point { line: span.start.line, column: span.start.column },
+        end: Point { line: span.end.line, column: span.end.column },
+        state,
+        fix: None,
+        not_fixed: None,
+    }
+}
+
+/// What the annotations of an object and of its template accept, and findings about entries that are not honoured.
+fn ignores(object: &Object, template: Option<&FieldPath>) -> (Ignores, Vec<Finding>) {
+    let mut all = Ignores::default();
+    let mut faults = Vec::new();
+    let metadata = FieldPath::new(&["metadata", "annotations", IGNORE]);
+    let in_template = template.filter(|template| !template.0.is_empty()).map(|template| metadata.beneath(&template.0));
+    for path in [Some(metadata), in_template].into_iter().flatten() {
+        let found = path.0.iter().try_fold(&object.value, |value, step| value.get(step));
+        let Some(text) = found.and_then(Value::as_str) else { continue };
+        let ignores = ignore::read(text);
+        faults.extend(
+            ignores
+                .faults
+                .into_iter()
+                .map(|fault| Code::IgnoredWithoutReason.at(path.clone(), format!("{IGNORE}: {fault}"))),
+        );
+        all.reasons.extend(ignores.reasons);
+    }
+    (all, faults)
+}

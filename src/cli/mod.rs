@@ -1,0 +1,174 @@
+//! The command line: one file a subcommand.
+
+mod completion;
+mod explain;
+pub mod fix;
+pub mod input;
+mod lint;
+pub mod output;
+pub mod report;
+mod simulate;
+pub mod style;
+mod version;
+mod webhook;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstream::ColorChoice;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use style::{Style, clean};
+
+/// What the process says by its exit code. Codes of peers that mean several things are told apart here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: nothing to complain of.
+    Clean,
+    /// 1: findings as severe as asked for, or worse.
+    Findings,
+    /// 2: a flag or an input is wrong.
+    Input,
+    /// 3: the cluster cannot be reached, or refuses.
+    Cluster,
+    /// 5: some of the input could not be read; the rest was looked at.
+    Partial,
+    /// A code that the user chose.
+    Other(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Clean => 0,
+            Exit::Findings => 1,
+            Exit::Input => 2,
+            Exit::Cluster => 3,
+            Exit::Partial => 5,
+            Exit::Other(code) => code,
+        })
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing to complain of
+  1  findings at or above the severity asked for
+  2  a flag or an input is wrong
+  3  the cluster cannot be reached, or refuses
+  5  some of the input could not be read; the rest was looked at";
+
+/// Ends the deadlock between Pods that name their node and claims that wait for their first consumer.
+///
+/// A Pod with spec.nodeName bypasses the scheduler. A claim of a WaitForFirstConsumer class waits for the scheduler.
+/// Together they wait for ever. latebind finds such Pods, says why they are stuck, and rewrites them so that they start.
+#[derive(Debug, Parser)]
+#[command(name = "latebind", version, propagate_version = true, max_term_width = 100, after_long_help = EXIT_CODES)]
+struct Cli {
+    /// When to use colours; NO_COLOR is respected.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", env = "LATEBIND_COLOR", hide_env = true)]
+    color: Color,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Color {
+    /// When the output is a terminal
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Simulate(simulate::SimulateArgs),
+    Lint(lint::LintArgs),
+    Webhook(webhook::WebhookArgs),
+    Explain(explain::ExplainArgs),
+    Version(version::VersionArgs),
+    Completion(completion::CompletionArgs),
+}
+
+/// Runs the command line and says how it went.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut command = command(args.first());
+    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout, complaints to stderr; a closed pipe is no reason to complain again.
+            let _closed = error.print();
+            return if error.use_stderr() { Exit::Input.into() } else { Exit::Clean.into() };
+        }
+    };
+    match cli.color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    }
+    .write_global();
+    let outcome = match &cli.command {
+        Command::Simulate(args) => simulate::run(args),
+        Command::Lint(args) => lint::run(args),
+        Command::Webhook(args) => webhook::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Version(args) => version::run(args),
+        Command::Completion(args) => completion::run(args, command),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) if is_broken_pipe(&error) => Exit::Clean.into(),
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            Exit::Input.into()
+        }
+    }
+}
+
+/// The command as it is called: as a plugin of kubectl its usage reads `kubectl latebind`.
+fn command(argv0: Option<&OsString>) -> clap::Command {
+    let name = argv0.map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str());
+    match name.and_then(|name| name.strip_prefix("kubectl-")) {
+        // kubectl writes a dash of a plugin's name as an underscore in its file name.
+        Some(plugin) => Cli::command().bin_name(format!("kubectl {}", plugin.replace('_', "-"))),
+        None => Cli::command().bin_name("latebind"),
+    }
+}
+
+/// Prints an error on stderr, each line of it cleaned.
+fn complain(message: &str) {
+    let style = Style::of_stderr();
+    for line in message.lines() {
+        // Nothing is left to be told when stderr is closed.
+        let _closed = writeln!(anstream::stderr(), "{} {}", style.error("error:"), clean(line));
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_plugin_it_calls_itself_what_the_user_types() {
+        let plugin = OsString::from("/usr/local/bin/kubectl-latebind");
+        assert_eq!(command(Some(&plugin)).get_bin_name(), Some("kubectl latebind"));
+        assert_eq!(command(Some(&OsString::from("./latebind"))).get_bin_name(), Some("latebind"));
+        assert_eq!(command(None).get_bin_name(), Some("latebind"));
+    }
+}

@@ -1,0 +1,291 @@
+//! One object and what admission says about it.
+
+use std::borrow::Cow;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::admission::review::{Answer, Decision, Request};
+use crate::admission::{Admission, Exemptions, Hook, respond};
+use crate::binding::{ClusterView, FieldPath, Lookup, PodVerdict, Rules, decide_pod, decide_workload};
+use crate::cluster::assume::{AssumingView, Assumption, Assumptions};
+use crate::cluster::manifests::{Object, Subject};
+use crate::cluster::{Fact, Facts};
+use crate::model::{Pod, Workload, WorkloadKind};
+use crate::policy::Mode;
+
+/// Asks admission, as the API server does.
+pub(super) struct Asker<'a> {
+    pub facts: &'a Facts,
+    pub assumptions: Assumptions,
+    pub rules: &'a Rules,
+    pub mode: Mode,
+    pub exemptions: &'a Exemptions,
+}
+
+/// One object, and what admission says about it.
+#[derive(Default)]
+pub(super) struct Case {
+    /// `Kind namespace/name`.
+    pub title: String,
+    /// API version, kind, namespace and name.
+    pub identity: Value,
+    /// `file:line:column`.
+    pub place: String,
+    /// The object itself when it is a Pod, else the Pods that it makes.
+    pub pods: Vec<PodCase>,
+    /// What is said about an object that is no Pod itself.
+    pub itself: Option<Answer>,
+    /// What the decisions rest on, besides the input.
+    pub assumptions: Vec<Assumption>,
+}
+
+/// One Pod, and what admission says about it.
+pub(super) struct PodCase {
+    /// `Pod namespace/name`.
+    pub title: String,
+    pub before: Value,
+    pub after: Value,
+    pub verdict: PodVerdict,
+    /// From the mutating webhook.
+    pub mutated: Answer,
+    /// From the validating webhook, about the Pod after that.
+    pub validated: Answer,
+}
+
+/// Identifies requests that no API server made.
+const UID: &str = "00000000-0000-0000-0000-000000000000";
+
+impl Asker<'_> {
+    /// The case of an object of the input; nothing for kinds that hold no Pod.
+    pub fn object(&self, object: &Object) -> anyhow::Result<Option<Case>> {
+        let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
+        let title = format!("{} {namespace}/{name}", object.kind);
+        let place = object.origin.place(&FieldPath::default()).to_string();
+        let version =
+            if object.group.is_empty() { String::new() } else { format!("{}/", object.group) } + &object.version;
+        let identity = json!({"apiVersion": version, "kind": object.kind, "namespace": namespace, "name": name});
+        let mut case = Case { title: title.clone(), identity, place, ..Case::default() };
+        let view = AssumingView::new(self.facts, self.assumptions);
+        match &object.subject {
+            Subject::Workload(workload) => {
+                let verdict = decide_workload(workload, &view, self.rules);
+                for (pod, _) in &verdict.pods {
+                    let facts = self.facts_with_claims(workload, pod);
+                    let view = AssumingView::new(&*facts, self.assumptions);
+                    let title = format!("Pod {namespace}/{}", pod.display_name());
+                    case.pods.push(self.pod(title, pod, pod_object(workload, &object.value, pod), &view)?);
+                    case.assume(view.take_used());
+                }
+                let review = review(&object.group, &object.kind, namespace, name, &object.value);
+                case.itself = Some(self.ask(Hook::Validate, &review, &view)?);
+            }
+            Subject::Fact(fact) => match &**fact {
+                Fact::Pod(pod) => case.pods.push(self.pod(title, pod, object.value.clone(), &view)?),
+                _ => return Ok(None),
+            },
+            Subject::Other => return Ok(None),
+        }
+        case.assume(view.take_used());
+        Ok(Some(case))
+    }
+
+    /// The case of a recorded review, and the bytes that the hook answers.
+    pub fn review(&self, name: &str, hook: Hook, bytes: &[u8]) -> anyhow::Result<(Case, Vec<u8>)> {
+        let view = AssumingView::new(self.facts, self.assumptions);
+        let request = Request::parse(bytes).with_context(|| name.to_owned())?;
+        let reply = respond(hook, bytes, &self.admission(&view)).with_context(|| name.to_owned())?;
+        let title = format!("{} {}/{}", &*request.kind.kind, &*request.namespace, &*request.name);
+        let place = format!("{name}, {} at /{}", &*request.operation, hook.as_str());
+        let mut case = Case { title: title.clone(), place, ..Case::default() };
+        match (created_pod(&request), request.object) {
+            (Some(pod), Some(object)) => {
+                let before: Value = serde_json::from_str(object.get())?;
+                let after = applied(&before, &reply.answer)?;
+                let verdict = decide_pod(&pod, &view, self.rules);
+                let (mutated, validated) = match hook {
+                    Hook::Mutate => (reply.answer, Answer::default()),
+                    Hook::Validate => (Answer::default(), reply.answer),
+                };
+                case.pods.push(PodCase { title, before, after, verdict, mutated, validated });
+            }
+            _ => case.itself = Some(reply.answer),
+        }
+        case.assume(view.take_used());
+        Ok((case, reply.json))
+    }
+
+    fn admission<'view>(&'view self, view: &'view dyn ClusterView) -> Admission<'view> {
+        Admission { view, rules: self.rules, mode: self.mode, exemptions: self.exemptions }
+    }
+
+    /// The facts at the moment when a StatefulSet's Pod is created: its controller has made the Pod's claims just before.
+    fn facts_with_claims(&self, workload: &Workload, pod: &Pod) -> Cow<'_, Facts> {
+        let mut facts = Cow::Borrowed(self.facts);
+        if pod.pinned_node().is_none() {
+            return facts;
+        }
+        for template in &workload.claim_templates {
+            let volume = pod.spec.volumes.iter().find(|volume| volume.name == template.name());
+            let Some(source) = volume.and_then(|volume| volume.persistent_volume_claim.as_ref()) else { continue };
+            if matches!(self.facts.claim(pod.namespace(), &source.claim_name), Lookup::Found(_)) {
+                continue;
+            }
+            let mut claim = template.clone();
+            claim.metadata.name = Some(source.claim_name.clone());
+            claim.metadata.namespace = Some(pod.namespace().to_owned());
+            facts.to_mut().add(Fact::Claim(claim));
+        }
+        facts
+    }
+
+    fn pod(&self, title: String, pod: &Pod, before: Value, view: &dyn ClusterView) -> anyhow::Result<PodCase> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let ask = |hook, object: &Value| self.ask(hook, &review("", "Pod", pod.namespace(), name, object), view);
+        let mutated = ask(Hook::Mutate, &before)?;
+        let after = applied(&before, &mutated)?;
+        let validated = ask(Hook::Validate, &after)?;
+        let verdict = decide_pod(pod, view, self.rules);
+        Ok(PodCase { title, before, after, verdict, mutated, validated })
+    }
+
+    fn ask(&self, hook: Hook, review: &Value, view: &dyn ClusterView) -> anyhow::Result<Answer> {
+        let answer = respond(hook, &serde_json::to_vec(review)?, &self.admission(view))?.answer;
+        match &answer.trouble {
+            Some(trouble) => bail!("the object cannot be read: {trouble}"),
+            None => Ok(answer),
+        }
+    }
+}
+
+/// The Pod that a request creates, as far as it can be read.
+fn created_pod(request: &Request<'_>) -> Option<Pod> {
+    let is_pod = &*request.kind.kind == "Pod" && request.kind.group.is_empty() && request.sub_resource.is_empty();
+    if !is_pod || &*request.operation != "CREATE" {
+        return None;
+    }
+    let mut pod: Pod = serde_json::from_str(request.object?.get()).ok()?;
+    pod.metadata.namespace = Some(request.namespace.to_string());
+    Some(pod)
+}
+
+fn review(group: &str, kind: &str, namespace: &str, name: &str, object: &Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": UID,
+            "kind": {"group": group, "version": "v1", "kind": kind},
+            "operation": "CREATE",
+            "namespace": namespace,
+            "name": name,
+            "object": object,
+        },
+    })
+}
+
+fn applied(object: &Value, answer: &Answer) -> anyhow::Result<Value> {
+    let mut object = object.clone();
+    json_patch::patch(&mut object, &answer.patch).context("the patch does not apply; please report this")?;
+    Ok(object)
+}
+
+const CLAIM: &str = "/persistentVolumeClaim/claimName";
+
+/// A Pod as the workload's controller makes it: the template, a name, and the claims of a StatefulSet.
+fn pod_object(workload: &Workload, object: &Value, pod: &Pod) -> Value {
+    let template = workload.kind.template_path().iter().try_fold(object, |value, key| value.get(key));
+    let part = |key: &str| template.and_then(|template| template.get(key)).filter(|part| part.is_object()).cloned();
+    let mut metadata = part("metadata").unwrap_or_else(|| json!({}));
+    let mut spec = part("spec").unwrap_or_else(|| json!({}));
+    match (&pod.metadata.name, &pod.metadata.generate_name) {
+        (Some(name), _) => metadata["name"] = json!(name),
+        (None, Some(prefix)) => metadata["generateName"] = json!(prefix),
+        (None, None) => {}
+    }
+    metadata["namespace"] = json!(pod.namespace());
+    if workload.kind == WorkloadKind::StatefulSet && !workload.claim_templates.is_empty() {
+        let mut volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
+        for (place, volume) in pod.spec.volumes.iter().enumerate() {
+            let Some(source) = &volume.persistent_volume_claim else { continue };
+            let made = json!({"name": volume.name, "persistentVolumeClaim": {"claimName": source.claim_name}});
+            // What the template says itself stays as it is written: it may say more than the claim's name.
+            match volumes.get_mut(place) {
+                Some(written) if written.pointer(CLAIM) == made.pointer(CLAIM) => {}
+                Some(written) => *written = made,
+                None => volumes.push(made),
+            }
+        }
+        spec["volumes"] = Value::Array(volumes);
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+}
+
+impl Case {
+    fn assume(&mut self, used: Vec<Assumption>) {
+        self.assumptions.extend(used);
+        self.assumptions.sort_unstable();
+        self.assumptions.dedup();
+    }
+
+    pub fn is_denied(&self) -> bool {
+        let pods = self.pods.iter().flat_map(|pod| [&pod.mutated, &pod.validated]);
+        pods.chain(&self.itself).any(|answer| answer.denial.is_some())
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut item = json!({
+            "object": self.identity,
+            "place": self.place,
+            "pods": self.pods.iter().map(PodCase::to_json).collect::<Vec<_>>(),
+            "assumptions": self.assumptions,
+        });
+        if let Some(answer) = &self.itself {
+            item["allowed"] = json!(answer.denial.is_none());
+            item["warnings"] = json!(answer.warnings);
+        }
+        item
+    }
+}
+
+impl PodCase {
+    /// What kubectl prints: a warning that both webhooks give is printed once.
+    pub fn warnings(&self) -> Vec<&str> {
+        let mut warnings: Vec<&str> = Vec::new();
+        for warning in self.mutated.warnings.iter().chain(&self.validated.warnings) {
+            if !warnings.contains(&warning.as_str()) {
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
+    /// Why admission refuses the Pod, if it does.
+    pub fn denial(&self) -> Option<&str> {
+        let denial = self.mutated.denial.as_ref().or(self.validated.denial.as_ref());
+        denial.map(|denial| denial.message.as_str())
+    }
+
+    /// What became of the Pod: what the mutating webhook did, else what the validating one says.
+    pub fn decision(&self) -> Decision {
+        match self.mutated.decision {
+            Decision::Rewritten | Decision::Selected | Decision::Exempt => self.mutated.decision,
+            _ if self.validated.decision == Decision::Ignored => self.mutated.decision,
+            _ => self.validated.decision,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "name": self.title,
+            "verdict": self.verdict,
+            "stuck": self.verdict.is_stuck(),
+            "decision": self.decision().as_str(),
+            "allowed": self.denial().is_none(),
+            "patch": self.mutated.patch,
+            "warnings": self.warnings(),
+            "auditAnnotations": self.mutated.audit,
+            "after": self.after,
+        })
+    }
+}

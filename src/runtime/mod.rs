@@ -1,0 +1,9 @@
+//! What every long-running role needs: a bounded server, readiness, shutdown in two stages, reloading, metrics, logs.
+
+pub mod logs;
+pub mod metrics;
+pub mod probes;
+pub mod readiness;
+pub mod reload;
+pub mod serve;
+pub mod shutdown;
