@@ -5,6 +5,9 @@ SHELL := bash
 CARGO ?= cargo
 KUBE_VERSION ?= 1.36
 export KUBE_VERSION
+# Suites that start a real Kubernetes; all the others need none.
+CLUSTER_TESTS := platform agreement
+FAST_TESTS := $(filter-out $(CLUSTER_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
 
 .PHONY: help
@@ -32,18 +35,18 @@ test: setup lint test-fast test-cluster ## Everything that a change must pass
 
 .PHONY: test-fast
 test-fast: ## Cases, properties, command line and admission over TLS: no cluster
-	$(CARGO) test --workspace --all-targets -- $(TEST_ARGS)
+	$(CARGO) test --no-fail-fast --package latebind --lib --bins $(addprefix --test ,$(FAST_TESTS))
+	$(CARGO) test --no-fail-fast --package latebind --doc
 
 .PHONY: test-cluster
 test-cluster: ## The platform's facts and latebind, on a real control plane and real nodes
 	$(CLUSTER) build
+	$(CARGO) test --no-fail-fast --package latebind-cluster
+	$(CARGO) test --no-fail-fast --package latebind $(addprefix --test ,$(CLUSTER_TESTS))
 
 .PHONY: test-all
 test-all: test ## The same, on every supported version of Kubernetes
 	KUBE_VERSION=1.33 $(MAKE) test-cluster
-
-.PHONY: soak
-soak: ## The long proofs; tables go to docs/results
 
 .PHONY: lint
 lint: ## Format, clippy, documentation, licences and advisories
@@ -62,7 +65,8 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench load
 
 .PHONY: certs
-certs: build ## A certificate authority and serving certificate for development, in certs/
+certs: ## A certificate authority and serving certificate for development, in certs/
+	certs/make.sh
 
 .PHONY: cluster
 cluster: ## Start a real Kubernetes with two nodes that stays; prints the KUBECONFIG to export
@@ -78,8 +82,8 @@ cluster-status: ## Show what runs
 	@$(CLUSTER) status
 
 .PHONY: update
-update: ## Write generated files anew: decisions, findings, manifests
-	LATEBIND_UPDATE=1 $(CARGO) test --workspace --all-targets
+update: ## Write generated files anew: decisions, findings, expected outputs
+	LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --lib --bins $(addprefix --test ,$(FAST_TESTS))
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -228,7 +228,8 @@ fn dump(pods: usize) -> String {
 /// Settings in which there is next to nothing to judge.
 fn configuration(maps: usize) -> String {
     let map = |number: usize| {
-        let lines: String = (0..20).map(|line| format!("    option.{line} = value {number} # why\n")).collect();
+        let lines =
+            (0..20).map(|line| format!("    option.{line} = value {number} # why\n")).collect::<Vec<_>>().concat();
         format!(
             "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings-{number}\ndata:\n  retries: \"{number}\"\n  app.conf: |\n{lines}"
         )

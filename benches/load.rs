@@ -34,23 +34,46 @@ const ROLE: &str = "LATEBIND_BENCH_ROLE";
 const SERVER_CORE: &str = "0";
 const CLIENT_CORE: &str = "1";
 const CONNECTIONS: usize = 16;
-const WARM_UP: Duration = Duration::from_secs(1);
-const MEASURED: Duration = Duration::from_secs(5);
-/// Servers take turns, so that a disturbance of the machine falls on both.
-const ROUNDS: usize = 3;
+
+/// How much is measured.
+struct Plan {
+    nodes: &'static [usize],
+    bodies: &'static [usize],
+    /// Servers take turns, so that a disturbance of the machine falls on both.
+    rounds: usize,
+    warm_up: Duration,
+    measured: Duration,
+}
+
+const WHOLE: Plan = Plan {
+    nodes: &[10, 5_000],
+    bodies: &[3 << 10, 64 << 10],
+    rounds: 3,
+    warm_up: Duration::from_secs(1),
+    measured: Duration::from_secs(5),
+};
+
+/// What `cargo test` runs, to see that it still works.
+const GLIMPSE: Plan = Plan {
+    nodes: &[10],
+    bodies: &[3 << 10],
+    rounds: 1,
+    warm_up: Duration::from_millis(200),
+    measured: Duration::from_millis(200),
+};
 
 fn main() {
     crypto::install();
     match std::env::var(ROLE).as_deref() {
         Ok("bare") => bare_server(Path::new(&std::env::args().nth(1).unwrap())),
         Ok("client") => client(),
-        _ => compare(),
+        _ => compare(&if std::env::args().any(|arg| arg == "--bench") { WHOLE } else { GLIMPSE }),
     }
 }
 
 // --- the comparison
 
-fn compare() {
+fn compare(plan: &Plan) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if cores < 2 || Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("needs two cores and taskset; nothing measured");
@@ -61,18 +84,18 @@ fn compare() {
     let mut table =
         String::from("| nodes known | body | server | reviews/s | of bare | p50 ms | p99 ms | RSS MB | peak |\n");
     table.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for nodes in [10, 5_000] {
+    for &nodes in plan.nodes {
         let objects = folder.path().join(format!("objects-{nodes}"));
         write_objects(&objects, nodes);
-        for bytes in [3 << 10, 64 << 10] {
+        for &bytes in plan.bodies {
             let body = folder.path().join(format!("{bytes}.json"));
             std::fs::write(&body, review(bytes)).unwrap();
             let bare = Server::bare(folder.path());
             let webhook = Server::webhook(folder.path(), &objects);
             let (mut of_bare, mut of_webhook) = (Vec::new(), Vec::new());
-            for _ in 0..ROUNDS {
-                of_bare.push(bare.load(&body));
-                of_webhook.push(webhook.load(&body));
+            for _ in 0..plan.rounds {
+                of_bare.push(bare.load(plan, &body));
+                of_webhook.push(webhook.load(plan, &body));
             }
             let ratios = of_bare.iter().zip(&of_webhook).map(|(bare, webhook)| webhook.rate / bare.rate);
             let ratio = median(ratios.collect());
@@ -94,7 +117,10 @@ fn compare() {
             }
         }
     }
-    println!("\n{CONNECTIONS} connections, one core a server; median of {ROUNDS} runs of {MEASURED:?}\n\n{table}");
+    println!(
+        "\n{CONNECTIONS} connections, one core a server; median of {} runs of {:?}\n\n{table}",
+        plan.rounds, plan.measured
+    );
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -145,9 +171,10 @@ impl Server {
         Self { child, address, ca }
     }
 
-    fn load(&self, body: &Path) -> Measured {
+    fn load(&self, plan: &Plan, body: &Path) -> Measured {
         let mut command = pinned(CLIENT_CORE, &std::env::current_exe().unwrap());
         command.arg(self.address.to_string()).arg(&self.ca).arg(body).env(ROLE, "client");
+        command.args([plan.warm_up, plan.measured].map(|time| time.as_millis().to_string()));
         let output = command.stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "the client failed");
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -263,6 +290,8 @@ fn client() {
     let mut args = std::env::args().skip(1);
     let address: SocketAddr = args.next().unwrap().parse().unwrap();
     let (ca, body) = (std::fs::read(args.next().unwrap()).unwrap(), std::fs::read(args.next().unwrap()).unwrap());
+    let mut time = || Duration::from_millis(args.next().unwrap().parse().unwrap());
+    let (warm_up, measured) = (time(), time());
     let mut request = format!(
         "POST /mutate?timeout=3s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: kube-apiserver-admission\r\n\
          Content-Length: {}\r\nAccept: application/json, */*\r\nContent-Type: application/json\r\n\r\n",
@@ -279,9 +308,9 @@ fn client() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut times = runtime.block_on(async {
         let request: Arc<[u8]> = request.into();
-        let begin = Instant::now() + WARM_UP;
+        let begin = Instant::now() + warm_up;
         let tasks: Vec<_> = (0..CONNECTIONS)
-            .map(|_| tokio::spawn(ask(address, tls.clone(), Arc::clone(&request), begin, begin + MEASURED)))
+            .map(|_| tokio::spawn(ask(address, tls.clone(), Arc::clone(&request), begin, begin + measured)))
             .collect();
         let mut times = Vec::new();
         for task in tasks {
@@ -292,7 +321,7 @@ fn client() {
     times.sort_unstable();
     let milliseconds = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e3;
     #[allow(clippy::cast_precision_loss)]
-    let rate = times.len() as f64 / MEASURED.as_secs_f64();
+    let rate = times.len() as f64 / measured.as_secs_f64();
     println!("{}", json!({"rate": rate, "p50": milliseconds(50), "p99": milliseconds(99)}));
 }
 

@@ -8,6 +8,8 @@ mod command;
 mod hostile;
 #[path = "admission/lifecycle.rs"]
 mod lifecycle;
+#[path = "admission/respond.rs"]
+mod respond;
 #[path = "admission/reviews.rs"]
 mod reviews;
 #[path = "admission/support.rs"]

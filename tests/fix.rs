@@ -1,6 +1,8 @@
 //! `nodeName` is rewritten in the text, and nothing else is touched.
+#![allow(clippy::unwrap_used)]
 
 mod fix {
+    mod any_layout;
     mod layouts;
     mod refusals;
 

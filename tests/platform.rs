@@ -56,7 +56,8 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         [
             webhooks::a_patch_that_does_not_apply_rejects_the_pod_despite_failure_policy_ignore,
-            webhooks::an_undecodable_patch_is_ignored_under_failure_policy_ignore,
+            webhooks::a_patch_that_is_no_base64_is_ignored_under_failure_policy_ignore,
+            webhooks::an_undecodable_patch_is_ignored_only_by_newer_versions,
             webhooks::a_hook_whose_condition_becomes_true_only_through_a_later_hook_is_never_called,
             webhooks::a_hook_that_sorts_last_sees_what_others_set_and_is_invoked_again,
             webhooks::an_eviction_denied_with_429_makes_drain_retry_until_its_timeout,

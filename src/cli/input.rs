@@ -59,14 +59,20 @@ impl InputArgs {
     }
 }
 
+/// A repository may hold hundreds of files that are no manifests.
+const MOST_NOTES: usize = 5;
+
 fn tell(manifests: &Manifests) -> std::io::Result<()> {
     let style = Style::of_stderr();
     let mut stderr = anstream::stderr().lock();
     for problem in &manifests.problems {
         writeln!(stderr, "{} {}", style.error("error:"), clean(&problem.to_string()))?;
     }
-    for note in &manifests.notes {
+    for note in manifests.notes.iter().take(MOST_NOTES) {
         writeln!(stderr, "{} {}", style.info("note:"), clean(&note.to_string()))?;
+    }
+    if let Some(more @ 1..) = manifests.notes.len().checked_sub(MOST_NOTES) {
+        writeln!(stderr, "{} {more} more like these", style.info("note:"))?;
     }
     Ok(())
 }

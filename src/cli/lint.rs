@@ -4,7 +4,7 @@ mod check;
 mod ignore;
 mod mend;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -119,9 +119,7 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
         unread: unread(&manifests),
         fail_on: args.fail_on.severity().filter(|_| !args.exit_zero),
     };
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(mended.output.as_bytes()).and_then(|()| stdout.flush())?;
-    drop(stdout);
+    write_out(&mended.output, args.diff)?;
     args.print(&report, mended.stdout_is_taken)?;
     for failure in &mended.failures {
         writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(failure))?;
@@ -130,6 +128,21 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Input);
     }
     Ok(args.exit(&manifests, &report))
+}
+
+/// Writes a diff or a rewritten manifest. A diff that goes to a terminal is coloured and steers nothing; elsewhere it is
+/// as it must be for `patch`.
+fn write_out(text: &str, is_diff: bool) -> std::io::Result<()> {
+    let style = Style::of_stdout();
+    let mut stdout = std::io::stdout().lock();
+    if is_diff && (style != Style::PLAIN || stdout.is_terminal()) {
+        for line in text.lines() {
+            writeln!(stdout, "{}", style.diff_line(&clean(line)))?;
+        }
+    } else {
+        stdout.write_all(text.as_bytes())?;
+    }
+    stdout.flush()
 }
 
 impl LintArgs {

@@ -123,9 +123,9 @@ fn class(name: &'static str, provisioner: &'static str, mode: &'static str) -> B
 
 fn class_name() -> BoxedStrategy<Option<Value>> {
     prop_oneof![
-        60 => Just(Some(json!(CLASSES[0]))),
+        90 => Just(Some(json!(CLASSES[0]))),
         10 => Just(Some(json!(CLASSES[1]))),
-        3 => select(CLASSES.to_vec()).prop_map(|class| Some(json!(class))),
+        2 => select(CLASSES.to_vec()).prop_map(|class| Some(json!(class))),
         1 => Just(Some(json!(""))),
         2 => Just(None),
     ]
@@ -149,7 +149,7 @@ fn claim(name: &'static str) -> BoxedStrategy<Value> {
         1 => Just(("Lost", None)),
         1 => Just(("Pending", Some(json!("pv-0")))),
     ];
-    let selected = weighted(0.05, select(vec!["node-a", "node-b", "node-gone"]));
+    let selected = weighted(0.03, select(vec!["node-a", "node-b", "node-gone"]));
     (claim_spec(), status, selected, rarely(0.03), rarely(0.8))
         .prop_map(move |(spec, (phase, volume), selected, deleting, stored)| {
             let metadata = fill(
@@ -294,9 +294,9 @@ fn pod() -> BoxedStrategy<Value> {
         1 => Just(Some(json!({"latebind.dev/original-node-name": "forged", "a": "b"}))),
         1 => Just(Some(json!({"kubernetes.io/config.mirror": "0123"}))),
     ];
-    let placing = (weighted(0.2, node_selector()), weighted(0.5, affinity()), weighted(0.3, vec(toleration(), 0..3)));
+    let placing = (weighted(0.2, node_selector()), weighted(0.4, affinity()), weighted(0.3, vec(toleration(), 0..3)));
     let rare = (weighted(0.05, Just("batch")), rarely(0.03), weighted(0.1, 0_i32..10));
-    (node_name, annotations, placing, rare, vec(pod_volume(), 1..4), rarely(0.95))
+    (node_name, annotations, placing, rare, vec(pod_volume(), 1..3), rarely(0.95))
         .prop_map(|(node_name, annotations, (selector, affinity, tolerations), rare, volumes, mounted)| {
             let (scheduler, gated, priority) = rare;
             let named = volumes.into_iter().enumerate();

@@ -67,13 +67,13 @@ fn a_patch_is_json_alone_and_a_stream_in_company() {
 #[test]
 fn several_results_go_where_they_are_sent() {
     let directory = tempfile::tempdir().unwrap();
-    let (patch, diff) = (directory.path().join("p.json"), directory.path().join("d.diff"));
-    let (to_patch, to_diff) = (format!("patch={}", patch.display()), format!("diff={}", diff.display()));
+    let (patched, diff) = (directory.path().join("p.json"), directory.path().join("d.diff"));
+    let (to_patch, to_diff) = (format!("patch={}", patched.display()), format!("diff={}", diff.display()));
     let path = "examples/deadlock/1-dynamic-class.yaml";
     let summary =
         printed(&["simulate", "-f", path, "-o", &to_patch, "-o", "summary", "-o", &to_diff, "--color=always"]);
     assert!(summary.contains("\u{1b}[") && summary.contains("volume-test"), "{summary}");
-    assert!(serde_json::from_str::<Value>(&fs::read_to_string(patch).unwrap()).unwrap().is_array());
+    assert!(serde_json::from_str::<Value>(&fs::read_to_string(patched).unwrap()).unwrap().is_array());
     let diff = fs::read_to_string(diff).unwrap();
     assert!(diff.contains("-  nodeName: k3d-test-server-0\n") && !diff.contains('\u{1b}'), "{diff}");
 }

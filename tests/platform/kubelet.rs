@@ -34,7 +34,6 @@ pub async fn a_pod_that_names_its_node_waits_for_ever_for_a_delayed_claim(scope:
     deadlocked(scope, "data", "stuck").await?;
     let pod = scope.pod("stuck").await?;
     ensure!(waiting_for(&pod) == Some("ContainerCreating"), "{:?}", pod.status);
-    // The kubelet tells after its own patience of two minutes, that of mounting.
     let told = scope.event("stuck", "FailedMount", "PVC is not bound", Duration::from_secs(150)).await?;
     ensure!(told.contains(&format!("error processing PVC {}/data", scope.namespace())), "{told}");
     Ok(())

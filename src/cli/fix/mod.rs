@@ -5,6 +5,7 @@
 
 mod check;
 mod edit;
+mod lines;
 mod shape;
 mod tree;
 mod write;

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle};
 use serde_json::{Map, Value, json};
 
 /// One document.
@@ -81,7 +81,11 @@ pub(super) enum TreeError {
 impl Tree {
     /// Reads a text that holds one document.
     pub(super) fn read(text: &str) -> Result<Self, TreeError> {
-        let mut reader = Reader { parser: Parser::new_from_str(text), used_anchors: HashSet::new() };
+        // Whether comments are events depends on what other crates ask of the parser, unless it is said here.
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        let parser = Parser::new_from_str_with_options(text, options);
+        let mut reader = Reader { parser, used_anchors: HashSet::new() };
         let mut root = None;
         loop {
             match reader.next()?.0 {

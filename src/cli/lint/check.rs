@@ -96,13 +96,18 @@ struct Decided {
 impl Checked {
     fn object(&mut self, object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) {
         let decided = decide(object, storage, view, rules);
-        let start = object.origin.place(&FieldPath::default()).span.unwrap_or_default().start;
+        // Places cost a second look at the text, so they are asked for only where something was found.
+        let line = if decided.findings.is_empty() {
+            object.origin.document().start.line
+        } else {
+            object.origin.place(&FieldPath::default()).span.unwrap_or_default().start.line
+        };
         let subject = Arc::new(report::Object {
             kind: object.kind.clone(),
             namespace: object.namespace.clone(),
             name: object.name.clone(),
             file: object.origin.source().name.clone(),
-            line: start.line,
+            line,
         });
         self.objects.push(Arc::clone(&subject));
         let template = decided.pods.as_ref().map(|(spec, _)| FieldPath::new(&spec.0[..spec.0.len().saturating_sub(1)]));

@@ -37,7 +37,7 @@ pub(super) fn read(text: &str) -> Ignores {
         let (code, reason) = entry.split_once(':').unwrap_or((entry, ""));
         match (code.parse::<Code>(), reason.trim()) {
             (Ok(code), "") => {
-                ignores.faults.push(format!("{code} has no reason; write \"{code}: why it is accepted\""))
+                ignores.faults.push(format!("{code} has no reason; write \"{code}: why it is accepted\""));
             }
             (Ok(Code::IgnoredWithoutReason), _) => {
                 ignores.faults.push(format!("{} cannot be ignored", Code::IgnoredWithoutReason));

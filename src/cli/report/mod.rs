@@ -260,6 +260,9 @@ impl Report {
 /// JSON in which everything that could steer a terminal or mislead a reader is escaped. It means the same.
 fn harmless_json(value: &impl Serialize) -> io::Result<String> {
     let json = serde_json::to_string_pretty(value)?;
+    if matches!(super::style::clean_lines(&json), std::borrow::Cow::Borrowed(_)) {
+        return Ok(json + "\n");
+    }
     let mut text = String::with_capacity(json.len() + 1);
     for character in json.chars() {
         if character == '\n' || super::style::clean(character.encode_utf8(&mut [0; 4])).len() == character.len_utf8() {

@@ -13,12 +13,7 @@ const MOST_RESULTS: usize = 25_000;
 
 /// Writes one run. What was fixed is not in it: the file no longer says so.
 pub(super) fn render(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    let mut findings: Vec<&Reported> = report.findings.iter().filter(|found| found.state != State::Fixed).collect();
-    let left_out = findings.len().saturating_sub(MOST_RESULTS);
-    if left_out > 0 {
-        findings.sort_by_key(|found| (!found.is_open(), std::cmp::Reverse(found.severity)));
-        findings.truncate(MOST_RESULTS);
-    }
+    let (findings, left_out) = taken(report);
     let codes: BTreeSet<Code> = findings.iter().map(|found| found.code).collect();
     let codes: Vec<Code> = codes.into_iter().collect();
     let prints = fingerprints(findings.iter().copied());
@@ -40,6 +35,17 @@ pub(super) fn render(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         }],
     });
     out.write_all(harmless_json(&log)?.as_bytes())
+}
+
+/// The findings that are written, and how many are not: the mildest.
+fn taken(report: &Report) -> (Vec<&Reported>, usize) {
+    let mut findings: Vec<&Reported> = report.findings.iter().filter(|found| found.state != State::Fixed).collect();
+    let left_out = findings.len().saturating_sub(MOST_RESULTS);
+    if left_out > 0 {
+        findings.sort_by_key(|found| (!found.is_open(), std::cmp::Reverse(found.severity)));
+        findings.truncate(MOST_RESULTS);
+    }
+    (findings, left_out)
 }
 
 fn rule(code: Code) -> Value {
@@ -154,4 +160,37 @@ fn markdown(text: &str) -> String {
         markdown.push(character);
     }
     markdown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::FieldPath;
+
+    #[test]
+    fn the_mildest_are_left_out_beyond_the_limit() {
+        let found = |code: Code, state: State| Reported {
+            code,
+            severity: code.severity(),
+            message: String::new(),
+            object: std::sync::Arc::default(),
+            path: FieldPath::default(),
+            start: Point::default(),
+            end: Point::default(),
+            state,
+            fix: None,
+            not_fixed: None,
+        };
+        let ignored = || State::Ignored { reason: "known".to_owned() };
+        let mut findings = vec![found(Code::PinnedToDelayedClaim, ignored()); 5];
+        findings.extend(vec![found(Code::ClaimNotMounted, State::Open); 5]);
+        findings.extend(vec![found(Code::PinnedToDelayedClaim, State::Fixed); 5]);
+        findings.extend(vec![found(Code::PinnedToDelayedClaim, State::Open); MOST_RESULTS - 3]);
+        let report = Report { findings, ..Report::default() };
+        let (taken, left_out) = taken(&report);
+        assert_eq!((taken.len(), left_out), (MOST_RESULTS, 7));
+        assert!(taken.iter().all(|found| found.is_open()));
+        assert_eq!(taken.iter().filter(|found| found.severity == Severity::Info).count(), 3);
+        assert!(invocation(&report, left_out).to_string().contains("7 more findings"));
+    }
 }

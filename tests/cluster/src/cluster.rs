@@ -14,9 +14,12 @@ use crate::binaries::Binaries;
 use crate::components::{self, Options, Plan};
 use crate::guard::{self, Guard};
 use crate::node::{self, Node};
-use crate::process::{Output, ProcessState, Signal};
+use crate::process::{Output, ProcessState, Signal, Spec};
 use crate::supervisor;
 use crate::{eventually, image, leftovers, network, prerequisites};
+
+/// How much of a log's line is shown.
+const WIDTH: usize = 300;
 
 /// A component of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +187,44 @@ impl Cluster {
         self.supervisor.run(argv, None).await
     }
 
+    /// Starts a program beside the control plane, such as the one under test. It ends with the cluster at the latest, however
+    /// this process ends; it is not started again when it ends by itself. Its log is [`Cluster::log`] of its name.
+    ///
+    /// With nodes it runs in the cluster's network: it reaches the API server, Services' endpoints and Pods, and what it serves
+    /// on [`Cluster::process_address`] is reached by the API server, by Pods and by this host.
+    pub async fn start_process(&self, name: &str, argv: &[&str], env: &[(&str, &str)]) -> Result<()> {
+        let log = self.directory.join("logs").join(format!("{name}.log"));
+        let mut spec = Spec::new(argv.iter().copied(), log).once();
+        spec.env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.supervisor.start(name, spec).await
+    }
+
+    /// Sends a signal to a program that [`Cluster::start_process`] started.
+    pub async fn signal_process(&self, name: &str, signal: Signal) -> Result<()> {
+        self.supervisor.signal(name, signal).await
+    }
+
+    /// Waits until such a program has ended, and says how.
+    pub async fn wait_for_process(&self, name: &str) -> Result<String> {
+        self.supervisor.wait(name).await?;
+        let all = self.supervisor.list().await?;
+        let ended = all.into_iter().find(|process| process.name == name).and_then(|process| process.ended);
+        ended.with_context(|| format!("{name} was never started"))
+    }
+
+    /// The address at which a program of [`Cluster::start_process`] serves.
+    pub fn process_address(&self) -> Result<String> {
+        Ok(self.plan.lock().map_err(|_| anyhow!("poisoned"))?.cluster_address().to_owned())
+    }
+
+    /// A client that acts as somebody else, with their rights.
+    pub async fn client_as(&self, user: &str, groups: &[&str]) -> Result<Client> {
+        let mut config = config_for(&self.kubeconfig).await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_groups = Some(groups.iter().map(|group| (*group).to_owned()).collect());
+        Ok(Client::try_from(config)?)
+    }
+
     /// Sends a signal to a component.
     pub async fn signal(&self, component: Component, signal: Signal) -> Result<()> {
         self.supervisor.signal(component.name(), signal).await
@@ -346,13 +387,17 @@ impl Cluster {
 
 /// A client for a kubeconfig file that this crate wrote.
 async fn client_for(kubeconfig: &Path) -> Result<Client> {
+    Ok(Client::try_from(config_for(kubeconfig).await?)?)
+}
+
+async fn config_for(kubeconfig: &Path) -> Result<Config> {
     // Fails when a provider is installed already, which is as good.
     rustls::crypto::ring::default_provider().install_default().ok();
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     // The cluster is on this machine, whatever proxy the environment names.
     config.proxy_url = None;
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 async fn ready(client: &Client, patience: Duration) -> Result<()> {
@@ -387,7 +432,7 @@ fn log_tails(directory: &Path, lines: usize) -> String {
         let all: Vec<&str> = content.lines().collect();
         text.extend(["---- the end of ", &path.display().to_string(), "\n"]);
         for line in &all[all.len().saturating_sub(lines)..] {
-            text.push_str(line);
+            text.extend(line.chars().take(WIDTH));
             text.push('\n');
         }
     }

@@ -176,13 +176,17 @@ impl Plan {
 
     /// The API server's URL for whoever is on this host.
     pub(crate) fn server(&self) -> String {
-        let host = self.link.as_ref().map_or("127.0.0.1", |(_, cluster)| cluster);
-        format!("https://{host}:{}", self.ports.api_server)
+        format!("https://{}:{}", self.cluster_address(), self.ports.api_server)
     }
 
     /// The address of this host as the API server sees it.
     pub(crate) fn host_address(&self) -> &str {
         self.link.as_ref().map_or("127.0.0.1", |(host, _)| host)
+    }
+
+    /// The control plane's address as this host sees it.
+    pub(crate) fn cluster_address(&self) -> &str {
+        self.link.as_ref().map_or("127.0.0.1", |(_, cluster)| cluster)
     }
 
     /// Makes certificates and kubeconfigs.

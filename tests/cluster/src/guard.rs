@@ -96,6 +96,8 @@ fn take_lock(directory: &Path) -> Result<File> {
 pub(crate) fn is_held(directory: &Path) -> bool {
     match OpenOptions::new().write(true).open(directory.join(LOCK)) {
         Ok(lock) => lock.try_lock().is_err(),
+        // Another user's; that one may remove it.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => true,
         // Before the guard has its lock the directory is young; nobody else's business for a minute.
         Err(_) => fs::metadata(directory)
             .and_then(|metadata| metadata.modified())

@@ -234,7 +234,7 @@ impl Node {
         let words = ["nsenter", &network, "sh", "-euc", &enter, "-", "unshare", "--cgroup", "sh", "-euc", &settle, "-"];
         let mut argv: Vec<String> = words.into_iter().chain(guard::NAMESPACES).map(str::to_owned).collect();
         argv.push(std::env::current_exe()?.display().to_string());
-        let mut spec = Spec::new(argv, plan.log(&format!("{}-supervisor", self.name)));
+        let mut spec = Spec::new(argv, plan.log(&format!("{}-supervisor", self.name))).once();
         spec.env.insert(guard::ROLE.to_owned(), "supervisor".to_owned());
         spec.env.insert(guard::DIRECTORY.to_owned(), self.directory.display().to_string());
         self.outside.start(&self.name, spec).await?;

@@ -13,11 +13,17 @@ pub(crate) struct Spec {
     pub env: BTreeMap<String, String>,
     /// Standard output and error are appended here.
     pub log: PathBuf,
+    /// Start it again when it ends by itself, as whatever runs these components elsewhere does.
+    pub restart: bool,
 }
 
 impl Spec {
     pub(crate) fn new(argv: impl IntoIterator<Item = impl Into<String>>, log: PathBuf) -> Self {
-        Self { argv: argv.into_iter().map(Into::into).collect(), env: BTreeMap::new(), log }
+        Self { argv: argv.into_iter().map(Into::into).collect(), env: BTreeMap::new(), log, restart: true }
+    }
+
+    pub(crate) fn once(self) -> Self {
+        Self { restart: false, ..self }
     }
 }
 

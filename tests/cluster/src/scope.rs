@@ -98,19 +98,19 @@ impl Scope {
         Ok(created.try_parse()?)
     }
 
-    /// The answer to a creation that is expected to fail, or the object's name should it succeed.
-    pub async fn rejection<K>(&self, object: Value) -> Result<kube::core::Status>
+    /// Tries to create an object: the object, or the status with which the API server refused it.
+    pub async fn attempt<K>(&self, object: Value) -> Result<Result<K, kube::core::Status>>
     where
-        K: Resource,
+        K: Resource + Clone + Debug + Serialize + DeserializeOwned,
         K::DynamicType: Default,
         K::Scope: 'static,
     {
-        match self.post::<K>(object).await {
-            (Err(error), _) => match error.downcast::<kube::Error>()? {
-                kube::Error::Api(status) => Ok(*status),
+        match self.post::<K>(object).await.0 {
+            Ok(created) => Ok(Ok(created.try_parse()?)),
+            Err(error) => match error.downcast::<kube::Error>()? {
+                kube::Error::Api(status) => Ok(Err(*status)),
                 other => Err(other.into()),
             },
-            (Ok(created), kind) => anyhow::bail!("{} {} was admitted", kind.kind, created.name_any()),
         }
     }
 

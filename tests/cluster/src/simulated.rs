@@ -36,9 +36,10 @@ impl SimulatedNode {
     pub(crate) async fn create(scope: &Scope, name: &str, labels: &[(&str, &str)]) -> Result<Self> {
         let mut all: BTreeMap<&str, &str> = [("kubernetes.io/hostname", name), ("kubernetes.io/os", "linux")].into();
         all.extend(labels.iter().copied());
-        scope.create::<Node>(json!({ "metadata": { "name": name, "labels": all } })).await?;
+        let object: Node = scope.create(json!({ "metadata": { "name": name, "labels": all } })).await?;
         let nodes: Api<Node> = scope.all();
-        beat(&scope.client(), name).await?;
+        let heart = Heart { client: scope.client(), name: name.to_owned(), uid: object.uid().unwrap_or_default() };
+        heart.beat().await?;
         nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status())).await?;
         eventually("the simulated node to be schedulable", Duration::from_secs(20), async || {
             let node = nodes.get(name).await?;
@@ -52,7 +53,7 @@ impl SimulatedNode {
             Ok(None)
         })
         .await?;
-        let task = tokio::spawn(live(scope.client(), name.to_owned()));
+        let task = tokio::spawn(heart.live());
         Ok(Self { name: name.to_owned(), task })
     }
 
@@ -87,48 +88,60 @@ fn status() -> serde_json::Value {
     } })
 }
 
-async fn live(client: Client, name: String) {
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    let mut turn = tokio::time::interval(TURN);
-    loop {
-        // Whatever fails here (the API server may be down for a test) is tried again next time.
-        tokio::select! {
-            _ = heartbeat.tick() => beat(&client, &name).await.ok(),
-            _ = turn.tick() => bury(&client, &name).await.ok(),
-        };
-    }
+/// What keeps a node alive.
+struct Heart {
+    client: Client,
+    name: String,
+    uid: String,
 }
 
-async fn beat(client: &Client, name: &str) -> Result<()> {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
-    let renewed = json!({ "spec": {
-        "holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": format!("{:.6}", Timestamp::now()),
-    } });
-    match leases.patch(name, &PatchParams::default(), &Patch::Merge(&renewed)).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            let mut lease: Lease = serde_json::from_value(renewed)?;
-            lease.metadata.name = Some(name.to_owned());
-            leases.create(&PostParams::default(), &lease).await?;
-        }
-        other => {
-            other?;
+impl Heart {
+    async fn live(self) {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut turn = tokio::time::interval(TURN);
+        loop {
+            // Whatever fails here (the API server may be down for a test) is tried again next time.
+            tokio::select! {
+                _ = heartbeat.tick() => self.beat().await.ok(),
+                _ = turn.tick() => self.bury().await.ok(),
+            };
         }
     }
-    Ok(())
-}
 
-/// Confirms the end of Pods that are being deleted, as a kubelet does when their containers have stopped.
-async fn bury(client: &Client, name: &str) -> Result<()> {
-    let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
-    let pods = Api::<Pod>::all(client.clone()).list(&here).await?;
-    for pod in pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
-        let own: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-        let ended = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        own.delete(&pod.name_any(), &ended).await?;
+    async fn beat(&self) -> Result<()> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
+        // Owned by the Node, as a kubelet's is: the Lease goes with it.
+        let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.uid });
+        let renewed = json!({
+            "metadata": { "name": self.name, "ownerReferences": [owner] },
+            "spec": {
+                "holderIdentity": self.name,
+                "leaseDurationSeconds": 40,
+                "renewTime": format!("{:.6}", Timestamp::now()),
+            },
+        });
+        match leases.patch(&self.name, &PatchParams::default(), &Patch::Merge(&renewed)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                leases.create(&PostParams::default(), &serde_json::from_value(renewed)?).await.map(drop)?;
+            }
+            other => other.map(drop)?,
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Confirms the end of Pods that are being deleted, as a kubelet does when their containers have stopped.
+    async fn bury(&self) -> Result<()> {
+        let here = ListParams::default().fields(&format!("spec.nodeName={}", self.name));
+        let pods = Api::<Pod>::all(self.client.clone()).list(&here).await?;
+        for pod in pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
+            let own: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+            let ended = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+                ..DeleteParams::default()
+            };
+            own.delete(&pod.name_any(), &ended).await?;
+        }
+        Ok(())
+    }
 }

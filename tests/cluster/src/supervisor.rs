@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
@@ -25,9 +26,19 @@ use crate::process::{Output, ProcessState, Reply, Request, Signal, Spec};
 /// The socket's name in the supervisor's directory.
 pub(crate) const SOCKET: &str = "supervisor.sock";
 
+/// How long a process that ended by itself stays away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+struct Named {
+    state: ProcessState,
+    spec: Spec,
+    /// Whether it was told to end, rather than ending by itself.
+    dismissed: bool,
+}
+
 #[derive(Default)]
 struct State {
-    named: BTreeMap<String, ProcessState>,
+    named: BTreeMap<String, Named>,
     /// Who waits for a child that [`Request::Run`] started.
     runs: HashMap<u32, oneshot::Sender<Option<i32>>>,
 }
@@ -72,7 +83,11 @@ pub(crate) async fn serve(directory: &Path) -> Result<()> {
 async fn end_children(supervisor: &Supervisor) {
     loop {
         let reaped = supervisor.reaped.notified();
-        let left: Vec<u32> = supervisor.state.borrow().named.values().filter_map(|process| process.pid).collect();
+        let left: Vec<u32> = {
+            let mut state = supervisor.state.borrow_mut();
+            state.named.values_mut().for_each(|named| named.dismissed = true);
+            state.named.values().filter_map(|named| named.state.pid).collect()
+        };
         if left.is_empty() {
             return;
         }
@@ -100,26 +115,29 @@ async fn converse(supervisor: &Rc<Supervisor>, stream: UnixStream) -> Result<()>
 async fn answer(supervisor: &Rc<Supervisor>, request: Request) -> Result<Reply> {
     match request {
         Request::Start { name, spec } => {
-            let pid = start(&spec).with_context(|| format!("starting {name}: {}", spec.argv.join(" ")))?;
-            let state = ProcessState { name: name.clone(), pid: Some(pid), ended: None };
-            supervisor.state.borrow_mut().named.insert(name, state);
+            supervisor.start(name, spec)?;
             Ok(Reply::Done)
         }
         Request::Signal { name, signal } => {
-            let pid = supervisor.state.borrow().named.get(&name).and_then(|process| process.pid);
-            let pid = pid.with_context(|| format!("{name} does not run"))?;
-            send(pid, signal).with_context(|| format!("signalling {name}"))?;
+            let mut state = supervisor.state.borrow_mut();
+            let named = state.named.get_mut(&name).with_context(|| format!("{name} was never started"))?;
+            named.dismissed |= matches!(signal, Signal::Terminate | Signal::Kill);
+            if let Some(pid) = named.state.pid {
+                send(pid, signal).with_context(|| format!("signalling {name}"))?;
+            }
             Ok(Reply::Done)
         }
         Request::Wait { name } => loop {
             let reaped = supervisor.reaped.notified();
-            if supervisor.state.borrow().named.get(&name).is_none_or(|process| process.pid.is_none()) {
+            if supervisor.state.borrow().named.get(&name).is_none_or(|named| named.state.pid.is_none()) {
                 return Ok(Reply::Done);
             }
             reaped.await;
         },
         Request::Run { argv, stdin } => Ok(Reply::Ran(run(supervisor, &argv, stdin).await?)),
-        Request::List => Ok(Reply::Processes(supervisor.state.borrow().named.values().cloned().collect())),
+        Request::List => {
+            Ok(Reply::Processes(supervisor.state.borrow().named.values().map(|named| named.state.clone()).collect()))
+        }
         Request::Exit => {
             supervisor.exit.notify_one();
             Ok(Reply::Done)
@@ -202,20 +220,43 @@ async fn reap(supervisor: Rc<Supervisor>) {
 }
 
 impl Supervisor {
-    fn ended(&self, pid: u32, status: WaitStatus) {
+    fn ended(self: &Rc<Self>, pid: u32, status: WaitStatus) {
         let mut state = self.state.borrow_mut();
         if let Some(waiting) = state.runs.remove(&pid) {
             // Nobody listens any more when the client of this run has gone.
             waiting.send(status.exit_status()).ok();
         }
-        if let Some(process) = state.named.values_mut().find(|process| process.pid == Some(pid)) {
-            process.pid = None;
-            process.ended = Some(match (status.exit_status(), status.terminating_signal()) {
+        if let Some(named) = state.named.values_mut().find(|named| named.state.pid == Some(pid)) {
+            named.state.pid = None;
+            named.state.ended = Some(match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => format!("exit status {code}"),
                 (None, Some(signal)) => format!("killed by signal {signal}"),
                 (None, None) => "ended".to_owned(),
             });
+            if named.spec.restart && !named.dismissed {
+                let name = named.state.name.clone();
+                tokio::task::spawn_local(Rc::clone(self).start_again(name));
+            }
         }
+    }
+
+    async fn start_again(self: Rc<Self>, name: String) {
+        tokio::time::sleep(PAUSE).await;
+        // Meanwhile it may have been dismissed, or started by request.
+        let again = match self.state.borrow().named.get(&name) {
+            Some(named) if named.state.pid.is_none() && !named.dismissed => named.spec.clone(),
+            _ => return,
+        };
+        if let Err(error) = self.start(name, again) {
+            eprintln!("supervisor: {error:#}");
+        }
+    }
+
+    fn start(&self, name: String, spec: Spec) -> Result<()> {
+        let pid = start(&spec).with_context(|| format!("starting {name}: {}", spec.argv.join(" ")))?;
+        let state = ProcessState { name: name.clone(), pid: Some(pid), ended: None };
+        self.state.borrow_mut().named.insert(name, Named { state, spec, dismissed: false });
+        Ok(())
     }
 }
 
