@@ -74,15 +74,11 @@ pub struct PoolNodes {
 }
 
 /// One directory in which volumes are made.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolPath {
     /// Absolute path. It must lie beneath one that the agents mount (chart value `agent.basePaths`).
-    #[schemars(length(min = 2, max = 1024))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^(/[^/]+)+$') && !self.matches('/[.][.]?(/|$)')")
-            .message("give an absolute path below `/`, without `.`, `..`, `//` or a slash at the end")
-    )]
+    #[schemars(length(min = 2, max = 1024), regex(pattern = r"^(/([^/.][^/]*|[.][^/.][^/]*|[.][.][^/]+))+$"))]
     pub path: String,
     /// Only use the path while a file system of its own is mounted there. Without it a disk that was not mounted at
     /// boot would silently put volumes onto the root disk.
