@@ -141,6 +141,10 @@ impl Base {
         if let Some(id) = self.known_id()? {
             return Ok(id);
         }
+        // All that a removal needs is made while there is room: directories must be removable from a full disk.
+        self.markers()?;
+        self.staging()?;
+        self.trash()?;
         let own = self.subdirectory(&[OWN])?;
         let fresh = random_uuid().map_err(|error| io_failed("read", RANDOM, &error))?;
         // Whoever comes second keeps the first one's.
@@ -162,6 +166,19 @@ impl Base {
             at = Some(open_within(parent, *name, DIRECTORY).map_err(failed("open", &path))?);
         }
         at.ok_or_else(|| DirectoryError::Order("a directory without a name".to_owned()))
+    }
+
+    /// A directory of the agent's own, if it is there.
+    pub(crate) fn existing(&self, names: &[&str]) -> Result<Option<OwnedFd>, DirectoryError> {
+        let mut at = None;
+        for name in names {
+            let parent = at.as_ref().map_or(self.root(), OwnedFd::as_fd);
+            at = match open_within(parent, *name, DIRECTORY) {
+                Err(Errno::NOENT) => return Ok(None),
+                opened => Some(opened.map_err(failed("open", &self.inside(name)))?),
+            };
+        }
+        Ok(at)
     }
 
     pub(crate) fn markers(&self) -> Result<OwnedFd, DirectoryError> {

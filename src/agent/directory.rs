@@ -140,7 +140,9 @@ impl Base {
         order.check()?;
         self.expect_id(order)?;
         let shown = self.inside(order.path.as_str());
-        let markers = self.markers()?;
+        let Some(markers) = self.existing(&[".latebind", "volumes"])? else {
+            return self.dispose_unmarked(order, origin, disposal, on_delete, &shown);
+        };
         let found = self.read_marker(markers.as_fd(), order)?;
         let standing = match origin {
             Origin::Made | Origin::Recovered => self.find(order, found.as_ref(), &shown)?,
@@ -150,14 +152,35 @@ impl Base {
             self.take_away(order, disposal, on_delete, &shown)?;
         }
         // Left by a crash while it was being made: empty, and never given to anybody.
-        let staging = self.staging()?;
-        for (parent, flags) in [(&staging, AtFlags::REMOVEDIR), (&markers, AtFlags::empty())] {
+        let staging = self.existing(&[".latebind", "new"])?;
+        for (parent, flags) in [(staging.as_ref(), AtFlags::REMOVEDIR), (Some(&markers), AtFlags::empty())] {
+            let Some(parent) = parent else { continue };
             match unlinkat(parent, &order.claim, flags) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(failed("remove the marker of", &shown)(errno)),
             }
         }
         fsync(&markers).map_err(failed("save", &shown))
+    }
+
+    /// The same in a base in which nothing of ours was ever made.
+    fn dispose_unmarked(
+        &self,
+        order: &Order,
+        origin: Origin,
+        disposal: Disposal,
+        on_delete: OnDelete,
+        shown: &str,
+    ) -> Result<(), DirectoryError> {
+        if !self.stands(order, shown)? {
+            return Ok(());
+        }
+        match origin {
+            Origin::Adopted => self.take_away(order, disposal, on_delete, shown),
+            Origin::Made | Origin::Recovered => {
+                Err(DirectoryError::NotOurs { path: shown.to_owned(), owner: "it has no marker".to_owned() })
+            }
+        }
     }
 
     /// Moves the directory out of its place in one step; what is in it is unlinked later.
@@ -215,7 +238,11 @@ impl Base {
         if !marker.same_owner(&order.marker()) {
             return Err(DirectoryError::NotOurs { path: shown.to_owned(), owner: marker.owner() });
         }
-        let begun = statat(self.staging()?, &order.claim, AtFlags::SYMLINK_NOFOLLOW);
+        let staging = self.existing(&[".latebind", "new"])?;
+        let begun = match staging {
+            Some(staging) => statat(staging, &order.claim, AtFlags::SYMLINK_NOFOLLOW),
+            None => Err(Errno::NOENT),
+        };
         match (begun, there) {
             (Ok(_), true) => {
                 Err(DirectoryError::NotOurs { path: shown.to_owned(), owner: "it was there before".to_owned() })

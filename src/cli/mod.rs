@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand.
 
 mod completion;
+mod crds;
 mod explain;
 pub mod fix;
+mod import;
 pub mod input;
 mod lint;
 pub mod output;
@@ -88,6 +90,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
     Webhook(webhook::WebhookArgs),
+    Import(import::ImportArgs),
+    Crds(crds::CrdsArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -116,6 +120,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Webhook(args) => webhook::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Crds(args) => crds::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),

@@ -15,6 +15,9 @@ use crate::crd::{LocalVolume, Origin, Reclaim};
 use crate::model::Volume;
 use crate::rancher;
 
+/// How soon something that no change of ours announces is looked at again.
+const RECHECK: Duration = Duration::from_secs(5);
+
 /// Brings a directory's end one step further.
 pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
     if local.spec.disposal.is_some() {
@@ -49,7 +52,7 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
                 let note = "another volume names this path, or one above or below it: the directory is left alone";
                 context.events.warning(volume, "VolumeFailedDelete", note);
             }
-            Ok(None)
+            Ok(Some(RECHECK))
         }
         Verdict::Dispose(order) => {
             let patch = json!({
@@ -236,11 +239,12 @@ async fn adopted(context: &Context, volume: &Volume) -> Result<Option<Duration>,
         let name = order.name().to_owned();
         return remove(context, volume, &name).await;
     }
+    // Its name need not tell the claim's UID, so its LocalVolume does not lead back here.
     if context.local(order.name()).is_some() {
-        return Ok(None);
+        return Ok(Some(RECHECK));
     }
     match in_time(context.locals().create(&PostParams::default(), &order)).await {
-        Err(error) if error.is_conflict() => Ok(None),
-        made => made.map(|_| None),
+        Err(error) if error.is_conflict() => Ok(Some(RECHECK)),
+        made => made.map(|_| Some(RECHECK)),
     }
 }
