@@ -3,8 +3,10 @@
 mod certs;
 mod check;
 mod completion;
+mod crds;
 mod explain;
 pub mod fix;
+mod import;
 pub mod input;
 mod install;
 mod lint;
@@ -96,6 +98,8 @@ enum Command {
     Install(install::InstallArgs),
     Check(check::CheckArgs),
     Certs(certs::CertsArgs),
+    Import(import::ImportArgs),
+    Crds(crds::CrdsArgs),
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
@@ -128,6 +132,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Install(args) => install::run(args),
         Command::Check(args) => check::run(args),
         Command::Certs(args) => certs::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Crds(args) => crds::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
         Command::Completion(args) => completion::run(args, command),

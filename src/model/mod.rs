@@ -20,8 +20,8 @@ pub use pod::{
 };
 pub use quantity::{ParseQuantityError, Quantity};
 pub use storage::{
-    Claim, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, PathSource, StorageCapacity,
-    Volume, VolumeSpec, VolumeStatus,
+    Claim, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, DataSource, PathSource,
+    StorageCapacity, Volume, VolumeSpec, VolumeStatus,
 };
 pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind};
 

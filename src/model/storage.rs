@@ -48,6 +48,20 @@ pub struct ClaimSpec {
     /// Class of mutable volume attributes.
     #[serde(default)]
     pub volume_attributes_class_name: Option<String>,
+    /// What the volume is to be filled from; only its kind is read.
+    #[serde(default)]
+    pub data_source: Option<DataSource>,
+    /// The same, for any kind of object.
+    #[serde(default)]
+    pub data_source_ref: Option<DataSource>,
+}
+
+/// What a volume is to be filled from.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct DataSource {
+    /// Kind of the object.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub kind: String,
 }
 
 /// `status` of a claim.
@@ -176,6 +190,9 @@ pub struct VolumeSpec {
     /// Class of mutable volume attributes.
     #[serde(default)]
     pub volume_attributes_class_name: Option<String>,
+    /// `Delete` or `Retain`.
+    #[serde(default)]
+    pub persistent_volume_reclaim_policy: Option<String>,
     /// Source: a disk or directory of a node.
     #[serde(default)]
     pub local: Option<PathSource>,
@@ -260,6 +277,15 @@ pub struct Class {
     /// Where volumes may be made.
     #[serde(default, deserialize_with = "null_as_default")]
     pub allowed_topologies: Vec<TopologySelectorTerm>,
+    /// What the provisioner is told.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub parameters: BTreeMap<String, String>,
+    /// `Delete` (the default) or `Retain`.
+    #[serde(default)]
+    pub reclaim_policy: Option<String>,
+    /// Options with which volumes are mounted.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub mount_options: Vec<String>,
 }
 
 impl Class {

@@ -1,0 +1,180 @@
+//! Starts the agent of one node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::base::AllowedBases;
+use super::{orders, reports};
+use crate::crd::{LocalPool, LocalVolume};
+use crate::model::{Namespace, Node};
+use crate::provision::api::in_time;
+use crate::provision::follow::{Change, follow};
+use crate::provision::queue::Queue;
+
+/// How soon something is tried again after the API server failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Orders that are followed at once. More would only wait for the same disk.
+const WORKERS: usize = 8;
+
+/// How the agent works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// What it may work beneath.
+    pub bases: AllowedBases,
+    /// How fast the trash is emptied, in files and directories a second.
+    pub unlinks_per_second: usize,
+}
+
+pub(super) struct Agent {
+    pub client: Client,
+    pub options: Options,
+    /// UID of the namespace `kube-system`: what tells clusters apart.
+    pub cluster: String,
+    pub locals: Store<LocalVolume>,
+    pub pools: Store<LocalPool>,
+    nodes: Store<Node>,
+    pub report: Notify,
+    pub sweep: Notify,
+    conditions: Mutex<Vec<Condition>>,
+}
+
+impl Agent {
+    pub(super) fn node(&self) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectRef::new(&self.options.node_name))
+    }
+
+    pub(super) fn node_uid(&self) -> String {
+        self.node().and_then(|node| node.metadata.uid.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn report_soon(&self) {
+        self.report.notify_one();
+    }
+
+    pub(super) fn sweep_soon(&self) {
+        self.sweep.notify_one();
+    }
+
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn keep_conditions(&self, conditions: &[Condition]) {
+        *self.conditions.lock().unwrap_or_else(PoisonError::into_inner) = conditions.to_vec();
+    }
+}
+
+/// Runs the agent until the token is cancelled.
+///
+/// # Errors
+/// Never at present: what fails is tried again.
+pub async fn run(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), kube::Error> {
+    let cluster = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        cluster = cluster_uid(&client) => cluster,
+    };
+    let queue = Arc::new(Queue::<String>::new());
+    let push = Arc::clone(&queue);
+    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node_name));
+    let (locals, orders) = follow(Api::<LocalVolume>::all(client.clone()), mine, move |change| match change {
+        Change::Applied(local) => push.push(local.name().to_owned()),
+        Change::Deleted(_) => {}
+        // The empty name stands for all.
+        Change::Refilled => push.push(String::new()),
+    });
+    let wake = Arc::new(Notify::new());
+    let pool_change = Arc::clone(&wake);
+    let (pools, pooling) =
+        follow(Api::<LocalPool>::all(client.clone()), watcher::Config::default(), move |_| pool_change.notify_one());
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", options.node_name));
+    let node_change = Arc::clone(&wake);
+    let (nodes, noding) = follow(Api::<Node>::all(client.clone()), own, move |_| node_change.notify_one());
+
+    let agent = Arc::new(Agent {
+        client,
+        options,
+        cluster,
+        locals,
+        pools,
+        nodes,
+        report: Notify::new(),
+        sweep: Notify::new(),
+        conditions: Mutex::default(),
+    });
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(orders);
+    running.spawn(pooling);
+    running.spawn(noding);
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        // An error says that the watch was dropped, which only happens when this whole function is.
+        _ = async { tokio::join!(agent.locals.wait_until_ready(), agent.pools.wait_until_ready(), agent.nodes.wait_until_ready()) } => {}
+    }
+    tracing::info!(node = agent.options.node_name, volumes = agent.locals.len(), "the agent's caches are filled");
+    let forward = Arc::clone(&agent);
+    running.spawn(async move {
+        loop {
+            wake.notified().await;
+            forward.report_soon();
+        }
+    });
+    running.spawn(reports::report_for_ever(Arc::clone(&agent)));
+    running.spawn(reports::sweep_for_ever(Arc::clone(&agent)));
+    for _ in 0..WORKERS {
+        let (agent, queue) = (Arc::clone(&agent), Arc::clone(&queue));
+        running.spawn(async move {
+            loop {
+                work(&agent, &queue).await;
+            }
+        });
+    }
+    shutdown.cancelled().await;
+    Ok(())
+}
+
+async fn work(agent: &Arc<Agent>, queue: &Queue<String>) {
+    let name = queue.pop().await;
+    let mut again = None;
+    if name.is_empty() {
+        for local in agent.locals.state() {
+            queue.push(local.name().to_owned());
+        }
+    } else if let Some(local) = agent.locals.get(&ObjectRef::new(&name)) {
+        again = match orders::follow_order(agent, local).await {
+            Ok(again) => again,
+            Err(error) => {
+                tracing::warn!(volume = name, %error, "trying again");
+                Some(RETRY)
+            }
+        };
+    }
+    queue.done(&name);
+    if let Some(delay) = again {
+        queue.push_later(name, delay);
+    }
+}
+
+/// The UID of the namespace that every cluster has, and keeps.
+async fn cluster_uid(client: &Client) -> String {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    loop {
+        match in_time(namespaces.get("kube-system")).await {
+            Ok(Namespace { metadata }) => {
+                if let Some(uid) = metadata.uid {
+                    return uid;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the cluster does not say who it is, asking again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}

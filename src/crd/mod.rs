@@ -1,0 +1,52 @@
+//! The custom resources of provisioning, group `latebind.dev`, cluster-scoped: the types, their schemas and rules.
+//!
+//! [`LocalPool`] is what an administrator writes, [`LocalNode`] what an agent reports, [`LocalVolume`] the order that
+//! passes between controller and agent. The schemas under `webhook-manifests/crds` are generated from these types.
+
+mod condition;
+mod node;
+mod path;
+mod pool;
+mod volume;
+
+pub use condition::{condition, is_true, set_condition};
+pub use node::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport};
+pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
+pub use pool::{LocalPool, LocalPoolSpec, LocalPoolStatus, Placement, PoolNodes, PoolPath, Room};
+pub use volume::{
+    ClaimIdentity, Disposal, LocalVolume, LocalVolumeSpec, LocalVolumeStatus, OnDelete, Origin, Reclaim, VolumeType,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+/// The API group.
+pub const GROUP: &str = "latebind.dev";
+/// The finalizer of a [`LocalVolume`]: the controller sets it at creation, the agent alone lifts it.
+pub const FINALIZER: &str = "latebind.dev/directory";
+/// Condition: the object does what it is for.
+pub const READY: &str = "Ready";
+
+/// The definitions, in the order in which they are to be applied.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd()]
+}
+
+/// Each definition as a YAML file: its name and its text.
+///
+/// # Errors
+/// When a definition cannot be written as YAML, which no definition of this crate should cause.
+pub fn files() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
+    definitions()
+        .iter()
+        .map(|definition| {
+            let name = definition.metadata.name.clone().unwrap_or_default();
+            let text = serde_saphyr::to_string(definition)?;
+            Ok((format!("{name}.yaml"), format!("# Generated from the types in src/crd.\n{text}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! What the loops share: caches, interfaces to the API server, options.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client};
+
+use super::PROVISIONER;
+use super::events::Events;
+use super::queue::Queue;
+use crate::crd::{LocalNode, LocalPool, LocalVolume};
+use crate::model::{Claim, Class, Node, Volume};
+
+/// How the controller works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Provisioner names of others whose classes and volumes are served too, such as `rancher.io/local-path`.
+    pub adopt: BTreeSet<String>,
+    /// How long an agent may leave an order unanswered before another node is tried.
+    pub agent_patience: Duration,
+    /// How many objects are worked on at once.
+    pub workers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
+        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), workers: 32 }
+    }
+}
+
+impl Options {
+    /// True for the provisioner names that are served.
+    #[must_use]
+    pub fn serves(&self, provisioner: &str) -> bool {
+        provisioner == PROVISIONER || self.adopt.contains(provisioner)
+    }
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// All there is.
+    Everything,
+    /// A claim: namespace and name.
+    Claim(String, String),
+    /// A LocalVolume.
+    Local(String),
+    /// A PersistentVolume.
+    Volume(String),
+}
+
+pub(crate) struct Stores {
+    pub claims: Store<Claim>,
+    pub classes: Store<Class>,
+    pub volumes: Store<Volume>,
+    pub nodes: Store<Node>,
+    pub pools: Store<LocalPool>,
+    pub reports: Store<LocalNode>,
+    pub locals: Store<LocalVolume>,
+}
+
+pub(crate) struct Context {
+    pub client: Client,
+    pub options: Options,
+    pub stores: Stores,
+    pub queue: Arc<Queue<Key>>,
+    pub events: Events,
+    pub disposed: Arc<Disposed>,
+    /// Orders that the cache does not show yet, so that two claims do not take the same room.
+    pub promised: Mutex<HashMap<String, LocalVolume>>,
+    /// Since when a claim waits for the agent of a node.
+    pub waiting: Mutex<HashMap<(String, String), Instant>>,
+    /// The last warning about each claim, so that the same one is not written every few seconds.
+    pub said: Mutex<HashMap<String, String>>,
+}
+
+/// LocalVolumes whose agent has followed the order of disposal. Lost at a restart; then they are made again from
+/// their volumes, disposed of again, which finds nothing, and arrive here.
+#[derive(Default)]
+pub(crate) struct Disposed(Mutex<BTreeSet<String>>);
+
+impl Disposed {
+    pub(crate) fn insert(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    fn retain(&self, keep: impl FnMut(&String) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(keep);
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What these hold stays usable whatever happened to another holder.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    pub(crate) fn class(&self, name: &str) -> Option<Arc<Class>> {
+        self.stores.classes.get(&ObjectRef::new(name))
+    }
+
+    /// The class of a claim, if it is one of ours.
+    pub(crate) fn class_of(&self, claim: &Claim) -> Option<Arc<Class>> {
+        self.class(claim.class_name()?).filter(|class| self.options.serves(&class.provisioner))
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.stores.nodes.get(&ObjectRef::new(name))
+    }
+
+    pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalVolume>> {
+        self.stores.locals.get(&ObjectRef::new(name))
+    }
+
+    pub(crate) fn volume(&self, name: &str) -> Option<Arc<Volume>> {
+        self.stores.volumes.get(&ObjectRef::new(name))
+    }
+
+    pub(crate) fn claims(&self, namespace: &str) -> Api<Claim> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub(crate) fn locals(&self) -> Api<LocalVolume> {
+        Api::all(self.client.clone())
+    }
+
+    pub(crate) fn volumes(&self) -> Api<Volume> {
+        Api::all(self.client.clone())
+    }
+
+    pub(crate) fn new_volumes(&self) -> Api<PersistentVolume> {
+        Api::all(self.client.clone())
+    }
+
+    /// The LocalVolumes of a node, those included that were ordered a moment ago.
+    pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
+        let mut found: Vec<_> =
+            self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
+        let mut promised = lock(&self.promised);
+        promised.retain(|name, _| self.local(name).is_none());
+        found.extend(promised.values().filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
+        found
+    }
+
+    /// Warns about a claim, once for each thing that there is to say.
+    pub(crate) fn refuse(&self, claim: &Claim, note: String) {
+        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        let repeated = lock(&self.said).get(&uid).is_some_and(|before| *before == note);
+        if !repeated {
+            self.events.warning(claim, "ProvisioningFailed", &note);
+            lock(&self.said).insert(uid, note);
+        }
+    }
+
+    /// Drops what was kept about claims and volumes that are gone.
+    pub(crate) fn tidy(&self) {
+        let claims: BTreeSet<String> =
+            self.stores.claims.state().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
+        lock(&self.said).retain(|uid, _| claims.contains(uid));
+        lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid));
+        let owners: BTreeSet<String> = self
+            .stores
+            .volumes
+            .state()
+            .iter()
+            .filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone())
+            .collect();
+        self.disposed.retain(|name| owners.iter().any(|uid| name.starts_with(uid.as_str())));
+    }
+
+    /// Forgets what was kept about a claim that is served, or gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        lock(&self.said).remove(uid);
+        lock(&self.waiting).retain(|(claim, _), _| claim != uid);
+    }
+}

@@ -1,0 +1,36 @@
+//! Makes volumes for claims: chooses the node where that is ours to choose, orders the directory from the node's
+//! agent, makes the PersistentVolume, and takes everything back when the volume is released.
+
+pub(crate) mod api;
+mod claim;
+mod claims;
+mod context;
+mod disposal;
+mod events;
+pub(crate) mod follow;
+mod parameters;
+mod pattern;
+mod placement;
+pub(crate) mod queue;
+mod run;
+mod volume;
+mod volumes;
+
+pub use api::ApiError;
+pub use claim::{Refusal, refusal};
+pub use context::Options;
+pub use disposal::{ClaimFact, Verdict, VolumeFact, disposal};
+pub use parameters::{ClassParameters, ParameterError};
+pub use pattern::{Names, PathPattern, PatternError};
+pub use placement::{Candidate, NodeObstacle, affinity_value, choose_path};
+pub use run::run;
+pub use volume::{
+    LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, reclaim, recovered, serves, volume_name,
+};
+
+/// The name under which classes ask for us. Without a slash, so that a CSIDriver object may carry it.
+pub const PROVISIONER: &str = "local.latebind.dev";
+/// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Finalizer of a volume that an external provisioner has to take away.
+pub const VOLUME_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";

@@ -1,0 +1,64 @@
+//! Provisioning on a real control plane: claims, volumes, directories, and what happens when any of them is taken away.
+
+use std::process::ExitCode;
+
+use latebind_cluster::suite::{Needs, Suite};
+use latebind_cluster::tests;
+
+#[path = "provision/ends.rs"]
+mod ends;
+#[path = "provision/ground.rs"]
+mod ground;
+#[path = "provision/made.rs"]
+mod made;
+#[path = "provision/nodes.rs"]
+mod nodes;
+#[path = "provision/refused.rs"]
+mod refused;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new("provision").control_plane(latebind_cluster::Options::audit);
+    tests!(
+        suite,
+        Needs::ControlPlane,
+        [
+            made::a_claim_with_a_selected_node_is_bound_to_a_directory_and_both_go_with_it,
+            made::a_pod_that_the_scheduler_places_gets_its_volume,
+            made::an_immediate_claim_gets_a_node_of_the_pool,
+            made::an_immediate_claim_of_a_pinned_pod_goes_to_its_node,
+            made::a_volume_is_tied_by_the_label_and_not_by_the_name_of_the_node,
+            made::the_class_says_how_the_directory_looks,
+            refused::what_cannot_be_served_is_refused_by_name,
+            refused::a_full_or_missing_disk_is_told_and_another_node_is_asked_for,
+            refused::a_pinned_claim_keeps_its_node,
+            refused::a_missing_pool_is_told_and_a_late_one_serves,
+            refused::a_pool_outside_of_what_the_agents_were_given_gets_nothing,
+            nodes::a_node_without_an_agent_is_given_up,
+            nodes::a_node_that_is_gone_is_given_up,
+            nodes::a_shared_label_is_refused,
+            nodes::an_agent_on_a_dead_node_stops_nobody_else,
+            ends::a_deleted_local_volume_takes_no_data_with_it,
+            ends::a_local_volume_whose_finalizer_was_torn_off_is_made_again,
+            ends::a_retained_volume_keeps_its_directory_whatever_is_deleted,
+            ends::a_policy_that_changes_to_retain_keeps_the_data,
+            ends::a_volume_deleted_by_hand_before_its_claim_still_cleans_up,
+            ends::a_claim_deleted_while_it_is_provisioned_leaves_nothing,
+            ends::a_retained_claim_deleted_while_it_is_provisioned_leaves_nothing,
+            ends::a_deleted_class_does_not_stop_the_removal,
+            ends::an_edited_pool_does_not_move_or_lose_anything,
+            ends::a_directory_that_another_volume_names_is_left_alone,
+            ends::a_released_volume_of_rancher_is_cleaned_where_label_and_name_differ,
+        ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "made::at_most_three_writes_make_a_volume",
+        made::at_most_three_writes_make_a_volume,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "ends::data_outlives_the_definitions_and_a_new_installation_adopts_it",
+        ends::data_outlives_the_definitions_and_a_new_installation_adopts_it,
+    );
+    suite.run()
+}

@@ -1,0 +1,244 @@
+//! A node with its agent, a pool and a class, each of one test alone; one controller for all.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use latebind::agent::AllowedBases;
+use latebind::crd::{LocalNode, LocalPool, LocalVolume};
+use latebind::{agent, provision};
+use latebind_cluster::{Scope, SimulatedNode, eventually};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const AGENT_PATIENCE: Duration = Duration::from_secs(4);
+
+static INSTALLED: OnceCell<CancellationToken> = OnceCell::const_new();
+
+/// Writes the definitions and waits until they are served.
+pub async fn install(client: &Client) -> Result<()> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in latebind::crd::definitions() {
+        let name = definition.name_any();
+        eventually(&format!("{name} to be served"), PATIENCE, async || {
+            let parameters = PatchParams::apply("test").force();
+            let written = definitions.patch(&name, &parameters, &Patch::Apply(&definition)).await?;
+            let conditions = written.status.and_then(|status| status.conditions).unwrap_or_default();
+            let served = conditions.iter().any(|it| it.type_ == "Established" && it.status == "True");
+            Ok((served && written.metadata.deletion_timestamp.is_none()).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Starts a controller that serves until the token is cancelled.
+pub fn controller(client: Client) -> CancellationToken {
+    let token = CancellationToken::new();
+    let options = provision::Options {
+        adopt: BTreeSet::from([latebind::rancher::RANCHER.to_owned()]),
+        agent_patience: AGENT_PATIENCE,
+        ..provision::Options::default()
+    };
+    let shutdown = token.clone();
+    tokio::spawn(async move { provision::run(client, options, shutdown).await });
+    token
+}
+
+/// The agent of a simulated node, working in a directory of this machine.
+pub struct Agent {
+    token: CancellationToken,
+}
+
+impl Agent {
+    pub fn start(client: Client, node: &str, allowed: &Path) -> Self {
+        let token = CancellationToken::new();
+        let options = agent::Options {
+            node_name: node.to_owned(),
+            bases: AllowedBases::new([allowed.to_str().unwrap()]).unwrap(),
+            unlinks_per_second: 5_000,
+        };
+        let shutdown = token.clone();
+        tokio::spawn(async move { agent::run(client, options, shutdown).await });
+        Self { token }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+/// What a test works with.
+pub struct Ground<'a> {
+    pub scope: &'a Scope,
+    pub directory: tempfile::TempDir,
+    pub node: SimulatedNode,
+    pub agent: Option<Agent>,
+    pub class: String,
+}
+
+impl<'a> Ground<'a> {
+    /// A node with agent and base, a pool, and a class `change`d from the default.
+    pub async fn new(scope: &'a Scope, change: Value) -> Result<Self> {
+        let mut ground = Self::without_agent(scope, change).await?;
+        ground.start_agent();
+        ground.wait_for_report().await?;
+        Ok(ground)
+    }
+
+    pub async fn without_agent(scope: &'a Scope, change: Value) -> Result<Self> {
+        INSTALLED
+            .get_or_try_init(|| async {
+                install(&scope.client()).await?;
+                anyhow::Ok(controller(scope.client()))
+            })
+            .await?;
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        let node = scope.simulated_node("node", &[]).await?;
+        let class = scope.unique("class");
+        scope
+            .create::<LocalPool>(json!({
+                "metadata": { "name": class },
+                "spec": { "nodes": [{ "names": [node.name()], "paths": [{ "path": directory.path().join("base") }] }] },
+            }))
+            .await?;
+        let mut object = json!({
+            "metadata": { "name": class }, "provisioner": provision::PROVISIONER,
+            "volumeBindingMode": "WaitForFirstConsumer",
+        });
+        for (key, value) in change.as_object().into_iter().flatten() {
+            object[key] = value.clone();
+        }
+        scope.create::<StorageClass>(object).await?;
+        Ok(Self { scope, directory, node, agent: None, class })
+    }
+
+    pub fn start_agent(&mut self) {
+        self.agent = Some(Agent::start(self.scope.client(), self.node.name(), self.directory.path()));
+    }
+
+    pub async fn wait_for_report(&self) -> Result<()> {
+        let reports: Api<LocalNode> = self.scope.all();
+        eventually("the agent's report", PATIENCE, async || {
+            let report = reports.get_opt(self.node.name()).await?;
+            let paths = report.and_then(|report| report.status).map(|status| status.paths).unwrap_or_default();
+            Ok((!paths.is_empty()).then_some(()))
+        })
+        .await
+    }
+
+    pub fn base(&self) -> PathBuf {
+        self.directory.path().join("base")
+    }
+
+    /// The names of the volumes' directories.
+    pub fn directories(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.base()).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|it| it.file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        names
+    }
+
+    /// A claim, ordered for this node unless `change`d.
+    pub async fn claim(&self, name: &str, change: Value) -> Result<PersistentVolumeClaim> {
+        let mut object = json!({
+            "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": self.node.name() } },
+            "spec": { "storageClassName": self.class, "accessModes": ["ReadWriteOnce"],
+                "resources": { "requests": { "storage": "1Mi" } } },
+        });
+        merge(&mut object, &change);
+        self.scope.create(object).await
+    }
+
+    /// Waits until the claim is bound, and gives its volume.
+    pub async fn bound(&self, name: &str) -> Result<PersistentVolume> {
+        let claim = self.scope.claim_phase(name, "Bound", PATIENCE).await?;
+        let volume = claim.spec.and_then(|spec| spec.volume_name).context("bound without a volume")?;
+        Ok(self.scope.all::<PersistentVolume>().get(&volume).await?)
+    }
+
+    /// A bound claim with a file in its directory; the volume and the file.
+    pub async fn filled(&self, name: &str) -> Result<(PersistentVolume, PathBuf)> {
+        self.claim(name, json!({})).await?;
+        let volume = self.bound(name).await?;
+        let file = path_of(&volume).join("data");
+        fs::write(&file, name)?;
+        Ok((volume, file))
+    }
+
+    pub async fn delete_claim(&self, name: &str) -> Result<()> {
+        self.scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
+        eventually("the claim to go", PATIENCE, async || {
+            Ok(self.scope.api::<PersistentVolumeClaim>().get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
+    }
+
+    pub async fn volume_gone(&self, name: &str) -> Result<()> {
+        eventually(&format!("volume {name} to go"), PATIENCE, async || {
+            Ok(self.scope.all::<PersistentVolume>().get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
+    }
+
+    pub async fn volume_phase(&self, name: &str, phase: &str) -> Result<PersistentVolume> {
+        eventually(&format!("volume {name} to be {phase}"), PATIENCE, async || {
+            let volume = self.scope.all::<PersistentVolume>().get(name).await?;
+            let found = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some(phase);
+            Ok(found.then_some(volume))
+        })
+        .await
+    }
+
+    /// The LocalVolumes of this node.
+    pub async fn locals(&self) -> Result<Vec<LocalVolume>> {
+        let fields = kube::api::ListParams::default().fields(&format!("spec.nodeName={}", self.node.name()));
+        Ok(self.scope.all::<LocalVolume>().list(&fields).await?.items)
+    }
+
+    /// Nothing of any volume is left: no object, no directory, no marker, no trash.
+    pub async fn all_clean(&self) -> Result<()> {
+        eventually("nothing to be left", PATIENCE, async || {
+            let locals: Vec<String> = self.locals().await?.iter().map(ResourceExt::name_any).collect();
+            let own = |path: &str| fs::read_dir(self.base().join(path)).map_or(0, Iterator::count);
+            let left = (self.directories(), own(".trash"), own(".latebind/volumes"), own(".latebind/new"));
+            anyhow::ensure!(locals.is_empty() && left == (vec![], 0, 0, 0), "left: {locals:?} {left:?}");
+            Ok(Some(()))
+        })
+        .await
+    }
+
+    pub fn nodes(&self) -> Api<Node> {
+        self.scope.all()
+    }
+}
+
+/// The directory of a volume.
+pub fn path_of(volume: &PersistentVolume) -> PathBuf {
+    let spec = volume.spec.as_ref().unwrap();
+    let local = spec.local.as_ref().map(|source| &source.path);
+    PathBuf::from(local.or(spec.host_path.as_ref().map(|source| &source.path)).unwrap())
+}
+
+pub fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}

@@ -1,0 +1,153 @@
+//! Volumes that are made.
+
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use latebind_cluster::Scope;
+use serde_json::json;
+
+use super::ground::{Ground, PATIENCE, path_of};
+
+pub async fn a_claim_with_a_selected_node_is_bound_to_a_directory_and_both_go_with_it(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let (volume, file) = ground.filled("data").await?;
+    let name = volume.metadata.name.clone().unwrap();
+    assert!(file.starts_with(ground.base()));
+    assert_eq!(path_of(&volume).metadata()?.mode() & 0o7777, 0o777);
+    assert_eq!(ground.base().metadata()?.mode() & 0o7777, 0o700);
+    scope.event("data", "ProvisioningSucceeded", &name, PATIENCE).await?;
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&name).await?;
+    ground.all_clean().await
+}
+
+fn pod(name: &str, change: &serde_json::Value) -> serde_json::Value {
+    let mut object = json!({
+        "metadata": { "name": name },
+        "spec": { "containers": [{ "name": "c", "image": "x", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }],
+            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] },
+    });
+    super::ground::merge(&mut object, change);
+    object
+}
+
+pub async fn a_pod_that_the_scheduler_places_gets_its_volume(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let unordered = json!({ "metadata": { "annotations": null } });
+    ground.claim("data", unordered).await?;
+    let selector = json!({ "spec": { "nodeSelector": { "kubernetes.io/hostname": ground.node.name() } } });
+    scope.create::<Pod>(pod("user", &selector)).await?;
+    ground.bound("data").await?;
+    let ephemeral = json!({ "spec": {
+        "nodeSelector": { "kubernetes.io/hostname": ground.node.name() },
+        "volumes": [{ "name": "v", "ephemeral": { "volumeClaimTemplate": { "spec": {
+            "storageClassName": ground.class, "accessModes": ["ReadWriteOncePod"],
+            "resources": { "requests": { "storage": "1Mi" } } } } } }],
+    } });
+    scope.create::<Pod>(pod("short", &ephemeral)).await?;
+    ground.bound("short-v").await?;
+    assert_eq!(ground.directories().len(), 2);
+    Ok(())
+}
+
+pub async fn an_immediate_claim_gets_a_node_of_the_pool(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({ "volumeBindingMode": "Immediate" })).await?;
+    ground.claim("data", json!({ "metadata": { "annotations": null } })).await?;
+    let volume = ground.bound("data").await?;
+    assert!(path_of(&volume).starts_with(ground.base()));
+    let name = volume.metadata.name.unwrap();
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&name).await?;
+    ground.all_clean().await
+}
+
+pub async fn an_immediate_claim_of_a_pinned_pod_goes_to_its_node(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::without_agent(scope, json!({ "volumeBindingMode": "Immediate" })).await?;
+    let second = scope.simulated_node("second", &[]).await?;
+    let patch = json!({ "spec": { "nodes": [{ "names": [ground.node.name(), second.name()], "paths": [{ "path": ground.base() }] }] } });
+    scope
+        .all::<latebind::crd::LocalPool>()
+        .patch(&ground.class, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch))
+        .await?;
+    let pinned = json!({ "spec": { "nodeName": second.name() } });
+    scope.create::<Pod>(pod("user", &pinned)).await?;
+    let _agent = super::ground::Agent::start(scope.client(), second.name(), ground.directory.path());
+    ground.start_agent();
+    ground.wait_for_report().await?;
+    ground.claim("data", json!({ "metadata": { "annotations": null } })).await?;
+    let volume = ground.bound("data").await?;
+    let affinity = serde_json::to_value(volume.spec.unwrap().node_affinity)?;
+    let term = &affinity["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
+    assert_eq!(term["values"], json!([second.name()]));
+    Ok(())
+}
+
+pub async fn a_volume_is_tied_by_the_label_and_not_by_the_name_of_the_node(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({ "parameters": { "type": "hostPath" } })).await?;
+    let value = scope.unique("host");
+    let patch = json!({ "metadata": { "labels": { "kubernetes.io/hostname": value } } });
+    ground
+        .nodes()
+        .patch(ground.node.name(), &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch))
+        .await?;
+    let (volume, _) = ground.filled("data").await?;
+    let affinity = serde_json::to_value(volume.spec.as_ref().unwrap().node_affinity.as_ref())?;
+    let term = &affinity["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
+    assert_eq!(term["values"], json!([value]));
+    // What leaked elsewhere: the label's value is no node's name.
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.metadata.name.unwrap()).await?;
+    ground.all_clean().await
+}
+
+pub async fn the_class_says_how_the_directory_looks(scope: &Scope) -> Result<()> {
+    let parameters = json!({ "parameters": {
+        "pathPattern": "{namespace}/{claim}/{uid}", "mode": "2750", "uid": "1000", "gid": "2000", "onDelete": "archive",
+    }, "mountOptions": ["noatime"] });
+    let ground = Ground::new(scope, parameters).await?;
+    ground.claim("data", json!({})).await?;
+    let volume = ground.bound("data").await?;
+    let path = path_of(&volume);
+    let uid = scope.claim("data").await?.metadata.uid.unwrap();
+    assert_eq!(path, ground.base().join(scope.namespace()).join("data").join(&uid));
+    let made = path.metadata()?;
+    assert_eq!((made.mode() & 0o7777, made.uid(), made.gid()), (0o2750, 1000, 2000));
+    std::fs::write(path.join("x"), "kept")?;
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.metadata.name.unwrap()).await?;
+    assert_eq!(std::fs::read_to_string(ground.base().join(".archive").join(uid).join("x"))?, "kept");
+    Ok(())
+}
+
+pub async fn at_most_three_writes_make_a_volume(scope: &Scope) -> Result<()> {
+    const COUNTED: [&str; 3] = ["localvolumes", "persistentvolumes", "persistentvolumeclaims"];
+    let ground = Ground::new(scope, json!({})).await?;
+    let seen = scope.cluster()?.audit_log()?.len();
+    ground.claim("data", json!({})).await?;
+    let volume = ground.bound("data").await?;
+    let log = scope.cluster()?.audit_log()?;
+    let mut writes: Vec<String> = log[seen..]
+        .iter()
+        .filter(|event| event["stage"] == "ResponseComplete" && event["user"]["username"] == "admin")
+        .filter(|event| matches!(event["verb"].as_str(), Some("create" | "patch" | "update" | "delete")))
+        .filter(|event| COUNTED.iter().any(|resource| event["objectRef"]["resource"] == *resource))
+        .map(|event| {
+            let subresource = event["objectRef"]["subresource"].as_str().unwrap_or_default();
+            let verb = event["verb"].as_str().unwrap_or_default();
+            format!("{verb} {} {subresource}", event["objectRef"]["resource"].as_str().unwrap_or_default())
+        })
+        .collect();
+    writes.sort();
+    let expected = [
+        "create localvolumes ",
+        // The test itself.
+        "create persistentvolumeclaims ",
+        "create persistentvolumes ",
+        "patch localvolumes status",
+    ];
+    assert_eq!(writes, expected);
+    let live = scope.all::<PersistentVolume>().get(&volume.metadata.name.unwrap()).await?;
+    assert_eq!(live.metadata.finalizers.unwrap_or_default().len(), 2, "ours and Kubernetes' own, from birth");
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Claims that are refused, and nodes that will not do.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use latebind::crd::LocalPool;
+use latebind_cluster::{Scope, eventually, holds_for};
+use serde_json::{Value, json};
+
+use super::ground::{Ground, PATIENCE};
+
+const SELECTED: &str = "volume.kubernetes.io/selected-node";
+
+pub async fn what_cannot_be_served_is_refused_by_name(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    for (name, spec, word) in [
+        ("block", json!({ "volumeMode": "Block" }), "Block"),
+        ("many", json!({ "accessModes": ["ReadWriteMany"] }), "ReadWriteMany"),
+        ("selector", json!({ "selector": { "matchLabels": { "a": "b" } } }), "selector"),
+        ("source", json!({ "dataSource": { "kind": "PersistentVolumeClaim", "name": "x" } }), "PersistentVolumeClaim"),
+    ] {
+        ground.claim(name, json!({ "spec": spec })).await?;
+        scope.event(name, "ProvisioningFailed", word, PATIENCE).await?;
+    }
+    assert!(ground.locals().await?.is_empty());
+    assert!(ground.directories().is_empty());
+    Ok(())
+}
+
+async fn selected(scope: &Scope, claim: &str) -> Result<Option<String>> {
+    Ok(scope.claim(claim).await?.metadata.annotations.and_then(|mut it| it.remove(SELECTED)))
+}
+
+pub async fn unselected(scope: &Scope, claim: &str) -> Result<()> {
+    eventually("another node to be asked for", PATIENCE, async || {
+        Ok(selected(scope, claim).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+async fn set_pool(scope: &Scope, ground: &Ground<'_>, path: &Path, require_mount: bool) -> Result<()> {
+    let paths = json!([{ "path": path, "requireMount": require_mount }]);
+    let patch = json!({ "spec": { "nodes": [{ "names": [ground.node.name()], "paths": paths }] } });
+    scope.all::<LocalPool>().patch(&ground.class, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+pub async fn a_full_or_missing_disk_is_told_and_another_node_is_asked_for(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    ground.claim("large", json!({ "spec": { "resources": { "requests": { "storage": "1Ei" } } } })).await?;
+    scope.event("large", "ProvisioningFailed", "not enough room on node", PATIENCE).await?;
+    unselected(scope, "large").await?;
+
+    set_pool(scope, &ground, &ground.base(), true).await?;
+    let reports = scope.all::<latebind::crd::LocalNode>();
+    eventually("the report to say so", PATIENCE, async || {
+        let status = reports.get(ground.node.name()).await?.status.unwrap_or_default();
+        let told = status.conditions.iter().any(|it| it.type_ == "Ready" && it.status == "False");
+        Ok((told && status.paths[0].message.contains("nothing is mounted")).then_some(()))
+    })
+    .await?;
+    ground.claim("unmounted", json!({})).await?;
+    scope.event("unmounted", "ProvisioningFailed", "nothing is mounted", PATIENCE).await?;
+    unselected(scope, "unmounted").await?;
+    set_pool(scope, &ground, &ground.base(), false).await?;
+
+    // Full in a way that only the attempt shows: no inodes.
+    let disk = ground.directory.path().join("disk");
+    std::fs::create_dir(&disk)?;
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m,nr_inodes=10", "tmpfs"]).arg(&disk).status();
+    if mounted.is_ok_and(|status| status.success()) {
+        set_pool(scope, &ground, &disk, true).await?;
+        eventually("the disk to be seen", PATIENCE, async || {
+            let status = reports.get(ground.node.name()).await?.status.unwrap_or_default();
+            Ok((status.paths.len() == 1 && status.paths[0].usable && status.paths[0].path == disk.to_string_lossy())
+                .then_some(()))
+        })
+        .await?;
+        for number in 0..20 {
+            std::fs::write(disk.join(format!("f{number}")), "").ok();
+        }
+        ground.claim("full", json!({})).await?;
+        let told = scope.event("full", "ProvisioningFailed", "ENOSPC", PATIENCE).await;
+        let gone = unselected(scope, "full").await;
+        Command::new("umount").arg("-l").arg(&disk).status()?;
+        let message = told?;
+        assert!(message.contains(ground.node.name()) && message.contains("disk"), "{message}");
+        gone?;
+    }
+    Ok(())
+}
+
+pub async fn a_pinned_claim_keeps_its_node(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    scope
+        .create::<Pod>(json!({
+            "metadata": { "name": "pinned" },
+            "spec": { "nodeName": ground.node.name(), "containers": [{ "name": "c", "image": "x" }],
+                "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "large" } }] },
+        }))
+        .await?;
+    ground.claim("large", json!({ "spec": { "resources": { "requests": { "storage": "1Ei" } } } })).await?;
+    scope.event("large", "ProvisioningFailed", "not enough room", PATIENCE).await?;
+    let kept =
+        holds_for("the selected node", std::time::Duration::from_secs(3), async || selected(scope, "large").await)
+            .await?;
+    assert_eq!(kept.as_deref(), Some(ground.node.name()));
+    let patch = json!({ "spec": { "room": "Ignore" } });
+    scope.all::<LocalPool>().patch(&ground.class, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    ground.bound("large").await?;
+    Ok(())
+}
+
+pub async fn a_missing_pool_is_told_and_a_late_one_serves(scope: &Scope) -> Result<()> {
+    let pool = scope.unique("late");
+    let ground = Ground::new(scope, json!({ "parameters": { "pool": pool } })).await?;
+    ground.claim("data", json!({})).await?;
+    scope.event("data", "ProvisioningFailed", &format!("there is no LocalPool {pool}"), PATIENCE).await?;
+    scope
+        .create::<LocalPool>(json!({ "metadata": { "name": pool },
+            "spec": { "nodes": [{ "names": [ground.node.name()], "paths": [{ "path": ground.base() }] }] } }))
+        .await?;
+    ground.bound("data").await?;
+    Ok(())
+}
+
+pub async fn a_pool_outside_of_what_the_agents_were_given_gets_nothing(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let outside = tempfile::tempdir()?;
+    set_pool(scope, &ground, &outside.path().join("base"), false).await?;
+    ground.claim("data", json!({})).await?;
+    let told = scope.event("data", "ProvisioningFailed", "agent.basePaths", PATIENCE).await?;
+    assert!(told.contains(ground.node.name()), "{told}");
+    assert_eq!(std::fs::read_dir(outside.path())?.count(), 0);
+    // The API server itself refuses what could not be a base at all.
+    for path in ["relative", "/", "/a/../b", "/a/", "/a/./b"] {
+        let pool: Value = json!({ "metadata": { "name": scope.unique("bad") },
+            "spec": { "nodes": [{ "paths": [{ "path": path }] }] } });
+        assert_eq!(scope.rejection::<LocalPool>(pool).await?.code, 422, "{path}");
+    }
+    let two_defaults = json!({ "metadata": { "name": scope.unique("bad") }, "spec": { "nodes": [{}, {}] } });
+    assert_eq!(scope.rejection::<LocalPool>(two_defaults).await?.code, 422);
+    Ok(())
+}
