@@ -8,7 +8,7 @@ export KUBE_VERSION
 # Suites that start a real Kubernetes; all the others need none.
 CLUSTER_TESTS := platform agreement live
 # Not settled yet: run by hand until it passes every time.
-UNSETTLED_TESTS := rescue
+UNSETTLED_TESTS := rescue install aspects provision rancher
 FAST_TESTS := $(filter-out $(CLUSTER_TESTS) $(UNSETTLED_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
 
