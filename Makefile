@@ -72,7 +72,7 @@ bench: ## Speed and memory, as ratios within one run
 
 .PHONY: certs
 certs: ## A certificate authority and serving certificate for development, in certs/
-	certs/make.sh
+	$(CARGO) run --quiet --bin latebind -- certs --out certs
 
 .PHONY: cluster
 cluster: ## Start a real Kubernetes with two nodes that stays; prints the KUBECONFIG to export

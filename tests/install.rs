@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         [
             chart::the_rendered_manifest_is_current,
+            chart::the_controller_may_do_what_it_was_tested_with,
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
         ]

@@ -1,7 +1,8 @@
 //! The chart and what is rendered from it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use latebind_cluster::{Scope, project_root};
+use serde_json::Value;
 
 use crate::manifest::{install, render};
 
@@ -12,6 +13,21 @@ pub async fn the_rendered_manifest_is_current(_: &Scope) -> Result<()> {
     }
     let actual = std::fs::read_to_string(&path)?;
     ensure!(actual == expected, "webhook-manifests/install.yaml is not what the chart renders: run `make update`");
+    Ok(())
+}
+
+/// `parts/rescue-rbac.yaml` is what the rescue loop is tested with, down to the last verb; the chart must grant the same.
+pub async fn the_controller_may_do_what_it_was_tested_with(_: &Scope) -> Result<()> {
+    let rules = |text: &str| -> Result<Value> {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
+        let role = objects.into_iter().find(|object| {
+            object["kind"] == "ClusterRole" && object["metadata"]["name"] == "latebind-controller"
+        });
+        Ok(role.context("no ClusterRole latebind-controller")?["rules"].clone())
+    };
+    let parts = std::fs::read_to_string(project_root().join("webhook-manifests/parts/rescue-rbac.yaml"))?;
+    let (tested, granted) = (rules(&parts)?, rules(&install()?)?);
+    ensure!(tested == granted, "the chart grants {granted:#}\nbut the tests use {tested:#}");
     Ok(())
 }
 
