@@ -480,6 +480,6 @@ fn write(rows: &str) -> Result<()> {
          | --- | --- | --- | --- | --- |\n{rows}"
     );
     // The default version's page has the plain name; others stand beside it.
-    let name = if version == latebind_cluster::Version::DEFAULT { String::new() } else { format!("-{version}") };
+    let name = if version == latebind_cluster::Version::V1_36 { String::new() } else { format!("-{version}") };
     Ok(std::fs::write(project_root().join(format!("docs/results/admission-aspects{name}.md")), text)?)
 }
