@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         [
             chart::the_rendered_manifest_is_current,
+            chart::the_page_for_cert_manager_is_current,
             chart::the_controller_may_do_what_it_was_tested_with,
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
@@ -53,11 +54,7 @@ fn main() -> ExitCode {
         nodes::deleting_the_namespace_first_locks_nothing,
     );
     suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
-    suite.alone(
-        Needs::Nodes,
-        "quickstart::works_as_it_stands_in_readme",
-        quickstart::works_as_it_stands_in_readme,
-    );
+    suite.alone(Needs::Nodes, "quickstart::works_as_it_stands_in_readme", quickstart::works_as_it_stands_in_readme);
     suite.alone(Needs::Nodes, "faults::replicas_come_and_go", faults::replicas_come_and_go);
     suite.alone(Needs::Nodes, "faults::certificates_change", faults::certificates_change);
     suite.alone(Needs::Nodes, "faults::the_api_server_restarts", faults::the_api_server_restarts);

@@ -438,8 +438,7 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
 }
 
 async fn compare(with: &Case<'_>, without: &Case<'_>, expected: Expected) -> Result<Row> {
-    let runs_anyway =
-        with.by == By::Bound || with.aspect.missing || with.aspect.name.contains("no container mounts");
+    let runs_anyway = with.by == By::Bound || with.aspect.missing || with.aspect.name.contains("no container mounts");
     let patience = |runs: bool| if runs { PATIENCE } else { WATCHED };
     let end = expected.1;
     let settles = matches!(end, "runs" | "deleted");

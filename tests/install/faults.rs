@@ -330,7 +330,8 @@ pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
     let ground = Ground::lay(scope, &short).await?;
     let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
     pause(broken_for()).await;
-    let _renewed = eventually("a renewal", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
+    let _renewed =
+        eventually("a renewal", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
     pause(2).await;
     traffic.end(11, "certificates live for 12 s").await?;
 
@@ -349,10 +350,12 @@ pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
 }
 
 /// Rows of the table, by number, from all tests of this process.
+static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
 static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());
 
 fn note(number: u8, row: String) -> Result<()> {
     println!("{row}");
+    println!("at {:?}", START.get_or_init(std::time::Instant::now).elapsed());
     let mut rows = ROWS.lock().unwrap_or_else(PoisonError::into_inner);
     rows.insert(number, row);
     if std::env::var_os("LATEBIND_UPDATE").is_none() {

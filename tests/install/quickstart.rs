@@ -37,7 +37,8 @@ async fn both_run(scope: &Scope, install: &str, stem: &str) -> Result<()> {
     let node = scope.cluster()?.nodes()[1].name().to_owned();
     let class = class(scope, stem, PROVISIONER).await?;
     let (before, after) = (format!("{stem}-before"), format!("{stem}-after"));
-    let pod = |name: &str| pinned(name, &node, &json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]));
+    let pod =
+        |name: &str| pinned(name, &node, &json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]));
     claim(scope, &before, &class).await?;
     scope.create::<Pod>(pod(&before)).await?;
     typed(scope, install).await?;

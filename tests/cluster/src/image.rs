@@ -113,6 +113,15 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     command.current_dir(layout::project_root()).args(["build", "--profile", PROFILE, "--bin", name]);
     // With `--target`, procedural macros keep the linking that they need.
     command.args(["--target", &target]).arg("--target-dir").arg(&directory);
+    // A test that cargo runs has its package's description in its environment. Build scripts that look at it would run
+    // again, now with it and next time without.
+    for (name, _) in env::vars_os() {
+        let described =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if described {
+            command.env_remove(name);
+        }
+    }
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     ensure!(command.status()?.success(), "the static build of {name} failed: its messages are above");
     Ok(directory.join(target).join(PROFILE).join(name))
