@@ -152,3 +152,86 @@ fn whole(error: &dyn std::error::Error) -> String {
     }
     texts.join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A client of a server that answers by path and query.
+    fn client(answer: impl Fn(&str, &str) -> (u16, Value) + Clone + Send + 'static) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (status, answer) = answer(request.uri().path(), request.uri().query().unwrap_or_default());
+            let response = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(response.unwrap()) }
+        });
+        Client::new(service, "default")
+    }
+
+    fn list(items: &[&str], token: &str) -> (u16, Value) {
+        let items: Vec<Value> = items.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+        (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {"continue": token}, "items": items}))
+    }
+
+    fn failure(code: u16, message: &str) -> (u16, Value) {
+        (
+            code,
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "a"}),
+        )
+    }
+
+    fn names(read: &ServerFacts) -> Vec<&str> {
+        read.facts.iter().map(|fact| fact.key().2).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_that_expires_in_the_middle_is_read_again_and_nothing_counts_twice() {
+        let server = client(|path, query| match path {
+            "/api/v1/nodes" if query.contains("continue=more") => failure(410, "too old"),
+            "/api/v1/nodes" if query.contains("limit=500") => list(&["a", "b"], "more"),
+            "/api/v1/nodes" => list(&["a", "b", "c"], ""),
+            _ => list(&[], ""),
+        });
+        let read = ServerFacts::read(&server, &BTreeSet::new()).await.unwrap();
+        assert_eq!(names(&read), ["a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn pages_are_followed_and_objects_that_cannot_be_read_are_named() {
+        let server = client(|path, query| match path {
+            "/api/v1/persistentvolumes" if query.contains("continue=more") => list(&["second"], ""),
+            "/api/v1/persistentvolumes" => list(&["first"], "more"),
+            "/apis/storage.k8s.io/v1/storageclasses" => (
+                200,
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": [
+                    {"metadata": {"name": "odd"}, "provisioner": 7}, {"metadata": {"name": "good"}, "provisioner": "a"}]}),
+            ),
+            _ => list(&[], ""),
+        });
+        let read = ServerFacts::read(&server, &BTreeSet::new()).await.unwrap();
+        assert_eq!(names(&read), ["first", "second", "good"]);
+        assert!(read.malformed.len() == 1 && read.malformed[0].contains("odd"), "{:?}", read.malformed);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_to_ask_for() {
+        let server = client(|path, _| match path {
+            "/apis/storage.k8s.io/v1/storageclasses" => failure(403, "storageclasses is forbidden"),
+            _ => list(&[], ""),
+        });
+        let error = ServerFacts::read(&server, &BTreeSet::new()).await.unwrap_err().to_string();
+        assert!(error.contains("right to list storageclasses") && error.contains("--objects"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_given_up() {
+        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let read = ServerFacts::read(&Client::new(silent, "default"), &BTreeSet::new()).await;
+        assert!(matches!(read, Err(ServerError::Slow { kind }) if kind == "nodes"));
+    }
+}
