@@ -97,7 +97,7 @@ show kubectl get pod made fixed
 show kubectl get pvc made fixed
 say ""
 say "What latebind's controller did about their claims, which can still be changed when the Pods cannot:"
-show kubectl get events --field-selector reportingComponent=latebind.dev/rescue -o 'custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message'
+show kubectl get events --field-selector reportingComponent=latebind.dev/rescue -o 'custom-columns=KIND:.involvedObject.kind,NAME:.involvedObject.name,REASON:.reason,MESSAGE:.message'
 show kubectl exec made -- cat /data/written
 show kubectl exec fixed -- cat /data/written
 

@@ -350,12 +350,10 @@ pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
 }
 
 /// Rows of the table, by number, from all tests of this process.
-static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
 static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());
 
 fn note(number: u8, row: String) -> Result<()> {
     println!("{row}");
-    println!("at {:?}", START.get_or_init(std::time::Instant::now).elapsed());
     let mut rows = ROWS.lock().unwrap_or_else(PoisonError::into_inner);
     rows.insert(number, row);
     if std::env::var_os("LATEBIND_UPDATE").is_none() {
