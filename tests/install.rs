@@ -44,6 +44,11 @@ fn main() -> ExitCode {
         certificates::the_controller_can_change_nothing_but_cabundle,
     );
     suite.alone(
+        Needs::ControlPlane,
+        "certificates::an_end_that_cannot_be_prevented_is_told",
+        certificates::an_end_that_cannot_be_prevented_is_told,
+    );
+    suite.alone(
         Needs::Nodes,
         "nodes::pinned_pods_run_and_nothing_is_left_behind",
         nodes::pinned_pods_run_and_nothing_is_left_behind,
