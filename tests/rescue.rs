@@ -4,6 +4,8 @@
 #![allow(clippy::wildcard_imports, reason = "every part plays on the same stage")]
 #![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
+#[path = "rescue/bystanders.rs"]
+mod bystanders;
 #[path = "rescue/faults.rs"]
 mod faults;
 #[path = "rescue/nodes.rs"]
@@ -48,6 +50,15 @@ fn main() -> ExitCode {
             rows::ephemeral_volumes_are_served,
             rows::an_unmounted_claim_and_an_immediate_one_are_left_alone,
             rows::a_claim_that_is_ending_or_foreign_is_left_alone,
+            bystanders::a_claim_without_a_class_is_left_to_the_controller_manager,
+            bystanders::the_class_annotation_wins,
+            bystanders::an_order_for_the_same_node_stands,
+            bystanders::a_volume_that_names_the_claim_is_enough,
+            bystanders::a_claim_that_names_its_volume_is_left_alone,
+            bystanders::a_claim_that_lost_its_volume_is_told_of,
+            bystanders::a_claim_for_one_pod_is_served,
+            bystanders::other_volumes_are_of_no_interest,
+            bystanders::a_claim_of_two_nodes_is_bound_for_one_of_them,
             races::a_pod_that_its_kubelet_has_not_seen_or_has_rejected_pins_nothing,
             races::a_pod_that_its_kubelet_would_reject_pins_nothing,
             races::the_scheduler_comes_first,

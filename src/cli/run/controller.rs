@@ -67,6 +67,8 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         ),
     };
 
+    let metrics = listener.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.to_string()));
+
     let mut registry = Registry::with_prefix("latebind");
     let server_metrics = Arc::new(ServerMetrics::default());
     server_metrics.register(&mut registry);
@@ -111,7 +113,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     });
 
     let stop = CancellationToken::new();
-    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), "running");
+    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
     let mut tasks = start(client, &live, controller, contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
         let stop = stop.clone();
