@@ -24,6 +24,9 @@ pub enum ReviewError {
     /// Not JSON, more than one document, or a field of a wrong type.
     #[error("the body is not one AdmissionReview in JSON: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// No text.
+    #[error("the body is not one AdmissionReview in JSON: it is not UTF-8")]
+    NotUtf8,
     /// JSON, but of another kind.
     #[error("kind {kind:?} of {api_version:?} is not an AdmissionReview of {API_VERSION}")]
     OtherKind {
@@ -207,12 +210,14 @@ impl<'a> Request<'a> {
     /// # Errors
     /// When the bytes are no review of the version that is served, or one that cannot be answered.
     pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
+        // Once for all texts in it, not for each.
+        let body = std::str::from_utf8(body).map_err(|_| ReviewError::NotUtf8)?;
         // What is wrong with a Pod is no reason to refuse its review: the second reading leaves the Pod aside.
-        let review = match serde_json::from_slice::<Review<'a, true>>(body) {
+        let review = match serde_json::from_str::<Review<'a, true>>(body) {
             Ok(Review { api_version, kind, request }) => {
                 Review { api_version, kind, request: request.map(|read| Reading(read.0)) }
             }
-            Err(_) => serde_json::from_slice::<Review<'a, false>>(body)?,
+            Err(_) => serde_json::from_str::<Review<'a, false>>(body)?,
         };
         if review.kind.0 != KIND || !review.api_version.starts_with("admission.k8s.io/") {
             return Err(ReviewError::OtherKind { kind: shown(&review.kind), api_version: shown(&review.api_version) });

@@ -67,7 +67,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         ),
     };
 
-    let metrics = listener.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.to_string()));
+    let probes_at = listener.as_ref().and_then(|listener| listener.local_addr().ok());
 
     let mut registry = Registry::with_prefix("latebind");
     let server_metrics = Arc::new(ServerMetrics::default());
@@ -113,6 +113,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     });
 
     let stop = CancellationToken::new();
+    let metrics = probes_at.map(tracing::field::display);
     tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
     let mut tasks = start(client, &live, controller, contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
