@@ -14,6 +14,8 @@ mod nodes;
 mod process;
 #[path = "rescue/races.rs"]
 mod races;
+#[path = "rescue/results.rs"]
+mod results;
 #[path = "rescue/rights.rs"]
 mod rights;
 #[path = "rescue/rows.rs"]
@@ -25,11 +27,6 @@ use std::process::ExitCode;
 
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::{Options, tests};
-
-/// Long forms of the tests that have one, for `make soak`.
-fn long() -> bool {
-    std::env::var_os("LATEBIND_LONG_TESTS").is_some()
-}
 
 fn main() -> ExitCode {
     let mut suite = Suite::new("rescue").control_plane(Options::audit).nodes(Options::audit);
@@ -80,6 +77,8 @@ fn main() -> ExitCode {
     );
     suite.alone(Needs::ControlPlane, "faults::leaders_that_are_killed", faults::leaders_that_are_killed);
     suite.alone(Needs::ControlPlane, "faults::an_api_server_that_restarts", faults::an_api_server_that_restarts);
+    suite.alone(Needs::ControlPlane, "faults::an_api_server_that_refuses", faults::an_api_server_that_refuses);
+    suite.alone(Needs::ControlPlane, "faults::a_leader_that_is_frozen", faults::a_leader_that_is_frozen);
     suite.alone(Needs::ControlPlane, "rights::are_enough_and_all_used", rights::are_enough_and_all_used);
     suite.alone(Needs::Nodes, "nodes::existing_pods_start", nodes::existing_pods_start);
     suite.alone(
@@ -87,5 +86,6 @@ fn main() -> ExitCode {
         "nodes::pods_that_a_kubelet_rejects_pin_nothing",
         nodes::pods_that_a_kubelet_rejects_pin_nothing,
     );
-    suite.run()
+    let code = suite.run();
+    results::publish(code)
 }

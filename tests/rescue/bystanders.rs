@@ -170,7 +170,7 @@ pub async fn a_claim_of_two_nodes_is_bound_for_one_of_them(scope: &Scope) -> Res
     stuck(scope, "app-2", second.name(), &["data"]).await?;
     provision(scope, "data").await?;
     bound_to(scope, "data").await?;
-    scope.event("app-2", "BoundElsewhere", first.name(), PATIENCE).await?;
+    scope.event("app-2", "BoundElsewhere", "LB004", PATIENCE).await?;
     ensure!(writes(scope.cluster()?, "persistentvolumeclaims", scope.namespace(), "data")? == 1);
     Ok(())
 }

@@ -135,19 +135,15 @@ async fn install(cluster: &Cluster) -> Result<PathBuf> {
     for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
         user["user"] = serde_json::json!({"token": token.trim()});
     }
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, serde_json::to_vec(&kubeconfig)?)?;
     // The API server learns of new roles by a watch of its own; what is asked for earlier is refused.
-    let draft_name = draft.to_str().context("a path in UTF-8")?;
-    for may in [["watch", "nodes", "default"], ["create", "leases.coordination.k8s.io", NAMESPACE]] {
-        let [verb, resource, namespace] = may;
-        let ask = ["--kubeconfig", draft_name, "auth", "can-i", verb, resource, "-n", namespace];
+    for [verb, resource] in [["watch", "nodes"], ["create", "leases.coordination.k8s.io"]] {
+        let ask = ["auth", "can-i", verb, resource, "-n", NAMESPACE, "--as", USER];
         eventually("the account's rights", PATIENCE, async || {
             Ok(cluster.kubectl(&ask).await?.success().is_ok().then_some(()))
         })
         .await?;
     }
-    std::fs::rename(&draft, &path)?;
+    std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
     Ok(path)
 }
 

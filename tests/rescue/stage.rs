@@ -89,13 +89,13 @@ pub async fn new_volume(scope: &Scope, stem: &str, class: &str, node: &str, size
     Ok(name)
 }
 
-/// The same, once it is available.
+/// The same, once it is available, or taken already.
 pub async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str) -> Result<String> {
     let name = new_volume(scope, stem, class, node, size).await?;
     let volumes = scope.all::<PersistentVolume>();
     eventually("the volume to be available", PATIENCE, async || {
         let phase = volumes.get(&name).await?.status.and_then(|status| status.phase);
-        Ok((phase.as_deref() == Some("Available")).then_some(()))
+        Ok(matches!(phase.as_deref(), Some("Available" | "Bound")).then_some(()))
     })
     .await?;
     Ok(name)
