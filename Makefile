@@ -58,6 +58,11 @@ test-rescue: ## The rescue loop on a real Kubernetes; not part of `make test` ye
 test-all: test ## The same, on every supported version of Kubernetes
 	KUBE_VERSION=1.33 $(MAKE) test-cluster
 
+.PHONY: soak
+soak: ## The long forms of the tests that have one; writes docs/results/rescue.md
+	$(CLUSTER) build
+	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
+
 .PHONY: lint
 lint: ## Format, clippy, documentation, licences and advisories
 	$(CARGO) fmt --all --check
@@ -74,6 +79,7 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench load
 	$(CLUSTER) build
 	$(CARGO) bench --bench cached
+	$(CARGO) bench --bench rescue
 
 .PHONY: certs
 certs: ## A certificate authority and serving certificate for development, in certs/

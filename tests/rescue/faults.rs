@@ -4,10 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
+use latebind_cluster::suite::long;
 use latebind_cluster::{Cluster, Component, Scope, eventually};
 
-use crate::process::{NAMESPACE, Rescuer, deeds, leave, writes};
+use serde_json::json;
+
+use crate::process::{NAMESPACE, Rescuer, USER, deeds, leave, writes};
+use crate::results::note;
 use crate::stage::*;
 
 pub async fn a_dry_run_writes_nothing(scope: &Scope) -> Result<()> {
@@ -82,7 +88,7 @@ async fn holder(cluster: &Cluster) -> Result<String> {
 pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
-    let (pods, kills, every) = if crate::long() { (500, 15, 20) } else { (60, 2, 20) };
+    let (pods, kills, every) = if long() { (500, 15, 20) } else { (60, 2, 20) };
     let nodes = [scope.simulated_node("one", &[]).await?, scope.simulated_node("two", &[]).await?];
     let class = class(scope, "dynamic", PROVISIONER).await?;
     let mut replicas = vec![Rescuer::start(cluster, &[]).await?, Rescuer::start(cluster, &[]).await?];
@@ -122,7 +128,11 @@ pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
         let times = writes(cluster, "persistentvolumeclaims", scope.namespace(), &format!("data-{number}"))?;
         ensure!(times == 1, "claim data-{number} was written {times} times");
     }
-    eprintln!("{kills} leaders killed, the slowest failover took {:.1} s", slowest.as_secs_f32());
+    let seen = format!(
+        "{kills} kills; every claim has the node of its Pod, each was written once; the slowest failover took {:.1} s",
+        slowest.as_secs_f32()
+    );
+    note("leaders killed with SIGKILL while stuck Pods arrive", format!("{pods} Pods, {seen}"));
     ensure!(slowest <= Duration::from_secs(20) + Duration::from_secs(5), "{slowest:?}");
     for replica in &replicas {
         replica.signal("TERM").await?;
@@ -161,7 +171,7 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     selected(scope, "restarted").await?;
 
     // Stuck Pods whose writes cannot be stored: etcd is silent, so that the API server answers late or with 5xx.
-    let silence = if crate::long() { 30 } else { 6 };
+    let silence = if long() { 30 } else { 6 };
     for number in 0..20 {
         claim(scope, &format!("data-{number}"), &class, "1Gi").await?;
         pinned(scope, &format!("app-{number}"), node.name(), &[&format!("data-{number}")]).await?;
@@ -182,8 +192,108 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     let attempts = rescuer.metric("latebind_rescue_retries_total ").await?;
     let bound = 8.0 * 8.0;
     ensure!(attempts <= bound, "{attempts} retries in a silence of {silence} s");
+    note(
+        "an API server that restarts, and whose store is silent for a while",
+        format!("{silence} s of silence, 20 Pods: all mended, {attempts} retries"),
+    );
     ensure!(rescuer.get("/readyz").await?.contains("200 OK"), "{}", rescuer.log()?);
     let lease: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
     lease.get("latebind-controller").await?.metadata.name.context("a Lease")?;
     rescuer.signal("TERM").await
+}
+
+/// An API server that is too busy for this account answers 429, here because its priority level has no seats: for 6 s, or
+/// 30 s in the long run. The watches that are open stay open; everything else is refused, the Lease too.
+pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    eventually("a leader", PATIENCE, async || Ok((rescuer.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+
+    let level = scope.unique("none");
+    let limited = json!({"type": "Limited", "limited": {
+        "nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"},
+    }});
+    scope.create::<PriorityLevelConfiguration>(json!({"metadata": {"name": level}, "spec": limited})).await?;
+    let account = USER.rsplit(':').next().unwrap_or_default();
+    let everything =
+        json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true});
+    let schema = json!({
+        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": 1,
+        "rules": [{
+            "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"namespace": NAMESPACE, "name": account}}],
+            "resourceRules": [everything],
+        }],
+    });
+    let earlier = deeds(cluster)?.len();
+    scope.create::<FlowSchema>(json!({"metadata": {"name": level}, "spec": schema})).await?;
+    eventually("the account to be refused", PATIENCE, async || {
+        Ok(deeds(cluster)?.split_off(earlier).iter().any(|deed| deed.code == 429).then_some(()))
+    })
+    .await?;
+    let refused_from = deeds(cluster)?.len();
+    let began = Instant::now();
+    for number in 0..20 {
+        let data = format!("data-{number}");
+        claim(scope, &data, &class, "1Gi").await?;
+        stuck(scope, &format!("app-{number}"), node.name(), &[&data]).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(if long() { 30 } else { 6 })).await;
+    let requests = deeds(cluster)?.split_off(refused_from);
+    let lasted = began.elapsed();
+    scope.all::<FlowSchema>().delete(&level, &DeleteParams::default()).await?;
+    ensure!(requests.iter().all(|deed| deed.code == 429), "{requests:?}");
+    for number in 0..20 {
+        let data = format!("data-{number}");
+        selected(scope, &data).await?;
+        ensure!(writes(cluster, "persistentvolumeclaims", scope.namespace(), &data)? == 1);
+    }
+    // One of each of eight workers and then pauses, and a try for the Lease every two seconds.
+    let bound = 16 + 2 * lasted.as_secs();
+    let count = requests.len() as u64;
+    ensure!(count <= bound, "{count} requests in {lasted:?}");
+    let seen = format!("{count} requests in {:.0} s, all refused; all mended afterwards", lasted.as_secs_f32());
+    note("an API server that answers 429 while 20 Pods are stuck", seen);
+    rescuer.signal("TERM").await
+}
+
+/// A leader that stands still for longer than its Lease writes nothing when it goes on, whatever it was about to do.
+pub async fn a_leader_that_is_frozen(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let frozen = Rescuer::start(cluster, &[]).await?;
+    eventually("a leader", PATIENCE, async || Ok((frozen.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+    let other = Rescuer::start(cluster, &[]).await?;
+    frozen.signal("STOP").await?;
+    let names: Vec<String> = (0..10).map(|number| format!("data-{number}")).collect();
+    for name in &names {
+        claim(scope, name, &class, "1Gi").await?;
+        stuck(scope, &format!("app-{name}"), node.name(), &[name]).await?;
+    }
+    eventually("another leader", PATIENCE, async || Ok((other.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+    // It wakes up in the middle of the other's work, with all of it in its watches.
+    frozen.signal("CONT").await?;
+    for name in &names {
+        selected(scope, name).await?;
+    }
+    eventually("the one that was frozen to know", PATIENCE, async || {
+        Ok((frozen.metric("latebind_leader ").await? == 0.0).then_some(()))
+    })
+    .await?;
+    tokio::time::sleep(QUIET).await;
+    for name in &names {
+        ensure!(writes(cluster, "persistentvolumeclaims", scope.namespace(), name)? == 1, "{name}");
+    }
+    let done = r#"latebind_rescue_writes_total{kind="select_node",result="done"}"#;
+    ensure!(frozen.metric(done).await? == 0.0);
+    ensure!(other.metric(done).await? == 10.0);
+    frozen.signal("TERM").await?;
+    other.signal("TERM").await
 }

@@ -1,6 +1,7 @@
 //! On real nodes: a Pod that exists and is stuck starts once its claim is bound, and its file is on the right node.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -79,10 +80,20 @@ pub async fn existing_pods_start(scope: &Scope) -> Result<()> {
     let own = json!({"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(&made, "1Gi")}}});
     scope.create::<Pod>(writing("both", node.name(), &[from_claim("made"), from_claim("fixed")], "1m")).await?;
     scope.create::<Pod>(writing("scratch", node.name(), &[own], "1m")).await?;
+    let mut template = writing("set-0", node.name(), &[from_claim("of")], "1m")["spec"].clone();
+    template["volumes"] = json!([]);
+    let set = json!({"metadata": {"name": "set"}, "spec": {
+        "serviceName": "none", "replicas": 1, "selector": {"matchLabels": {"app": "set"}},
+        "template": {"metadata": {"labels": {"app": "set"}}, "spec": template},
+        "volumeClaimTemplates": [{"metadata": {"name": "of"}, "spec": claim_spec(&made, "1Gi")}],
+    }});
+    scope.create::<StatefulSet>(set).await?;
+    let pods = ["both", "scratch", "set-0"];
     // As it is without latebind: the kubelet has seen them, and they wait for ever.
-    for name in ["both", "scratch"] {
+    for name in pods {
         eventually("the kubelet to see the Pod", PATIENCE, async || {
-            Ok(scope.pod(name).await?.status.and_then(|status| status.start_time).map(drop))
+            let pod = scope.api::<Pod>().get_opt(name).await?;
+            Ok(pod.and_then(|pod| pod.status?.start_time).map(drop))
         })
         .await?;
     }
@@ -94,14 +105,14 @@ pub async fn existing_pods_start(scope: &Scope) -> Result<()> {
 
     let rescuer = Rescuer::start(cluster, &[]).await?;
     let mut paths = vec![("both", disk)];
-    for (pod, name) in [("both", "made"), ("scratch", "scratch-own")] {
+    for (pod, name) in [("both", "made"), ("scratch", "scratch-own"), ("set-0", "of-set-0")] {
         let claim = selected(scope, name).await?;
         let to = claim.annotations().get(SELECTED_NODE).context("selected")?;
         ensure!(to == node.name());
         let volume = format!("pvc-{}", claim.uid().unwrap_or_default());
         paths.push((pod, directory(scope, &volume, &made, to, Some(&claim)).await?));
     }
-    for name in ["both", "scratch"] {
+    for name in pods {
         scope.pod_phase(name, "Running", PATIENCE * 3).await?;
     }
     for (pod, path) in paths {
@@ -110,7 +121,7 @@ pub async fn existing_pods_start(scope: &Scope) -> Result<()> {
                 .await?;
         ensure!(text.trim() == pod, "{path}: {text}");
     }
-    for name in ["made", "scratch-own"] {
+    for name in ["made", "scratch-own", "of-set-0"] {
         ensure!(writes(cluster, "persistentvolumeclaims", scope.namespace(), name)? == 1);
     }
     rescuer.signal("TERM").await

@@ -135,6 +135,14 @@ async fn install(cluster: &Cluster) -> Result<PathBuf> {
     for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
         user["user"] = serde_json::json!({"token": token.trim()});
     }
+    // The API server learns of new roles by a watch of its own; what is asked for earlier is refused.
+    for [verb, resource] in [["watch", "nodes"], ["create", "leases.coordination.k8s.io"]] {
+        let ask = ["auth", "can-i", verb, resource, "-n", NAMESPACE, "--as", USER];
+        eventually("the account's rights", PATIENCE, async || {
+            Ok(cluster.kubectl(&ask).await?.success().is_ok().then_some(()))
+        })
+        .await?;
+    }
     std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
     Ok(path)
 }

@@ -67,6 +67,8 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         ),
     };
 
+    let probes_at = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+
     let mut registry = Registry::with_prefix("latebind");
     let server_metrics = Arc::new(ServerMetrics::default());
     server_metrics.register(&mut registry);
@@ -111,7 +113,8 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     });
 
     let stop = CancellationToken::new();
-    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), "running");
+    let metrics = probes_at.map(tracing::field::display);
+    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
     let mut tasks = start(client, &live, controller, contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
         let stop = stop.clone();
