@@ -4,8 +4,6 @@
 mod certificates;
 #[path = "install/chart.rs"]
 mod chart;
-#[path = "install/faults.rs"]
-mod faults;
 #[path = "install/manifest.rs"]
 mod manifest;
 #[path = "install/nodes.rs"]
@@ -14,6 +12,8 @@ mod nodes;
 mod provisioner;
 #[path = "install/quickstart.rs"]
 mod quickstart;
+#[path = "install/stage.rs"]
+mod stage;
 
 use std::process::ExitCode;
 
@@ -60,11 +60,5 @@ fn main() -> ExitCode {
     );
     suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
     suite.alone(Needs::Nodes, "quickstart::works_as_it_stands_in_readme", quickstart::works_as_it_stands_in_readme);
-    suite.alone(Needs::Nodes, "faults::replicas_come_and_go", faults::replicas_come_and_go);
-    suite.alone(Needs::Nodes, "faults::certificates_change", faults::certificates_change);
-    suite.alone(Needs::Nodes, "faults::the_api_server_restarts", faults::the_api_server_restarts);
-    suite.alone(Needs::Nodes, "faults::watches_are_broken", faults::watches_are_broken);
-    suite.alone(Needs::Nodes, "faults::no_replica_is_left", faults::no_replica_is_left);
-    suite.alone(Needs::Nodes, "faults::certificates_live_for_seconds", faults::certificates_live_for_seconds);
     suite.run()
 }

@@ -420,7 +420,7 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
                     pods: Api::namespaced(scope.client(), namespace),
                     volumes: scope.all(),
                 };
-                let row = compare(&case(scope.namespace()), &case(without), aspect.expected[index]).await;
+                let row = Box::pin(compare(&case(scope.namespace()), &case(without), aspect.expected[index])).await;
                 row.with_context(|| format!("{} {by:?}", aspect.name)).map(|row| (number, index, row))
             }
         })

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{NAMESPACE, render};
-use crate::nodes::{PATIENCE, claim, class, install_from, pinned, rolled_out, runs_on, uninstall};
 use crate::provisioner::{PROVISIONER, Provisioner};
+use crate::stage::{PATIENCE, claim, class, install_from, pinned, rolled_out, runs_on, uninstall};
 
 /// Clients that create at one time.
 const CLIENTS: usize = 4;
@@ -330,8 +330,7 @@ pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
     let ground = Ground::lay(scope, &short).await?;
     let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
     pause(broken_for()).await;
-    let _renewed =
-        eventually("a renewal", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
+    eventually("a renewal", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
     pause(2).await;
     traffic.end(11, "certificates live for 12 s").await?;
 
@@ -360,15 +359,15 @@ fn note(number: u8, row: String) -> Result<()> {
         return Ok(());
     }
     let version = Version::from_env()?;
-    let table: String = rows.values().map(|row| format!("{row}\n")).collect();
+    let table = rows.values().cloned().collect::<Vec<_>>().join("\n");
     let text = format!(
         "# Faults while Pods are created\n\n\
-         Written by `LATEBIND_UPDATE=1 cargo test --test install -- faults` on Kubernetes {version} with two real nodes and\n\
+         Written by `LATEBIND_UPDATE=1 cargo test --test faults` on Kubernetes {version} with two real nodes and\n\
          two replicas of the webhook. {CLIENTS} clients create Pods that name their node, as server-side dry runs, while \
          something is broken.\n\n\
          - admitted: the API server created the Pod. rewritten: the webhook answered, and the Pod is the scheduler's.\n\
          - unreachable: the API server itself was away. errors: the API server refused a create; there must be none.\n\n\
-         | fault | creates | admitted | rewritten | unreachable | errors |\n| --- | --: | --: | --: | --: | --: |\n{table}"
+         | fault | creates | admitted | rewritten | unreachable | errors |\n| --- | --: | --: | --: | --: | --: |\n{table}\n"
     );
     let name = if version == Version::V1_36 { String::new() } else { format!("-{version}") };
     Ok(std::fs::write(project_root().join(format!("docs/results/admission-faults{name}.md")), text)?)

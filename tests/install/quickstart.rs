@@ -7,8 +7,9 @@ use latebind_cluster::{Scope, project_root};
 use serde_json::json;
 
 use crate::manifest::NAMESPACE;
-use crate::nodes::{claim, class, import, nothing_is_left, pinned, runs_on, uninstall};
+use crate::nodes::nothing_is_left;
 use crate::provisioner::{PROVISIONER, Provisioner};
+use crate::stage::{claim, class, import, pinned, runs_on, uninstall};
 
 /// The `sh` blocks of a chapter of a page.
 fn blocks(page: &str, chapter: &str) -> Result<Vec<String>> {
