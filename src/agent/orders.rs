@@ -99,8 +99,9 @@ async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<D
         blocking(move || agent.dispose(&local)).await
     };
     let Err(error) = outcome else {
+        // Noted first: a report that names the base is what a restarted agent finds the trash by.
+        agent.sweep_soon(&local.spec.base);
         lift_finalizer(agent, &local).await?;
-        agent.sweep_soon();
         return Ok(None);
     };
     tracing::warn!(volume = local.name(), %error, "the directory cannot be removed");

@@ -1,6 +1,7 @@
 //! Starts the agent of one node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -45,6 +46,8 @@ pub(super) struct Agent {
     pub report: Notify,
     pub sweep: Notify,
     conditions: Mutex<Vec<Condition>>,
+    /// Bases that may hold trash although no pool and no volume names them any more.
+    trashed: Mutex<BTreeSet<String>>,
 }
 
 impl Agent {
@@ -60,8 +63,15 @@ impl Agent {
         self.report.notify_one();
     }
 
-    pub(super) fn sweep_soon(&self) {
+    /// Something was moved to the trash of this base.
+    pub(super) fn sweep_soon(&self, base: &str) {
+        self.trashed().insert(base.to_owned());
         self.sweep.notify_one();
+        self.report_soon();
+    }
+
+    pub(super) fn trashed(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.trashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
@@ -109,6 +119,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
         report: Notify::new(),
         sweep: Notify::new(),
         conditions: Mutex::default(),
+        trashed: Mutex::default(),
     });
     let mut running = tokio::task::JoinSet::new();
     running.spawn(orders);
@@ -127,6 +138,10 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
             forward.report_soon();
         }
     });
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        () = reports::remember(&agent) => {}
+    }
     running.spawn(reports::report_for_ever(Arc::clone(&agent)));
     running.spawn(reports::sweep_for_ever(Arc::clone(&agent)));
     for _ in 0..WORKERS {

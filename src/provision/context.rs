@@ -1,6 +1,7 @@
 //! What the loops share: caches, interfaces to the API server, options.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use kube::{Api, Client};
 
 use super::PROVISIONER;
 use super::events::Events;
+use super::metrics::ProvisionMetrics;
 use super::queue::Queue;
 use crate::crd::{LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Volume};
@@ -69,14 +71,20 @@ pub(crate) struct Context {
     pub stores: Stores,
     pub queue: Arc<Queue<Key>>,
     pub events: Events,
+    pub metrics: ProvisionMetrics,
     pub disposed: Arc<Disposed>,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
-    pub promised: Mutex<HashMap<String, LocalVolume>>,
+    pub promised: Arc<Promised>,
     /// Since when a claim waits for the agent of a node.
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
     pub said: Mutex<HashMap<String, String>>,
+    /// All facts have been read once.
+    pub synced: AtomicBool,
 }
+
+/// Orders by name.
+pub(crate) type Promised = Mutex<HashMap<String, LocalVolume>>;
 
 /// LocalVolumes whose agent has followed the order of disposal. Lost at a restart; then they are made again from
 /// their volumes, disposed of again, which finds nothing, and arrive here.
@@ -148,10 +156,20 @@ impl Context {
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
         let mut found: Vec<_> =
             self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let mut promised = lock(&self.promised);
-        promised.retain(|name, _| self.local(name).is_none());
-        found.extend(promised.values().filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
+        let promised = lock(&self.promised);
+        let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
+        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
         found
+    }
+
+    /// Whether anything has been made for a claim. `None` while the facts have not been read.
+    pub(crate) fn started(&self, uid: &str) -> Option<bool> {
+        if !self.synced.load(Ordering::Acquire) {
+            return None;
+        }
+        let ordered = lock(&self.promised).values().any(|local| local.spec.claim.uid == uid);
+        let made = || self.stores.locals.find(|local| local.spec.claim.uid == uid).is_some();
+        Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
 
     /// Warns about a claim, once for each thing that there is to say.
@@ -159,6 +177,7 @@ impl Context {
         let uid = claim.metadata.uid.clone().unwrap_or_default();
         let repeated = lock(&self.said).get(&uid).is_some_and(|before| *before == note);
         if !repeated {
+            self.metrics.refused();
             self.events.warning(claim, "ProvisioningFailed", &note);
             lock(&self.said).insert(uid, note);
         }

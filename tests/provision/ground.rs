@@ -50,7 +50,9 @@ pub fn controller(client: Client) -> CancellationToken {
         ..provision::Options::default()
     };
     let shutdown = token.clone();
-    tokio::spawn(async move { provision::run(client, options, shutdown).await });
+    let mut registry = prometheus_client::registry::Registry::default();
+    let provisioner = provision::Provisioner::new(client, options, None, &mut registry);
+    tokio::spawn(provisioner.run(|| {}, shutdown));
     token
 }
 
