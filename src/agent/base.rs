@@ -54,6 +54,12 @@ impl AllowedBases {
     }
 }
 
+impl std::fmt::Display for AllowedBases {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.list())
+    }
+}
+
 /// An open base.
 pub struct Base {
     path: String,

@@ -101,6 +101,7 @@ async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
         (offered, former)
     });
     let (offered, former) = reports.await.ok()?;
+    agent.metrics.looked(&offered, &former, agent.locals.len());
     let mut status = LocalNodeStatus {
         observed_at: Some(Time(Timestamp::now())),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),

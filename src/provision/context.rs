@@ -15,6 +15,7 @@ use super::metrics::ProvisionMetrics;
 use super::queue::Queue;
 use crate::crd::{LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Volume};
+use crate::rancher::MICROK8S;
 
 /// How the controller works.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Options {
     pub adopt: BTreeSet<String>,
     /// How long an agent may leave an order unanswered before another node is tried.
     pub agent_patience: Duration,
+    /// A pool that is made when there is none of that name: its name and its path on every node.
+    pub pool: Option<(String, String)>,
     /// How many objects are worked on at once.
     pub workers: usize,
 }
@@ -30,7 +33,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
-        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), workers: 32 }
+        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), pool: None, workers: 32 }
     }
 }
 
@@ -119,9 +122,10 @@ impl Context {
         self.stores.classes.get(&ObjectRef::new(name))
     }
 
-    /// The class of a claim, if it is one of ours.
+    /// The class of a claim, if it is one of ours. Of MicroK8s only old volumes are served.
     pub(crate) fn class_of(&self, claim: &Claim) -> Option<Arc<Class>> {
-        self.class(claim.class_name()?).filter(|class| self.options.serves(&class.provisioner))
+        let ours = |class: &Arc<Class>| self.options.serves(&class.provisioner) && class.provisioner != MICROK8S;
+        self.class(claim.class_name()?).filter(ours)
     }
 
     pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {

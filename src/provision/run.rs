@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::api::ApiError;
+use super::api::{ApiError, in_time};
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::follow::{Change, follow};
 use super::metrics::ProvisionMetrics;
 use super::queue::Queue;
 use super::{claims, volumes};
-use crate::crd::LocalVolume;
+use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
 use crate::runtime::lease::Leadership;
 
@@ -90,9 +91,36 @@ impl Provisioner {
                 Worker { context: Arc::clone(&context), leadership: leadership.clone(), missed: Arc::clone(&missed) };
             workers.spawn(worker.work(stop.clone()));
         }
-        stop.run_until_cancelled(resync(&context, leadership, &missed)).await;
+        let first = first_pool(&context, leadership.clone());
+        stop.run_until_cancelled(async { tokio::join!(first, resync(&context, leadership, &missed)) }).await;
         // The facts must move on while the last looks end; each call in them has a deadline.
         while workers.join_next().await.is_some() {}
+    }
+}
+
+/// Makes the pool that the options name, once in the life of a leading process: a person may delete it later.
+async fn first_pool(context: &Context, mut leadership: Option<Leadership>) {
+    let Some((name, path)) = &context.options.pool else { return };
+    let entry =
+        PoolNodes { paths: vec![PoolPath { path: path.clone(), ..PoolPath::default() }], ..PoolNodes::default() };
+    let pool = LocalPool::new(name, LocalPoolSpec { nodes: vec![entry], ..LocalPoolSpec::default() });
+    let pools: Api<LocalPool> = Api::all(context.client.clone());
+    loop {
+        if let Some(leadership) = &mut leadership
+            && leadership.permit().is_none()
+        {
+            leadership.changed().await;
+            continue;
+        }
+        if context.stores.pools.get(&ObjectRef::new(name)).is_some() {
+            return;
+        }
+        match in_time(pools.create(&PostParams::default(), &pool)).await {
+            Ok(_) => return tracing::info!(pool = name, path, "there was no such pool, it was made"),
+            Err(error) if error.is_conflict() => return,
+            Err(error) => tracing::warn!(pool = name, %error, "the pool cannot be made, trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

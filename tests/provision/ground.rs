@@ -70,7 +70,7 @@ impl Agent {
             unlinks_per_second: 5_000,
         };
         let shutdown = token.clone();
-        tokio::spawn(async move { agent::run(client, options, shutdown).await });
+        tokio::spawn(agent::run(client, options, agent::AgentMetrics::default(), || {}, shutdown));
         Self { token }
     }
 }
