@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
+use tokio::sync::Notify;
 
 use super::PROVISIONER;
 use super::events::Events;
@@ -78,6 +79,8 @@ pub(crate) struct Context {
     pub disposed: Arc<Disposed>,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
     pub promised: Arc<Promised>,
+    /// The pools were read anew.
+    pub pools_refilled: Arc<Notify>,
     /// Since when a claim waits for the agent of a node.
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.

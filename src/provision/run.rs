@@ -10,6 +10,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiError, in_time};
@@ -43,11 +44,11 @@ impl Provisioner {
     pub fn new(client: Client, options: Options, leadership: Option<Leadership>, registry: &mut Registry) -> Self {
         let queue = Arc::new(Queue::new());
         let disposed = Arc::new(Disposed::default());
-        let promised = Arc::default();
+        let (promised, pools_refilled) = (Arc::default(), Arc::default());
         let metrics = ProvisionMetrics::new();
         metrics.register(registry);
         let (events, writing) = Events::start(client.clone());
-        let (stores, mut tasks) = watch(&client, &queue, &disposed, &promised);
+        let (stores, mut tasks) = watch(&client, &queue, &disposed, &promised, &pools_refilled);
         tasks.push(Box::pin(writing));
         let context = Context {
             client,
@@ -58,6 +59,7 @@ impl Provisioner {
             metrics,
             disposed,
             promised,
+            pools_refilled,
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
@@ -91,15 +93,23 @@ impl Provisioner {
                 Worker { context: Arc::clone(&context), leadership: leadership.clone(), missed: Arc::clone(&missed) };
             workers.spawn(worker.work(stop.clone()));
         }
-        let first = first_pool(&context, leadership.clone());
-        stop.run_until_cancelled(async { tokio::join!(first, resync(&context, leadership, &missed)) }).await;
+        let first = keep_pool(&context, leadership.clone());
+        stop.run_until_cancelled(Box::pin(async { tokio::join!(first, resync(&context, leadership, &missed)) })).await;
         // The facts must move on while the last looks end; each call in them has a deadline.
         while workers.join_next().await.is_some() {}
     }
 }
 
-/// Makes the pool that the options name, once in the life of a leading process: a person may delete it later.
-async fn first_pool(context: &Context, mut leadership: Option<Leadership>) {
+/// Makes the pool that the options name: when this process begins to lead, and when the definitions were made anew. In
+/// between a person may delete it.
+async fn keep_pool(context: &Context, leadership: Option<Leadership>) {
+    loop {
+        make_pool(context, leadership.clone()).await;
+        context.pools_refilled.notified().await;
+    }
+}
+
+async fn make_pool(context: &Context, mut leadership: Option<Leadership>) {
     let Some((name, path)) = &context.options.pool else { return };
     let entry =
         PoolNodes { paths: vec![PoolPath { path: path.clone(), ..PoolPath::default() }], ..PoolNodes::default() };
@@ -197,6 +207,7 @@ fn watch(
     queue: &Arc<Queue<Key>>,
     disposed: &Arc<Disposed>,
     promised: &Arc<Promised>,
+    pools_refilled: &Arc<Notify>,
 ) -> (Stores, Vec<Task>) {
     fn config() -> watcher::Config {
         watcher::Config::default()
@@ -236,7 +247,13 @@ fn watch(
     let (classes, task) = follow(Api::all(client.clone()), config(), move |_| again());
     tasks.push(Box::pin(task));
     let again = waiting(&claims);
-    let (pools, task) = follow(Api::all(client.clone()), config(), move |_| again());
+    let refilled = Arc::clone(pools_refilled);
+    let (pools, task) = follow(Api::all(client.clone()), config(), move |change| {
+        if matches!(change, Change::Refilled) {
+            refilled.notify_one();
+        }
+        again();
+    });
     tasks.push(Box::pin(task));
     let again = waiting(&claims);
     let (reports, task) = follow(Api::all(client.clone()), config(), move |_| again());

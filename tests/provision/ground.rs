@@ -30,6 +30,11 @@ pub async fn install(client: &Client) -> Result<()> {
     for definition in latebind::crd::definitions() {
         let name = definition.name_any();
         eventually(&format!("{name} to be served"), PATIENCE, async || {
+            // What is being deleted is not to be disturbed in it.
+            let found = definitions.get_opt(&name).await?;
+            if found.is_some_and(|it| it.metadata.deletion_timestamp.is_some()) {
+                return Ok(None);
+            }
             let parameters = PatchParams::apply("test").force();
             let written = definitions.patch(&name, &parameters, &Patch::Apply(&definition)).await?;
             let conditions = written.status.and_then(|status| status.conditions).unwrap_or_default();
