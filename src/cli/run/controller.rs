@@ -116,6 +116,18 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         };
         tasks.push(("provisioner", tokio::spawn(provisioning)));
     }
+    let ended = until_the_end(tasks, &readiness, &stop, &shutdown).await;
+    served.end().await;
+    ended
+}
+
+/// Waits for the shutdown, or for a task that must not end, and then for all of them.
+async fn until_the_end(
+    mut tasks: Vec<Task>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let died = tokio::select! {
         () = shutdown.begun() => None,
         name = first_to_end(&mut tasks) => Some(name),
@@ -126,7 +138,6 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         () = shutdown.aborted() => false,
         ended = tokio::time::timeout(DRAIN, all_end(tasks)) => ended.is_ok(),
     };
-    served.end().await;
     match died {
         Some(name) => {
             Err(anyhow!("the task `{name}` has ended; that is a bug, and the process cannot go on without it"))
