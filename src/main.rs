@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-// A review allocates some 300 small pieces; the C library's allocator took a seventh of its time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // The first thing: rustls panics where it finds no provider and nothing has chosen one.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

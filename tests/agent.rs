@@ -1,5 +1,7 @@
 //! The agent's part on real directories: made, found, refused, taken away, while tenants and power cuts interfere.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
+
 #[path = "agent/crash.rs"]
 mod crash;
 #[path = "agent/hostile.rs"]

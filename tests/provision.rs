@@ -1,5 +1,7 @@
 //! Provisioning on a real control plane: claims, volumes, directories, and what happens when any of them is taken away.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
+
 use std::process::ExitCode;
 
 use latebind_cluster::suite::{Needs, Suite};

@@ -1,5 +1,7 @@
 //! An old configuration becomes pools and classes that our own parser takes, and what is lost is named.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
+
 use k8s_openapi::api::storage::v1::StorageClass;
 use latebind::crd::VolumeType;
 use latebind::model::{Class, Node};

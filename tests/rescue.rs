@@ -64,6 +64,7 @@ fn main() -> ExitCode {
             races::two_claims_and_one_volume,
             races::an_order_for_a_vanished_pod_is_taken_back,
             races::a_node_given_back_is_ordered_again_later,
+            races::a_pod_that_was_created_again_is_another_pod,
             races::writes_are_bound_to_what_was_decided_on,
             races::a_namespace_that_is_ending_is_left_alone,
             races::scheduler_and_rescue_never_choose_two_nodes,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::mutate::audit;
-use super::patch::{bounded, warnings};
+use super::patch::{bounded, warnings, workload_warnings};
 use super::review::{Answer, Decision, Denial, Request, Reviewed};
 use super::{AUDIT_CHARS, Admission, Matter, Pass, codes, created_pod, matter, said, set_namespace, unchanged};
 use crate::binding::{
@@ -75,7 +75,10 @@ fn about_workload(
     let mut texts = Vec::new();
     for (_, pod) in &verdict.pods {
         findings.extend(&pod.findings);
-        texts.extend(warnings(&unchanged(pod)));
+        texts.extend(match admission.mode {
+            Mode::Rewrite => workload_warnings(pod),
+            Mode::Audit | Mode::Warn | Mode::Deny => warnings(&unchanged(pod)),
+        });
     }
     dedup(&mut findings);
     dedup(&mut texts);

@@ -54,6 +54,12 @@ impl AllowedBases {
     }
 }
 
+impl std::fmt::Display for AllowedBases {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.list())
+    }
+}
+
 /// An open base.
 pub struct Base {
     path: String,
@@ -69,6 +75,15 @@ impl Base {
     /// # Errors
     /// When the path is not allowed, cannot be opened without following a link, or lacks its mount.
     pub fn open(allowed: &AllowedBases, path: &str, require_mount: bool) -> Result<Self, DirectoryError> {
+        Self::open_or(allowed, path, require_mount, !require_mount)
+    }
+
+    /// The same for a base that is not to be made.
+    pub(crate) fn open_existing(allowed: &AllowedBases, path: &str) -> Result<Self, DirectoryError> {
+        Self::open_or(allowed, path, false, false)
+    }
+
+    fn open_or(allowed: &AllowedBases, path: &str, require_mount: bool, make: bool) -> Result<Self, DirectoryError> {
         let checked = checked_base(path).map_err(|error| DirectoryError::Order(error.to_string()))?;
         let not_allowed = || DirectoryError::NotAllowed { path: path.to_owned(), allowed: allowed.list() };
         let (top, rest) = allowed.holding(&checked).ok_or_else(not_allowed)?;
@@ -77,7 +92,7 @@ impl Base {
             rustix::fs::open(top, DIRECTORY, Mode::empty()).map_err(failed("open", &top.to_string_lossy()))?;
         for component in rest.components() {
             let name = component.as_os_str();
-            if !require_mount {
+            if make {
                 make_directory(root.as_fd(), name).map_err(failed("make", path))?;
             }
             // Mount points may be crossed here: disks are mounted beneath what the agent was given.

@@ -63,6 +63,9 @@ async fn make(agent: &Arc<Agent>, local: Arc<LocalVolume>, deleting: bool) -> Re
             let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
             blocking(move || agent.make(&local, served)).await
         };
+        if !local.is_ready() || outcome.is_err() {
+            agent.metrics.ordered("make", outcome.is_ok());
+        }
         let (condition, again) = match outcome {
             Ok(base_id) => {
                 changed |= status.base_id.as_ref() != Some(&base_id);
@@ -98,9 +101,11 @@ async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<D
         let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
         blocking(move || agent.dispose(&local)).await
     };
+    agent.metrics.ordered("dispose", outcome.is_ok());
     let Err(error) = outcome else {
+        // Noted first: a report that names the base is what a restarted agent finds the trash by.
+        agent.sweep_soon(&local.spec.base);
         lift_finalizer(agent, &local).await?;
-        agent.sweep_soon();
         return Ok(None);
     };
     tracing::warn!(volume = local.name(), %error, "the directory cannot be removed");

@@ -14,7 +14,7 @@ use super::base::Base;
 use super::run::Agent;
 use super::trash::Swept;
 use crate::crd::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport, PoolPath, READY, set_condition};
-use crate::provision::api::{ApiError, in_time};
+use crate::provision::api::{ApiError, if_found, in_time};
 
 /// How often the disks are looked at. Only a change is written.
 const LOOK: Duration = Duration::from_secs(2);
@@ -44,6 +44,35 @@ pub(super) async fn report_for_ever(agent: Arc<Agent>) {
     }
 }
 
+/// Reads from the last report in which bases there is trash: their pools and volumes may be gone.
+pub(super) async fn remember(agent: &Agent) {
+    let nodes: Api<LocalNode> = Api::all(agent.client.clone());
+    loop {
+        match if_found(nodes.get(&agent.options.node_name)).await {
+            Ok(found) => {
+                let paths = found.and_then(|node| node.status).map(|status| status.paths).unwrap_or_default();
+                agent.trashed().extend(paths.into_iter().map(|path| path.path));
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the last report cannot be read, asking again"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What is left in bases that no pool offers any more.
+fn former(agent: &Agent, offered: &[PathReport]) -> Vec<PathReport> {
+    let trashed: Vec<String> = agent.trashed().iter().cloned().collect();
+    let others = trashed.into_iter().filter(|path| !offered.iter().any(|known| known.path == *path));
+    let looked = others.filter_map(|path| {
+        let trash = Base::open_existing(&agent.options.bases, &path).and_then(|base| base.trash_entries()).ok()?;
+        let message = "no pool offers this path; what is left there of deleted volumes is being removed".to_owned();
+        let trash = i64::try_from(trash).unwrap_or(i64::MAX);
+        Some(PathReport { path, message, trash, ..PathReport::default() })
+    });
+    looked.filter(|report| report.trash > 0).collect()
+}
+
 /// The pool paths on this node. `None` before the Node is known.
 fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
     let node = agent.node()?;
@@ -67,13 +96,16 @@ async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
     let looking = Arc::clone(agent);
     let reports = tokio::task::spawn_blocking(move || {
         let look = |path| super::facts::report(&looking.options.bases, path, &looking.cluster, &claims);
-        paths.iter().map(look).collect::<Vec<PathReport>>()
+        let offered = paths.iter().map(look).collect::<Vec<PathReport>>();
+        let former = former(&looking, &offered);
+        (offered, former)
     });
-    let reports = reports.await.ok()?;
+    let (offered, former) = reports.await.ok()?;
+    agent.metrics.looked(&offered, &former, agent.locals.len());
     let mut status = LocalNodeStatus {
         observed_at: Some(Time(Timestamp::now())),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        paths: reports,
+        paths: offered,
         conditions: agent.conditions(),
     };
     let bad: Vec<&PathReport> = status.paths.iter().filter(|path| !path.usable).collect();
@@ -87,6 +119,7 @@ async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
     };
     set_condition(&mut status.conditions, condition, None, Timestamp::now());
     agent.keep_conditions(&status.conditions);
+    status.paths.extend(former);
     Some(status)
 }
 
@@ -131,19 +164,13 @@ pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
     // Ten rounds a second.
     let budget = (agent.options.unlinks_per_second / 10).max(1);
     loop {
-        let mut bases: BTreeSet<(String, bool)> =
-            paths(&agent).unwrap_or_default().into_iter().map(|path| (path.path, path.require_mount)).collect();
-        for local in agent.locals.state() {
-            if !bases.iter().any(|(path, _)| *path == local.spec.base) {
-                bases.insert((local.spec.base.clone(), local.spec.require_mount));
-            }
-        }
         let mut left = false;
-        for (path, require_mount) in bases {
-            let sweeping = Arc::clone(&agent);
+        for path in known_bases(&agent) {
+            let (sweeping, base) = (Arc::clone(&agent), path.clone());
             let swept = tokio::task::spawn_blocking(move || {
-                Base::open(&sweeping.options.bases, &path, require_mount)
-                    .and_then(|base| if base.trash_entries()? > 0 { base.sweep(budget) } else { Ok(Swept::default()) })
+                // Without its mount there is nothing to be emptied, and nothing is made.
+                let base = Base::open_existing(&sweeping.options.bases, &base)?;
+                if base.trash_entries()? > 0 { base.sweep(budget) } else { Ok(Swept::default()) }
             });
             match swept.await {
                 Ok(Ok(swept)) => {
@@ -153,8 +180,8 @@ pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
                     // What is stuck alone is not worth ten rounds a second.
                     left |= swept.left > 0 && swept.stuck.is_none();
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "a trash cannot be emptied now"),
-                Err(error) => tracing::warn!(%error, "emptying the trash broke off"),
+                Ok(Err(error)) => tracing::debug!(path, %error, "a trash cannot be emptied now"),
+                Err(error) => tracing::warn!(path, %error, "emptying the trash broke off"),
             }
         }
         if left {
@@ -163,4 +190,12 @@ pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
             drop(tokio::time::timeout(TRASH, agent.sweep.notified()).await);
         }
     }
+}
+
+/// Every base that there may be trash in.
+fn known_bases(agent: &Agent) -> BTreeSet<String> {
+    let mut bases: BTreeSet<String> = agent.trashed().clone();
+    bases.extend(paths(agent).unwrap_or_default().into_iter().map(|path| path.path));
+    bases.extend(agent.locals.state().iter().map(|local| local.spec.base.clone()));
+    bases
 }

@@ -1,6 +1,7 @@
 //! Starts the agent of one node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::base::AllowedBases;
+use super::metrics::AgentMetrics;
 use super::{orders, reports};
 use crate::crd::{LocalPool, LocalVolume};
 use crate::model::{Namespace, Node};
@@ -44,7 +46,10 @@ pub(super) struct Agent {
     nodes: Store<Node>,
     pub report: Notify,
     pub sweep: Notify,
+    pub metrics: AgentMetrics,
     conditions: Mutex<Vec<Condition>>,
+    /// Bases that may hold trash although no pool and no volume names them any more.
+    trashed: Mutex<BTreeSet<String>>,
 }
 
 impl Agent {
@@ -60,8 +65,15 @@ impl Agent {
         self.report.notify_one();
     }
 
-    pub(super) fn sweep_soon(&self) {
+    /// Something was moved to the trash of this base.
+    pub(super) fn sweep_soon(&self, base: &str) {
+        self.trashed().insert(base.to_owned());
         self.sweep.notify_one();
+        self.report_soon();
+    }
+
+    pub(super) fn trashed(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.trashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
@@ -73,15 +85,16 @@ impl Agent {
     }
 }
 
-/// Runs the agent until the token is cancelled.
-///
-/// # Errors
-/// Never at present: what fails is tried again.
-pub async fn run(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), kube::Error> {
-    let cluster = tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        cluster = cluster_uid(&client) => cluster,
-    };
+/// Runs the agent until the token is cancelled; what is under way then is finished. `synced` is called when its orders
+/// are read. What fails is tried again, for ever.
+pub async fn run(
+    client: Client,
+    options: Options,
+    metrics: AgentMetrics,
+    synced: impl FnOnce(),
+    stop: CancellationToken,
+) {
+    let Some(cluster) = stop.run_until_cancelled(cluster_uid(&client)).await else { return };
     let queue = Arc::new(Queue::<String>::new());
     let push = Arc::clone(&queue);
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node_name));
@@ -108,16 +121,25 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
         nodes,
         report: Notify::new(),
         sweep: Notify::new(),
+        metrics,
         conditions: Mutex::default(),
+        trashed: Mutex::default(),
     });
     let mut running = tokio::task::JoinSet::new();
     running.spawn(orders);
     running.spawn(pooling);
     running.spawn(noding);
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
+    let filled = async {
         // An error says that the watch was dropped, which only happens when this whole function is.
-        _ = async { tokio::join!(agent.locals.wait_until_ready(), agent.pools.wait_until_ready(), agent.nodes.wait_until_ready()) } => {}
+        drop(tokio::join!(
+            agent.locals.wait_until_ready(),
+            agent.pools.wait_until_ready(),
+            agent.nodes.wait_until_ready()
+        ));
+        reports::remember(&agent).await;
+    };
+    if stop.run_until_cancelled(filled).await.is_none() {
+        return;
     }
     tracing::info!(node = agent.options.node_name, volumes = agent.locals.len(), "the agent's caches are filled");
     let forward = Arc::clone(&agent);
@@ -129,37 +151,40 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     });
     running.spawn(reports::report_for_ever(Arc::clone(&agent)));
     running.spawn(reports::sweep_for_ever(Arc::clone(&agent)));
+    synced();
+    let mut workers = tokio::task::JoinSet::new();
     for _ in 0..WORKERS {
-        let (agent, queue) = (Arc::clone(&agent), Arc::clone(&queue));
-        running.spawn(async move {
-            loop {
-                work(&agent, &queue).await;
-            }
-        });
+        workers.spawn(work(Arc::clone(&agent), Arc::clone(&queue), stop.clone()));
     }
-    shutdown.cancelled().await;
-    Ok(())
+    while workers.join_next().await.is_some() {}
 }
 
-async fn work(agent: &Arc<Agent>, queue: &Queue<String>) {
-    let name = queue.pop().await;
-    let mut again = None;
+async fn work(agent: Arc<Agent>, queue: Arc<Queue<String>>, stop: CancellationToken) {
+    while let Some(name) = stop.run_until_cancelled(queue.pop()).await {
+        let again = turn(&agent, &queue, &name).await;
+        queue.done(&name);
+        if let Some(delay) = again {
+            queue.push_later(name, delay);
+        }
+    }
+}
+
+async fn turn(agent: &Arc<Agent>, queue: &Queue<String>, name: &str) -> Option<Duration> {
     if name.is_empty() {
         for local in agent.locals.state() {
             queue.push(local.name().to_owned());
         }
-    } else if let Some(local) = agent.locals.get(&ObjectRef::new(&name)) {
-        again = match orders::follow_order(agent, local).await {
-            Ok(again) => again,
-            Err(error) => {
-                tracing::warn!(volume = name, %error, "trying again");
-                Some(RETRY)
-            }
-        };
+        return None;
     }
-    queue.done(&name);
-    if let Some(delay) = again {
-        queue.push_later(name, delay);
+    let local = agent.locals.get(&ObjectRef::new(name))?;
+    match orders::follow_order(agent, local).await {
+        Ok(again) => again,
+        Err(error) => {
+            if !error.is_conflict() {
+                tracing::warn!(volume = name, %error, "trying again");
+            }
+            Some(RETRY)
+        }
     }
 }
 

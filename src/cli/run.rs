@@ -1,7 +1,10 @@
 //! `latebind run`: the roles that a cluster runs.
 
+mod agent;
 mod controller;
+mod probing;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::task::JoinSet;
 
+use self::agent::AgentSetup;
 use self::controller::{Certificates, ControllerSetup};
 use super::Exit;
 use super::input::RulesArgs;
@@ -20,6 +24,8 @@ use crate::admission::Exemptions;
 use crate::admission::live::LiveSetup;
 use crate::admission::server::Webhook;
 use crate::admission::service::Choices;
+use crate::agent::AllowedBases;
+use crate::crd::checked_base;
 use crate::policy::Mode;
 use crate::runtime::logs;
 use crate::runtime::serve::ConnectionLimits;
@@ -27,6 +33,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::tls::renewal::Terms;
 use crate::tls::store::Places;
 use crate::tls::{ClientCheck, MinimumVersion, PairFiles, ServingSource};
+use crate::{provision, rancher};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +43,10 @@ Examples:
 
   # See what would be done about stuck claims in the cluster of your kubeconfig, and write nothing:
   latebind run --role controller --dry-run
+
+  # Local volumes: the controller decides, and an agent on each node makes the directories:
+  latebind run --role controller --provisioner=on
+  latebind run --role agent --node-name node-a --base-path /var/lib/latebind
 
   # A webhook on this machine for the cluster of the current kubeconfig, with a certificate of one's own:
   latebind run --role webhook --listen 192.0.2.7:9443 --tls-cert certs/tls.crt --tls-key certs/tls.key";
@@ -50,8 +61,10 @@ const READ: Duration = Duration::from_secs(295);
 pub enum Role {
     /// Answers admission reviews.
     Webhook,
-    /// Mends claims of Pods that are stuck already, and keeps the webhook's certificates current.
+    /// Mends claims of Pods that are stuck already, keeps the webhook's certificates current, and provisions volumes.
     Controller,
+    /// Makes and removes the directories of local volumes on one node.
+    Agent,
 }
 
 /// Run one or more roles against a cluster, until a signal ends them.
@@ -77,6 +90,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     controller: ControllerRole,
+
+    #[command(flatten)]
+    agent: AgentRole,
 
     #[command(flatten)]
     certificates: CertificateRole,
@@ -181,6 +197,80 @@ struct ControllerRole {
         hide_env = true
     )]
     lease_name: String,
+
+    /// Make volumes for claims of classes whose provisioner is local.latebind.dev: on or off. The agents and the
+    /// definitions of latebind.dev must be installed.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "off",
+        conflicts_with = "dry_run",
+        env = "LATEBIND_PROVISIONER",
+        hide_env = true
+    )]
+    provisioner: Switch,
+
+    /// Serve the classes and volumes of another provisioner too, such as rancher.io/local-path; repeat it for several.
+    /// Refused while that provisioner runs.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_ADOPT", hide_env = true)]
+    adopt: Vec<String>,
+
+    /// A LocalPool that is made if there is none of that name, and a directory that it offers on every node.
+    #[arg(long, value_name = "NAME=DIRECTORY", value_parser = pool, env = "LATEBIND_POOL", hide_env = true)]
+    pool: Option<(String, String)>,
+
+    /// How long the agent of a node may leave an order unanswered before the scheduler is asked for another node.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1m",
+        value_parser = duration,
+        env = "LATEBIND_AGENT_PATIENCE",
+        hide_env = true
+    )]
+    agent_patience: Duration,
+}
+
+/// Reads `NAME=DIRECTORY`.
+fn pool(text: &str) -> Result<(String, String), String> {
+    let (name, path) = text.split_once('=').ok_or("write NAME=DIRECTORY, such as local=/var/lib/latebind")?;
+    let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(format!("`{name}` is not the name of an object"));
+    }
+    checked_base(path).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), path.to_owned()))
+}
+
+/// A part that runs or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    Off,
+    On,
+}
+
+/// The agent.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Role agent")]
+struct AgentRole {
+    /// Name of the Node object that this process runs on.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env = true)]
+    node_name: Option<String>,
+
+    /// A directory of the node that volumes may be made beneath; repeat it for several. Pools cannot leave them.
+    #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_BASE_PATH", hide_env = true)]
+    base_path: Vec<String>,
+
+    /// How many files and directories of deleted volumes are removed in a second, so that others can use the disk too.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 5_000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        env = "LATEBIND_UNLINKS_PER_SECOND",
+        hide_env = true
+    )]
+    unlinks_per_second: u32,
 }
 
 /// Certificates.
@@ -243,7 +333,9 @@ struct CertificateRole {
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let process = &args.process;
     logs::init(process.log_format, &process.log)?;
-    let both = args.role.contains(&Role::Webhook) && args.role.contains(&Role::Controller);
+    // One of the roles has probes and metrics.
+    let first = [Role::Webhook, Role::Controller, Role::Agent].into_iter().find(|role| args.role.contains(role));
+    let probes = |role| (first == Some(role)).then_some(args.metrics_listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
@@ -256,8 +348,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
             roles.spawn(async move { Ok::<(), anyhow::Error>(webhook.run(shutdown).await?) });
         }
         if args.role.contains(&Role::Controller) {
-            let probes = (!both).then_some(args.metrics_listen);
-            roles.spawn(controller::serve(args.controller_setup(client, probes)?, shutdown.clone()));
+            let setup = args.controller_setup(client.clone(), probes(Role::Controller))?;
+            if let Some(options) = &setup.provisioner {
+                alone(&client, options).await?;
+            }
+            roles.spawn(controller::serve(setup, shutdown.clone()));
+        }
+        if args.role.contains(&Role::Agent) {
+            roles.spawn(agent::serve(args.agent_setup(client, probes(Role::Agent))?, shutdown.clone()));
         }
         let mut outcome = Ok(());
         while let Some(ended) = roles.join_next().await {
@@ -269,6 +367,23 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         tracing::info!("ended");
         outcome.map(|()| Exit::Clean)
     })
+}
+
+/// Two provisioners of one name would work against each other.
+async fn alone(client: &Client, options: &provision::Options) -> anyhow::Result<()> {
+    for name in &options.adopt {
+        let looking = tokio::time::timeout(CONNECT, rancher::rivals(client, name));
+        let rivals = looking.await.context("the API server did not answer in time")?;
+        let rivals = rivals.with_context(|| format!("cannot see whether {name} still runs"))?;
+        if !rivals.is_empty() {
+            bail!(
+                "--adopt {name}: a provisioner of that name still runs, in {}; stop it first (on k3s: start the server \
+                 with --disable=local-storage)",
+                rivals.join(", ")
+            );
+        }
+    }
+    Ok(())
 }
 
 impl ClusterArgs {
@@ -345,7 +460,39 @@ impl RunArgs {
             lease: (given.lease_namespace.unwrap_or_else(|| self.namespace.clone()), given.lease_name),
             metrics_listen: probes,
             certificates: self.certificates_kept()?,
+            provisioner: self.provisioner()?,
         })
+    }
+
+    fn provisioner(&self) -> anyhow::Result<Option<provision::Options>> {
+        let given = &self.controller;
+        let adopt: BTreeSet<String> = given.adopt.iter().cloned().collect();
+        if given.provisioner == Switch::Off {
+            if !adopt.is_empty() {
+                bail!("--adopt is of no use without --provisioner=on");
+            }
+            return Ok(None);
+        }
+        if let Some(name) = adopt.iter().find(|name| !rancher::ADOPTABLE.contains(&name.as_str())) {
+            bail!("--adopt {name}: only {} can be adopted", rancher::ADOPTABLE.join(" and "));
+        }
+        let agent_patience = given.agent_patience;
+        let pool = given.pool.clone();
+        Ok(Some(provision::Options { adopt, agent_patience, pool, ..provision::Options::default() }))
+    }
+
+    fn agent_setup(&self, client: Client, metrics_listen: Option<SocketAddr>) -> anyhow::Result<AgentSetup> {
+        let given = &self.agent;
+        let Some(node_name) = given.node_name.clone().filter(|name| !name.is_empty()) else {
+            bail!("the agent must know its node: give --node-name, or NODE_NAME from spec.nodeName of its Pod");
+        };
+        if given.base_path.is_empty() {
+            bail!("the agent needs a directory to make volumes in: give --base-path");
+        }
+        let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
+        let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
+        let options = crate::agent::Options { node_name, bases, unlinks_per_second };
+        Ok(AgentSetup { client, options, metrics_listen })
     }
 
     fn certificates_kept(&self) -> anyhow::Result<Option<Certificates>> {

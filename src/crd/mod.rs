@@ -1,7 +1,7 @@
 //! The custom resources of provisioning, group `latebind.dev`, cluster-scoped: the types, their schemas and rules.
 //!
 //! [`LocalPool`] is what an administrator writes, [`LocalNode`] what an agent reports, [`LocalVolume`] the order that
-//! passes between controller and agent. The schemas under `webhook-manifests/crds` are generated from these types.
+//! passes between controller and agent. The schemas under `webhook-manifests/chart/files/crds` are generated from these types.
 
 mod condition;
 mod node;

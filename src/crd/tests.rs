@@ -5,7 +5,7 @@ use crate::model::Node;
 
 #[test]
 fn the_files_are_those_of_the_types() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("webhook-manifests/crds");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("webhook-manifests/chart/files/crds");
     for (name, text) in files().unwrap() {
         let path = directory.join(&name);
         if std::env::var_os("LATEBIND_UPDATE").is_some() {

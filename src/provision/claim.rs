@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    fn outcome(change: serde_json::Value) -> Option<Refusal> {
+    fn outcome(change: &serde_json::Value) -> Option<Refusal> {
         let mut spec = json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } });
         for (key, value) in change.as_object().unwrap() {
             spec[key] = value.clone();
@@ -70,8 +70,8 @@ mod tests {
 
     #[test]
     fn what_one_directory_on_one_node_can_be_is_served() {
-        assert_eq!(outcome(json!({})), None);
-        assert_eq!(outcome(json!({ "volumeMode": "Filesystem", "accessModes": ["ReadWriteOncePod"] })), None);
+        assert_eq!(outcome(&json!({})), None);
+        assert_eq!(outcome(&json!({ "volumeMode": "Filesystem", "accessModes": ["ReadWriteOncePod"] })), None);
     }
 
     #[test]
@@ -87,7 +87,7 @@ mod tests {
             (json!({ "resources": {} }), "size"),
             (json!({ "resources": { "requests": { "storage": "-1" } } }), "size"),
         ] {
-            let refused = outcome(change.clone()).unwrap_or_else(|| panic!("{change} was not refused"));
+            let refused = outcome(&change).unwrap_or_else(|| panic!("{change} was not refused"));
             assert!(refused.to_string().contains(word), "{refused}");
         }
     }

@@ -250,7 +250,7 @@ async fn order(
     });
     lock(&context.promised).insert(local.name().to_owned(), local.clone());
     match in_time(context.locals().create(&PostParams::default(), &local)).await {
-        Ok(_) => {}
+        Ok(_) => context.metrics.ordered(),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
             lock(&context.promised).remove(local.name());
@@ -285,6 +285,8 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
     });
     match in_time(context.new_volumes().create(&PostParams::default(), &volume)).await {
         Ok(_) => {
+            let waited = lock(&context.waiting).get(&(request.uid.clone(), local.spec.node_name.clone())).copied();
+            context.metrics.made(waited.map(|since| since.elapsed()));
             let name = volume_name(&request.uid);
             let note = format!("made volume {name} on node {} in {}", local.spec.node_name, local.spec.base);
             context.events.normal(claim.as_ref(), "ProvisioningSucceeded", &note);

@@ -1,18 +1,22 @@
 //! What the loops share: caches, interfaces to the API server, options.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
+use tokio::sync::Notify;
 
 use super::PROVISIONER;
 use super::events::Events;
+use super::metrics::ProvisionMetrics;
 use super::queue::Queue;
 use crate::crd::{LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Volume};
+use crate::rancher::MICROK8S;
 
 /// How the controller works.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct Options {
     pub adopt: BTreeSet<String>,
     /// How long an agent may leave an order unanswered before another node is tried.
     pub agent_patience: Duration,
+    /// A pool that is made when there is none of that name: its name and its path on every node.
+    pub pool: Option<(String, String)>,
     /// How many objects are worked on at once.
     pub workers: usize,
 }
@@ -28,7 +34,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
-        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), workers: 32 }
+        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), pool: None, workers: 32 }
     }
 }
 
@@ -69,14 +75,22 @@ pub(crate) struct Context {
     pub stores: Stores,
     pub queue: Arc<Queue<Key>>,
     pub events: Events,
+    pub metrics: ProvisionMetrics,
     pub disposed: Arc<Disposed>,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
-    pub promised: Mutex<HashMap<String, LocalVolume>>,
+    pub promised: Arc<Promised>,
+    /// The pools were read anew.
+    pub pools_refilled: Arc<Notify>,
     /// Since when a claim waits for the agent of a node.
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
     pub said: Mutex<HashMap<String, String>>,
+    /// All facts have been read once.
+    pub synced: AtomicBool,
 }
+
+/// Orders by name.
+pub(crate) type Promised = Mutex<HashMap<String, LocalVolume>>;
 
 /// LocalVolumes whose agent has followed the order of disposal. Lost at a restart; then they are made again from
 /// their volumes, disposed of again, which finds nothing, and arrive here.
@@ -111,9 +125,10 @@ impl Context {
         self.stores.classes.get(&ObjectRef::new(name))
     }
 
-    /// The class of a claim, if it is one of ours.
+    /// The class of a claim, if it is one of ours. Of MicroK8s only old volumes are served.
     pub(crate) fn class_of(&self, claim: &Claim) -> Option<Arc<Class>> {
-        self.class(claim.class_name()?).filter(|class| self.options.serves(&class.provisioner))
+        let ours = |class: &Arc<Class>| self.options.serves(&class.provisioner) && class.provisioner != MICROK8S;
+        self.class(claim.class_name()?).filter(ours)
     }
 
     pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
@@ -148,10 +163,20 @@ impl Context {
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
         let mut found: Vec<_> =
             self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let mut promised = lock(&self.promised);
-        promised.retain(|name, _| self.local(name).is_none());
-        found.extend(promised.values().filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
+        let promised = lock(&self.promised);
+        let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
+        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
         found
+    }
+
+    /// Whether anything has been made for a claim. `None` while the facts have not been read.
+    pub(crate) fn started(&self, uid: &str) -> Option<bool> {
+        if !self.synced.load(Ordering::Acquire) {
+            return None;
+        }
+        let ordered = lock(&self.promised).values().any(|local| local.spec.claim.uid == uid);
+        let made = || self.stores.locals.find(|local| local.spec.claim.uid == uid).is_some();
+        Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
 
     /// Warns about a claim, once for each thing that there is to say.
@@ -159,6 +184,7 @@ impl Context {
         let uid = claim.metadata.uid.clone().unwrap_or_default();
         let repeated = lock(&self.said).get(&uid).is_some_and(|before| *before == note);
         if !repeated {
+            self.metrics.refused();
             self.events.warning(claim, "ProvisioningFailed", &note);
             lock(&self.said).insert(uid, note);
         }

@@ -8,6 +8,7 @@ mod context;
 mod disposal;
 mod events;
 pub(crate) mod follow;
+mod metrics;
 mod parameters;
 mod pattern;
 mod placement;
@@ -23,7 +24,7 @@ pub use disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 pub use parameters::{ClassParameters, ParameterError};
 pub use pattern::{Names, PathPattern, PatternError};
 pub use placement::{Candidate, NodeObstacle, affinity_value, choose_path};
-pub use run::run;
+pub use run::Provisioner;
 pub use volume::{
     LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, reclaim, recovered, serves, volume_name,
 };

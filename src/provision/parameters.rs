@@ -146,21 +146,21 @@ mod tests {
 
     use super::*;
 
-    fn class(parameters: serde_json::Value) -> Class {
+    fn class(parameters: &serde_json::Value) -> Class {
         serde_json::from_value(json!({ "metadata": { "name": "local" }, "provisioner": "x", "parameters": parameters }))
             .unwrap()
     }
 
     #[test]
     fn nothing_given_is_a_drop_in() {
-        let read = ClassParameters::of(&class(json!({}))).unwrap();
+        let read = ClassParameters::of(&class(&json!({}))).unwrap();
         assert_eq!((read.pool.as_str(), read.volume_type, read.reclaim), ("local", VolumeType::Local, Reclaim::Delete));
         assert_eq!(read.affinity_key, HOSTNAME_LABEL);
     }
 
     #[test]
     fn everything_can_be_given() {
-        let read = ClassParameters::of(&class(json!({
+        let read = ClassParameters::of(&class(&json!({
             "pool": "p", "type": "hostpath", "pathPattern": "{uid}", "nodePath": "/mnt/a", "mode": "0750", "uid": "0",
             "gid": "4294967294", "nodeAffinityKey": "k", "onDelete": "archive",
         })))
@@ -184,10 +184,10 @@ mod tests {
             ("nodeAffinityKey", ""),
             ("onDelete", "keep"),
         ] {
-            let error = ClassParameters::of(&class(json!({ key: value }))).unwrap_err().to_string();
+            let error = ClassParameters::of(&class(&json!({ key: value }))).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains("local"), "{error}");
         }
-        let mut with_options = class(json!({ "type": "hostPath" }));
+        let mut with_options = class(&json!({ "type": "hostPath" }));
         with_options.mount_options = vec!["ro".to_owned()];
         assert!(ClassParameters::of(&with_options).is_err());
     }

@@ -126,6 +126,7 @@ pub fn choose_path<'a>(
     let volumes: Vec<&LocalVolume> = volumes.into_iter().collect();
     let mut usable = Vec::new();
     let mut why = String::new();
+    let mut unseen = false;
     for path in offered {
         match status.paths.iter().find(|report| report.path == path.path) {
             Some(report) if report.usable => {
@@ -143,8 +144,11 @@ pub fn choose_path<'a>(
             }
             Some(report) => report.message.clone_into(&mut why),
             // The agent has not seen the pool's latest form yet.
-            None => "its agent has not looked at it yet".clone_into(&mut why),
+            None => unseen = true,
         }
+    }
+    if usable.is_empty() && unseen {
+        return Err(NodeObstacle::NoAgent(node.name().to_owned()));
     }
     if usable.is_empty() {
         return Err(NodeObstacle::NotUsable { pool: name.to_owned(), node: node.name().to_owned(), why });

@@ -2,21 +2,27 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::api::ApiError;
-use super::context::{Context, Disposed, Key, Options, Stores};
+use super::api::{ApiError, in_time};
+use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::follow::{Change, follow};
+use super::metrics::ProvisionMetrics;
 use super::queue::Queue;
 use super::{claims, volumes};
-use crate::crd::LocalVolume;
+use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
+use crate::runtime::lease::Leadership;
 
 /// How soon something is tried again after the API server failed or refused a write.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,66 +31,197 @@ const RESYNC: Duration = Duration::from_secs(300);
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs the controller until the token is cancelled. Only one process of a cluster may do so at a time.
-///
-/// # Errors
-/// When a cache cannot be kept any more.
-pub async fn run(client: Client, options: Options, shutdown: CancellationToken) -> Result<(), kube::Error> {
-    let queue = Arc::new(Queue::new());
-    let disposed = Arc::new(Disposed::default());
-    let (events, writing) = Events::start(client.clone());
-    let (stores, mut tasks) = watch(&client, &queue, &disposed);
-    tasks.push(Box::pin(writing));
-    let workers = options.workers;
-    let context = Arc::new(Context {
-        client,
-        options,
-        stores,
-        queue: Arc::clone(&queue),
-        events,
-        disposed,
-        promised: std::sync::Mutex::default(),
-        waiting: std::sync::Mutex::default(),
-        said: std::sync::Mutex::default(),
-    });
-    let mut running = tokio::task::JoinSet::new();
-    for task in tasks {
-        running.spawn(task);
-    }
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        () = ready(&context.stores) => {}
-    }
-    tracing::info!("the provisioner's caches are filled");
-    for _ in 0..workers {
-        let context = Arc::clone(&context);
-        running.spawn(async move {
-            loop {
-                work(&context).await;
-            }
-        });
-    }
-    let resync = Arc::clone(&context);
-    running.spawn(async move {
-        loop {
-            tokio::time::sleep(RESYNC).await;
-            resync.queue.push(Key::Everything);
-        }
-    });
-    everything(&context);
-    shutdown.cancelled().await;
-    Ok(())
+/// The provisioner. It does nothing until [`Provisioner::run`].
+pub struct Provisioner {
+    context: Arc<Context>,
+    tasks: Vec<Task>,
+    leadership: Option<Leadership>,
 }
 
-fn watch(client: &Client, queue: &Arc<Queue<Key>>, disposed: &Arc<Disposed>) -> (Stores, Vec<Task>) {
+impl Provisioner {
+    /// A provisioner that writes while `leadership` allows it; without one it must be the only one of the cluster.
+    #[must_use]
+    pub fn new(client: Client, options: Options, leadership: Option<Leadership>, registry: &mut Registry) -> Self {
+        let queue = Arc::new(Queue::new());
+        let disposed = Arc::new(Disposed::default());
+        let (promised, pools_refilled) = (Arc::default(), Arc::default());
+        let metrics = ProvisionMetrics::new();
+        metrics.register(registry);
+        let (events, writing) = Events::start(client.clone());
+        let (stores, mut tasks) = watch(&client, &queue, &disposed, &promised, &pools_refilled);
+        tasks.push(Box::pin(writing));
+        let context = Context {
+            client,
+            options,
+            stores,
+            queue,
+            events,
+            metrics,
+            disposed,
+            promised,
+            pools_refilled,
+            waiting: std::sync::Mutex::default(),
+            said: std::sync::Mutex::default(),
+            synced: AtomicBool::new(false),
+        };
+        Self { context: Arc::new(context), tasks, leadership }
+    }
+
+    /// Tells of a claim, by its UID, whether anything has been made for it. `None` while nobody knows.
+    pub fn started(&self) -> impl Fn(&str) -> Option<bool> + Send + Sync + 'static {
+        let context = Arc::downgrade(&self.context);
+        move |uid| context.upgrade()?.started(uid)
+    }
+
+    /// Works until `stop` is cancelled; what is under way then is finished. `synced` is called when all facts are read.
+    pub async fn run(self, synced: impl FnOnce(), stop: CancellationToken) {
+        let Self { context, tasks, leadership } = self;
+        let mut running = tokio::task::JoinSet::new();
+        for task in tasks {
+            running.spawn(task);
+        }
+        if stop.run_until_cancelled(ready(&context.stores)).await.is_none() {
+            return;
+        }
+        context.synced.store(true, Ordering::Release);
+        tracing::info!("the provisioner's caches are filled");
+        synced();
+        let missed = Arc::new(AtomicBool::new(false));
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..context.options.workers {
+            let worker =
+                Worker { context: Arc::clone(&context), leadership: leadership.clone(), missed: Arc::clone(&missed) };
+            workers.spawn(worker.work(stop.clone()));
+        }
+        let first = keep_pool(&context, leadership.clone());
+        stop.run_until_cancelled(Box::pin(async { tokio::join!(first, resync(&context, leadership, &missed)) })).await;
+        // The facts must move on while the last looks end; each call in them has a deadline.
+        while workers.join_next().await.is_some() {}
+    }
+}
+
+/// Makes the pool that the options name: when this process begins to lead, and when the definitions were made anew. In
+/// between a person may delete it.
+async fn keep_pool(context: &Context, leadership: Option<Leadership>) {
+    loop {
+        make_pool(context, leadership.clone()).await;
+        context.pools_refilled.notified().await;
+    }
+}
+
+async fn make_pool(context: &Context, mut leadership: Option<Leadership>) {
+    let Some((name, path)) = &context.options.pool else { return };
+    let entry =
+        PoolNodes { paths: vec![PoolPath { path: path.clone(), ..PoolPath::default() }], ..PoolNodes::default() };
+    let pool = LocalPool::new(name, LocalPoolSpec { nodes: vec![entry], ..LocalPoolSpec::default() });
+    let pools: Api<LocalPool> = Api::all(context.client.clone());
+    loop {
+        if let Some(leadership) = &mut leadership
+            && leadership.permit().is_none()
+        {
+            leadership.changed().await;
+            continue;
+        }
+        if context.stores.pools.get(&ObjectRef::new(name)).is_some() {
+            return;
+        }
+        match in_time(pools.create(&PostParams::default(), &pool)).await {
+            Ok(_) => return tracing::info!(pool = name, path, "there was no such pool, it was made"),
+            Err(error) if error.is_conflict() => return,
+            Err(error) => tracing::warn!(pool = name, %error, "the pool cannot be made, trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Has everything looked at: at first, from time to time, and when this process begins to lead.
+async fn resync(context: &Context, mut leadership: Option<Leadership>, missed: &AtomicBool) {
+    everything(context);
+    let mut leads = false;
+    let mut again = tokio::time::interval(RESYNC);
+    again.reset();
+    loop {
+        let changed = async {
+            match &mut leadership {
+                Some(leadership) => leadership.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = again.tick() => everything(context),
+            () = changed => {
+                let now = leadership.as_ref().is_some_and(|leadership| leadership.permit().is_some());
+                if now && (missed.swap(false, Ordering::AcqRel) || !leads) {
+                    everything(context);
+                }
+                leads = now;
+            }
+        }
+    }
+}
+
+struct Worker {
+    context: Arc<Context>,
+    leadership: Option<Leadership>,
+    /// Something was passed over for want of leave to write.
+    missed: Arc<AtomicBool>,
+}
+
+impl Worker {
+    async fn work(self, stop: CancellationToken) {
+        let queue = &self.context.queue;
+        while let Some(key) = stop.run_until_cancelled(queue.pop()).await {
+            let again = self.turn(&key).await;
+            queue.done(&key);
+            if let Some(delay) = again {
+                queue.push_later(key, delay);
+            }
+        }
+    }
+
+    async fn turn(&self, key: &Key) -> Option<Duration> {
+        let looking = look(&self.context, key);
+        let looked = match &self.leadership {
+            None => looking.await,
+            Some(leadership) => {
+                let Some(permit) = leadership.permit() else {
+                    // Whoever begins to lead looks at everything.
+                    self.missed.store(true, Ordering::Release);
+                    return None;
+                };
+                tokio::time::timeout_at(permit.end_before, looking).await.unwrap_or(Err(ApiError::Late))
+            }
+        };
+        looked.unwrap_or_else(|error| {
+            if !error.is_conflict() {
+                tracing::warn!(?key, %error, "trying again");
+                self.context.metrics.retried();
+            }
+            Some(RETRY)
+        })
+    }
+}
+
+fn watch(
+    client: &Client,
+    queue: &Arc<Queue<Key>>,
+    disposed: &Arc<Disposed>,
+    promised: &Arc<Promised>,
+    pools_refilled: &Arc<Notify>,
+) -> (Stores, Vec<Task>) {
     fn config() -> watcher::Config {
         watcher::Config::default()
     }
     let mut tasks: Vec<Task> = Vec::new();
     let push = Arc::clone(queue);
     let (locals, task) = {
-        let disposed = Arc::clone(disposed);
-        follow(Api::<LocalVolume>::all(client.clone()), config(), move |change| on_local(&push, &disposed, &change))
+        let (disposed, promised) = (Arc::clone(disposed), Arc::clone(promised));
+        follow(Api::<LocalVolume>::all(client.clone()), config(), move |change| {
+            if let Change::Applied(local) | Change::Deleted(local) = &change {
+                lock(&promised).remove(local.name());
+            }
+            on_local(&push, &disposed, &change);
+        })
     };
     tasks.push(Box::pin(task));
     let push = Arc::clone(queue);
@@ -110,7 +247,13 @@ fn watch(client: &Client, queue: &Arc<Queue<Key>>, disposed: &Arc<Disposed>) -> 
     let (classes, task) = follow(Api::all(client.clone()), config(), move |_| again());
     tasks.push(Box::pin(task));
     let again = waiting(&claims);
-    let (pools, task) = follow(Api::all(client.clone()), config(), move |_| again());
+    let refilled = Arc::clone(pools_refilled);
+    let (pools, task) = follow(Api::all(client.clone()), config(), move |change| {
+        if matches!(change, Change::Refilled) {
+            refilled.notify_one();
+        }
+        again();
+    });
     tasks.push(Box::pin(task));
     let again = waiting(&claims);
     let (reports, task) = follow(Api::all(client.clone()), config(), move |_| again());
@@ -194,23 +337,6 @@ fn everything(context: &Context) {
     }
     for volume in context.stores.volumes.state() {
         context.queue.push(Key::Volume(volume.name().to_owned()));
-    }
-}
-
-async fn work(context: &Context) {
-    let key = context.queue.pop().await;
-    let again = match look(context, &key).await {
-        Ok(again) => again,
-        Err(error) => {
-            if !error.is_conflict() {
-                tracing::warn!(?key, %error, "trying again");
-            }
-            Some(RETRY)
-        }
-    };
-    context.queue.done(&key);
-    if let Some(delay) = again {
-        context.queue.push_later(key, delay);
     }
 }
 

@@ -191,7 +191,7 @@ mod tests {
     use crate::binding::selector::volume_reachable;
     use crate::model::Node;
 
-    fn built(parameters: Value, change: impl FnOnce(&mut Class)) -> (Value, LocalVolume) {
+    fn built(parameters: &Value, change: impl FnOnce(&mut Class)) -> (Value, LocalVolume) {
         let claim: Claim = serde_json::from_value(json!({
             "metadata": { "name": "cart", "namespace": "shop", "uid": "u-1" },
             "spec": { "accessModes": ["ReadWriteOncePod"], "volumeAttributesClassName": "gold",
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn every_field_that_binding_compares_agrees_with_the_claim() {
-        let (volume, local) = built(json!({}), |class| class.mount_options = vec!["noatime".to_owned()]);
+        let (volume, local) = built(&json!({}), |class| class.mount_options = vec!["noatime".to_owned()]);
         assert_eq!(volume["metadata"]["name"], "pvc-u-1");
         assert_eq!(volume["metadata"]["finalizers"], json!([VOLUME_FINALIZER]));
         assert_eq!(volume["metadata"]["annotations"][PROVISIONED_BY], "local.latebind.dev");
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn host_path_and_retain_are_as_the_class_says() {
-        let (volume, _) = built(json!({ "type": "hostPath", "nodeAffinityKey": "disk" }), |class| {
+        let (volume, _) = built(&json!({ "type": "hostPath", "nodeAffinityKey": "disk" }), |class| {
             class.reclaim_policy = Some("Retain".to_owned());
         });
         assert_eq!(volume["spec"]["hostPath"], json!({ "path": "/mnt/a/pvc-u-1_shop_cart", "type": "Directory" }));
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_lost_local_volume_is_made_again_as_it_was() {
         for parameters in [json!({}), json!({ "onDelete": "archive", "type": "hostPath" })] {
-            let (volume, mut local) = built(parameters, |_| {});
+            let (volume, mut local) = built(&parameters, |_| {});
             local.spec.origin = Origin::Recovered;
             let read: Volume = serde_json::from_value(volume.clone()).unwrap();
             assert_eq!(recovered(&read), Some(local));

@@ -64,8 +64,13 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
             match patched {
                 Err(error) if error.is_conflict() || error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
-                Ok(_) if local.is_deleting() => Ok(None),
-                Ok(patched) => delete_local(context, &patched).await.map(|()| None),
+                Ok(patched) => {
+                    context.metrics.disposed();
+                    if !local.is_deleting() {
+                        delete_local(context, &patched).await?;
+                    }
+                    Ok(None)
+                }
             }
         }
     }
@@ -142,7 +147,10 @@ async fn own(context: &Context, volume: &Volume, name: &str) -> Result<Option<Du
         tracing::info!(volume = volume.name(), "its LocalVolume is missing and is made again");
         return match in_time(context.locals().create(&PostParams::default(), &lost)).await {
             Err(error) if error.is_conflict() => Ok(None),
-            made => made.map(|_| None),
+            made => made.map(|_| {
+                context.metrics.recovered();
+                None
+            }),
         };
     };
     follow_policy(context, volume, &local).await?;
@@ -218,6 +226,7 @@ async fn remove(context: &Context, volume: &Volume, name: &str) -> Result<Option
         set_finalizer(context, &live, false).await?;
     }
     context.disposed.remove(name);
+    context.metrics.removed();
     Ok(None)
 }
 

@@ -70,11 +70,12 @@ pub fn adoption(volume: &Volume, nodes: &[Arc<Node>], pools: &[Arc<LocalPool>]) 
 /// The volume's node: by the name that its maker wrote down, else the one node that its affinity matches by labels, else
 /// the one whose name stands where a label's value should be.
 fn node_of<'a>(volume: &Volume, nodes: &'a [Arc<Node>]) -> Option<&'a Node> {
-    const NAMES: [&str; 2] = ["local.path.provisioner/selected-node", "hostPathProvisionerIdentity"];
+    // MicroK8s' own annotation names the node that the provisioner ran on, which need not be that of the volume.
+    const NAME: &str = "local.path.provisioner/selected-node";
     let annotations = volume.metadata.annotations.as_ref();
     let by_name = |name: &str| nodes.iter().find(|node| node.name() == name).map(AsRef::as_ref);
     // It is there or it is gone; another node that happens to fit is not the one.
-    if let Some(name) = NAMES.iter().find_map(|key| annotations?.get(*key)) {
+    if let Some(name) = annotations.and_then(|annotations| annotations.get(NAME)) {
         return by_name(name);
     }
     let required = volume.spec.node_affinity.as_ref()?.required.as_ref()?;
@@ -93,31 +94,55 @@ fn node_of<'a>(volume: &Volume, nodes: &'a [Arc<Node>]) -> Option<&'a Node> {
     }
 }
 
-/// Pods that look like another provisioner of an adopted name: two of them would work against each other.
+/// Pods that are another provisioner of an adopted name, as `namespace/name`: two of them would work against each other.
 ///
 /// # Errors
 /// When Pods cannot be listed.
-pub async fn rivals(client: &Client, adopted: impl IntoIterator<Item = &str>) -> Result<Vec<String>, kube::Error> {
+pub async fn rivals(client: &Client, adopted: &str) -> Result<Vec<String>, kube::Error> {
+    /// What the API server sends at once.
+    const PAGE: u32 = 500;
     let pods: Api<Pod> = Api::all(client.clone());
     let mut found = Vec::new();
-    for name in adopted {
-        let labels: &[&str] = match name {
-            RANCHER => &["app=local-path-provisioner", "app.kubernetes.io/name=local-path-provisioner"],
-            MICROK8S => &["k8s-app=hostpath-provisioner"],
-            _ => &[],
-        };
-        for label in labels {
-            let listed = pods.list(&ListParams::default().labels(label)).await?;
-            let alive = listed.items.into_iter().filter(|pod| {
-                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-                !matches!(phase, "Succeeded" | "Failed")
-            });
-            found.extend(alive.map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())));
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let listed = pods.list(&page).await?;
+        let rivals = listed.items.iter().filter(|pod| is_rival(pod, adopted));
+        found.extend(rivals.map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())));
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(found),
         }
     }
-    found.sort();
-    found.dedup();
-    Ok(found)
+}
+
+/// By the name that it is given, and where it is given none, by its image.
+fn is_rival(pod: &Pod, adopted: &str) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        return false;
+    }
+    let image = match adopted {
+        RANCHER => "local-path-provisioner",
+        MICROK8S => "hostpath-provisioner",
+        _ => return false,
+    };
+    pod.spec.iter().flat_map(|spec| &spec.containers).any(|container| {
+        let env = container.env.iter().flatten().find(|it| it.name == "PROVISIONER_NAME");
+        let words: Vec<&str> = container.command.iter().chain(&container.args).flatten().map(String::as_str).collect();
+        let after = |at: usize| words.get(at + 1).copied();
+        let flag = words.iter().enumerate().find_map(|(at, word)| match *word {
+            "--provisioner-name" => after(at),
+            word => word.strip_prefix("--provisioner-name="),
+        });
+        // latebind itself is told the name by another flag.
+        if let Some(name) = flag.or(env.and_then(|it| it.value.as_deref())) {
+            return name == adopted;
+        }
+        let path = container.image.as_deref().unwrap_or_default();
+        let path = path.split('@').next().unwrap_or_default();
+        let last = path.rsplit('/').next().unwrap_or_default();
+        last.split(':').next() == Some(image)
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +187,8 @@ mod tests {
             "host-3",
             "MicroK8s writes the name where the label's value belongs"
         );
+        let moved = json!({ "hostPathProvisionerIdentity": "n-1" });
+        assert_eq!(of(moved, "host-2").unwrap(), "n-2", "MicroK8s notes where its provisioner ran");
         assert_eq!(of(json!({ "local.path.provisioner/selected-node": "gone" }), "host-2"), Err(AdoptionError::Node));
         assert_eq!(of(json!({}), "unknown"), Err(AdoptionError::Node));
         let twins = [node("n-1", "same"), node("n-2", "same")];
@@ -180,5 +207,22 @@ mod tests {
         {
             assert!(at(path).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn another_provisioner_is_known_by_its_name_or_its_image() {
+        let rival = |container: Value| {
+            let spec = json!({ "containers": [{ "name": "other" }, container] });
+            is_rival(&serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap(), RANCHER)
+        };
+        let with = |image: &str, args: Value| rival(json!({ "name": "c", "image": image, "args": args }));
+        assert!(with("docker.io/rancher/local-path-provisioner:v0.0.30", json!(["start"])));
+        assert!(with("mirror:5000/local-path-provisioner@sha256:00", json!([])));
+        assert!(with("my/build", json!(["start", "--provisioner-name", "rancher.io/local-path"])));
+        let named = json!([{ "name": "PROVISIONER_NAME", "value": "rancher.io/local-path" }]);
+        assert!(rival(json!({ "name": "c", "image": "x", "env": named })));
+        assert!(!with("rancher/local-path-provisioner", json!(["--provisioner-name=example.org/other"])));
+        assert!(!with("ghcr.io/latebind/latebind", json!(["run", "--adopt=rancher.io/local-path"])));
+        assert!(!with("shop/cart:1", json!([])));
     }
 }

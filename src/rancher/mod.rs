@@ -14,3 +14,5 @@ pub use import::{Import, import};
 pub const RANCHER: &str = "rancher.io/local-path";
 /// The name of MicroK8s' provisioner; only its volumes are served, for deletion.
 pub const MICROK8S: &str = "microk8s.io/hostpath";
+/// What can be adopted.
+pub const ADOPTABLE: [&str; 2] = [RANCHER, MICROK8S];

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -67,7 +67,11 @@ struct Inner {
     events: Events,
     metrics: RescueMetrics,
     health: Mutex<Health>,
+    started: OnceLock<Started>,
 }
+
+/// Tells of a claim, by its UID, whether latebind's own provisioner has made anything for it; `None` if nobody knows.
+type Started = Box<dyn Fn(&str) -> Option<bool> + Send + Sync>;
 
 /// How the API server has been answering. While it is unwell all workers pause together, so that their number, not that
 /// of stuck claims, bounds the requests.
@@ -131,8 +135,14 @@ impl Controller {
             events,
             metrics,
             health: Mutex::default(),
+            started: OnceLock::new(),
         };
         Self { inner: Arc::new(inner), feed: Arc::new(feed), senders }
+    }
+
+    /// Asks this from now on what latebind's own provisioner has begun. A second call changes nothing.
+    pub fn ask_provisioner(&self, started: impl Fn(&str) -> Option<bool> + Send + Sync + 'static) {
+        drop(self.inner.started.set(Box::new(started)));
     }
 
     /// Who is to hear of what the watches bring.
@@ -235,7 +245,7 @@ impl Inner {
             let past = Past {
                 given_back_for: tracked.given_back.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
                 words: tracked.words.as_ref().filter(|(_, read)| fresh(read)).map(|(words, _)| words.clone()),
-                started: None,
+                started: self.started.get().and_then(|started| started(claim.metadata.uid.as_deref()?)),
             };
             let view = Promised { view: &self.live, reservations: &reservations };
             let mut plan = plan(claim, &view, &self.rules, &past);

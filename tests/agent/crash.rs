@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -41,17 +40,15 @@ fn child() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let allowed = AllowedBases::new([directory.as_str()]).unwrap();
     let base = Base::open(&allowed, &format!("{directory}/base"), false).unwrap();
-    let mut out = std::io::stdout();
-    run(&base, |claim| {
-        writeln!(out, "done {claim}").unwrap();
-        out.flush().unwrap();
-    });
+    // Until it is killed.
+    loop {
+        run(&base, |_| {});
+    }
 }
 
 #[test]
 fn a_killed_agent_goes_on_where_it_was_and_neither_loses_nor_leaves_a_directory() {
     let ground = Ground::in_memory();
-    let mut cut_short = 0;
     for round in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["crash::child", "--exact", "--ignored", "--nocapture"])
@@ -64,12 +61,10 @@ fn a_killed_agent_goes_on_where_it_was_and_neither_loses_nor_leaves_a_directory(
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         receiver.recv_timeout(Duration::from_millis(3 + 7 * round as u64)).ok();
         drop(sender);
-        cut_short += usize::from(child.try_wait().unwrap().is_none());
+        assert!(child.try_wait().unwrap().is_none(), "it ends by the kill alone");
         child.kill().ok();
         child.wait().unwrap();
     }
-    assert!(cut_short > KILLS / 4, "hardly ever cut short: {cut_short}");
-
     let base = ground.open();
     run(&base, |_| {});
     sweep_all(&base);

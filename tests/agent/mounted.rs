@@ -90,9 +90,9 @@ fn a_volume_is_not_looked_for_on_another_disk() {
     drop(disk);
     // The same path without the disk must not count as "removed already".
     for _ in 0..2 {
-        let bare = ground.open();
-        assert!(matches!(dispose(&bare, &ours), Err(DirectoryError::BaseChanged { .. })));
-        assert!(matches!(bare.make(&ours, true), Err(DirectoryError::BaseChanged { .. })));
+        let without = ground.open();
+        assert!(matches!(dispose(&without, &ours), Err(DirectoryError::BaseChanged { .. })));
+        assert!(matches!(without.make(&ours, true), Err(DirectoryError::BaseChanged { .. })));
     }
     assert!(ground.volumes().is_empty());
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use latebind::crd::{LocalPool, LocalVolume};
 use latebind_cluster::{Scope, eventually, holds_for};
 use serde_json::json;
@@ -233,7 +233,7 @@ pub async fn data_outlives_the_definitions_and_a_new_installation_adopts_it(scop
     // The finalizers hold; a person tears them off.
     ground.agent = None;
     eventually("the definitions to go", PATIENCE, async || {
-        for local in scope.all::<LocalVolume>().list(&Default::default()).await.map_or(vec![], |list| list.items) {
+        for local in scope.all::<LocalVolume>().list(&ListParams::default()).await.map_or(vec![], |list| list.items) {
             strip(scope, &local.name_any()).await.ok();
         }
         let mut left = 0;

@@ -30,6 +30,11 @@ pub async fn install(client: &Client) -> Result<()> {
     for definition in latebind::crd::definitions() {
         let name = definition.name_any();
         eventually(&format!("{name} to be served"), PATIENCE, async || {
+            // What is being deleted is not to be disturbed in it.
+            let found = definitions.get_opt(&name).await?;
+            if found.is_some_and(|it| it.metadata.deletion_timestamp.is_some()) {
+                return Ok(None);
+            }
             let parameters = PatchParams::apply("test").force();
             let written = definitions.patch(&name, &parameters, &Patch::Apply(&definition)).await?;
             let conditions = written.status.and_then(|status| status.conditions).unwrap_or_default();
@@ -50,7 +55,9 @@ pub fn controller(client: Client) -> CancellationToken {
         ..provision::Options::default()
     };
     let shutdown = token.clone();
-    tokio::spawn(async move { provision::run(client, options, shutdown).await });
+    let mut registry = prometheus_client::registry::Registry::default();
+    let provisioner = provision::Provisioner::new(client, options, None, &mut registry);
+    tokio::spawn(provisioner.run(|| {}, shutdown));
     token
 }
 
@@ -68,7 +75,7 @@ impl Agent {
             unlinks_per_second: 5_000,
         };
         let shutdown = token.clone();
-        tokio::spawn(async move { agent::run(client, options, shutdown).await });
+        tokio::spawn(agent::run(client, options, agent::AgentMetrics::default(), || {}, shutdown));
         Self { token }
     }
 }

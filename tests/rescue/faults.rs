@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use kube::api::DeleteParams;
@@ -11,10 +12,14 @@ use latebind_cluster::suite::long;
 use latebind_cluster::{Cluster, Component, Scope, eventually};
 
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::process::{NAMESPACE, Rescuer, USER, deeds, leave, writes};
 use crate::results::note;
 use crate::stage::*;
+
+/// Who takes the only seat of a priority level.
+const SITTER: &str = "sitter";
 
 pub async fn a_dry_run_writes_nothing(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
@@ -202,13 +207,16 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     rescuer.signal("TERM").await
 }
 
-/// An API server that is too busy for this account answers 429, here because its priority level has no seats: for 6 s, or
-/// 30 s in the long run. The watches that are open stay open; everything else is refused, the Lease too.
+/// An API server that is too busy for this account answers 429: its priority level has a single seat, and somebody sits
+/// there for as long as a webhook of theirs is silent. The watches that are open stay open, everything else is refused,
+/// the Lease too. For 6 s, or as long as a webhook may be silent in the long run.
 pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
     let node = scope.simulated_node("node", &[]).await?;
     let class = class(scope, "dynamic", PROVISIONER).await?;
+    let silence = if long() { 30 } else { 10 };
+    let silent = silent_webhook(scope, silence).await?;
     let rescuer = Rescuer::start(cluster, &[]).await?;
     eventually("a leader", PATIENCE, async || Ok((rescuer.metric("latebind_leader ").await? > 0.0).then_some(())))
         .await?;
@@ -222,42 +230,98 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     let everything =
         json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true});
     let schema = json!({
-        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": 1,
+        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": 2,
         "rules": [{
-            "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"namespace": NAMESPACE, "name": account}}],
+            "subjects": [
+                {"kind": "ServiceAccount", "serviceAccount": {"namespace": NAMESPACE, "name": account}},
+                {"kind": "User", "user": {"name": SITTER}},
+            ],
             "resourceRules": [everything],
         }],
     });
     let earlier = deeds(cluster)?.len();
     scope.create::<FlowSchema>(json!({"metadata": {"name": level}, "spec": schema})).await?;
-    eventually("the account to be refused", PATIENCE, async || {
-        Ok(deeds(cluster)?.split_off(earlier).iter().any(|deed| deed.code == 429).then_some(()))
-    })
-    .await?;
-    let refused_from = deeds(cluster)?.len();
-    let began = Instant::now();
-    for number in 0..20 {
-        let data = format!("data-{number}");
-        claim(scope, &data, &class, "1Gi").await?;
-        stuck(scope, &format!("app-{number}"), node.name(), &[&data]).await?;
-    }
-    tokio::time::sleep(Duration::from_secs(if long() { 30 } else { 6 })).await;
-    let requests = deeds(cluster)?.split_off(refused_from);
-    let lasted = began.elapsed();
+    // A schema takes effect when the API server has read it; only then does the request take the seat.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let sitting = ["create", "configmap", "seat", "--as", SITTER, "--request-timeout=60s"];
+    let sitting = scope.kubectl(&sitting);
+    let meanwhile = async { while_refused(scope, &rescuer, earlier, &class, node.name(), silence).await };
+    let (sat, refused) = tokio::join!(sitting, meanwhile);
+    let requests = refused?;
+    sat?.success()?;
+    drop(silent);
     scope.all::<FlowSchema>().delete(&level, &DeleteParams::default()).await?;
-    ensure!(requests.iter().all(|deed| deed.code == 429), "{requests:?}");
     for number in 0..20 {
         let data = format!("data-{number}");
         selected(scope, &data).await?;
         ensure!(writes(cluster, "persistentvolumeclaims", scope.namespace(), &data)? == 1);
     }
-    // One of each of eight workers and then pauses, and a try for the Lease every two seconds.
-    let bound = 16 + 2 * lasted.as_secs();
-    let count = requests.len() as u64;
-    ensure!(count <= bound, "{count} requests in {lasted:?}");
-    let seen = format!("{count} requests in {:.0} s, all refused; all mended afterwards", lasted.as_secs_f32());
-    note("an API server that answers 429 while 20 Pods are stuck", seen);
+    // Eight workers at a time, with pauses of 0.5 s, 1 s, 2 s and so on to 10 s between, and tries for the Lease.
+    let bound = 8 * 8 + silence;
+    ensure!(requests <= bound, "{requests} requests in {silence} s");
+    let seen = format!("{requests} requests in {silence} s, all refused; all mended afterwards, with one write each");
+    note("an API server that answers 429 while 20 Pods get stuck", seen);
     rescuer.signal("TERM").await
+}
+
+/// Lets 20 Pods get stuck; the number of requests that were refused meanwhile. No other was answered.
+async fn while_refused(
+    scope: &Scope,
+    rescuer: &Rescuer,
+    earlier: usize,
+    class: &str,
+    node: &str,
+    silence: u64,
+) -> Result<u64> {
+    let cluster = scope.cluster()?;
+    let began = Instant::now();
+    eventually("the account to be refused", PATIENCE, async || {
+        Ok(deeds(cluster)?.split_off(earlier).iter().any(|deed| deed.code == 429).then_some(()))
+    })
+    .await?;
+    let refused_from = deeds(cluster)?.len();
+    for number in 0..20 {
+        let data = format!("data-{number}");
+        claim(scope, &data, class, "1Gi").await?;
+        stuck(scope, &format!("app-{number}"), node, &[&data]).await?;
+    }
+    // Until shortly before the seat is free.
+    tokio::time::sleep(Duration::from_secs(silence - 2).saturating_sub(began.elapsed())).await;
+    let requests = deeds(cluster)?.split_off(refused_from);
+    ensure!(!requests.is_empty() && requests.iter().all(|deed| deed.code == 429), "{requests:?}\n{}", rescuer.log()?);
+    Ok(requests.len() as u64)
+}
+
+/// A webhook that accepts connections and says nothing, asked about ConfigMaps of the namespace; and a user who may create
+/// them. It ends when dropped.
+async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<AbortOnDrop> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("https://{}/", listener.local_addr()?);
+    let held = tokio::spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            connections.push(connection);
+        }
+    });
+    let webhook = json!({
+        "name": "silent.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": seconds,
+        "failurePolicy": "Ignore", "clientConfig": {"url": url},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": scope.namespace()}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+    });
+    let name = scope.unique("silent");
+    scope.create::<ValidatingWebhookConfiguration>(json!({"metadata": {"name": name}, "webhooks": [webhook]})).await?;
+    let binding = ["create", "rolebinding", "sitter", "--clusterrole=edit", "--user", SITTER];
+    scope.kubectl(&binding).await?.success()?;
+    Ok(AbortOnDrop(held))
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A leader that stands still for longer than its Lease writes nothing when it goes on, whatever it was about to do.

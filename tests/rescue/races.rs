@@ -264,6 +264,60 @@ pub async fn a_node_given_back_is_ordered_again_later(scope: &Scope) -> Result<(
     Ok(())
 }
 
+/// A Pod of the same name is another Pod: nothing that was known of the first one counts for it.
+pub async fn a_pod_that_was_created_again_is_another_pod(scope: &Scope) -> Result<()> {
+    share(scope.cluster()?).await?;
+    let (first, second) = (scope.simulated_node("first", &[]).await?, scope.simulated_node("second", &[]).await?);
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let now = DeleteParams::default().grace_period(0);
+    let pods = scope.api::<Pod>();
+
+    // Nothing had been ordered for the first one.
+    claim(scope, "data", &class, "1Gi").await?;
+    pinned(scope, "app", first.name(), &["data"]).await?;
+    pods.delete("app", &now).await?;
+    let again = stuck(scope, "app", second.name(), &["data"]).await?;
+    let chosen = selected(scope, "data").await?;
+    ensure!(chosen.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
+    ensure!(chosen.annotations().get(SELECTED_BY) == again.metadata.uid.as_ref());
+
+    // A volume is on order for the first one: it may be made at this moment.
+    claim(scope, "ordered", &class, "1Gi").await?;
+    stuck(scope, "other", first.name(), &["ordered"]).await?;
+    selected(scope, "ordered").await?;
+    pods.delete("other", &now).await?;
+    stuck(scope, "other", second.name(), &["ordered"]).await?;
+    scope.event("other", "SelectedElsewhere", first.name(), PATIENCE).await?;
+    let stands = scope.claim("ordered").await?;
+    ensure!(stands.annotations().get(SELECTED_NODE).map(String::as_str) == Some(first.name()));
+    ensure!(writes(scope.cluster()?, "persistentvolumeclaims", scope.namespace(), "ordered")? == 1);
+
+    // Its own claim belongs to the first one, and goes with it.
+    let ephemeral = |node: &str| {
+        json!({"metadata": {"name": "own"}, "spec": {
+            "nodeName": node,
+            "containers": [{"name": "main", "image": "none.invalid/none", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(&class, "1Gi")}}}],
+        }})
+    };
+    let claims = scope.api::<PersistentVolumeClaim>();
+    scope.create::<Pod>(ephemeral(first.name())).await?;
+    let old =
+        eventually("the claim of the first one", PATIENCE, async || claims.get_opt("own-v").await.map_err(Into::into))
+            .await?;
+    pods.delete("own", &now).await?;
+    let new = scope.create::<Pod>(ephemeral(second.name())).await?;
+    acknowledge(scope, "own").await?;
+    let claim = eventually("the claim of the second one to be ordered", PATIENCE, async || {
+        let claim = claims.get_opt("own-v").await?;
+        Ok(claim.filter(|claim| claim.annotations().contains_key(SELECTED_NODE)))
+    })
+    .await?;
+    ensure!(claim.uid() != old.uid() && claim.annotations().get(SELECTED_BY) == new.metadata.uid.as_ref());
+    ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
+    Ok(())
+}
+
 /// A claim that was deleted and made again between the decision and the write has the same name, and nothing else.
 pub async fn writes_are_bound_to_what_was_decided_on(scope: &Scope) -> Result<()> {
     let class = class(scope, "dynamic", PROVISIONER).await?;

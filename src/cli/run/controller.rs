@@ -1,23 +1,20 @@
 //! The role `controller`: stuck claims and certificates, under one Lease.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::probing::Probing;
 use crate::binding::Rules;
 use crate::cluster::live::{LiveCluster, WatchedPods};
+use crate::provision::{self, Provisioner};
 use crate::rescue::{Controller, Setup};
 use crate::runtime::lease::{Contender, LeaseTerms};
-use crate::runtime::metrics::ServerMetrics;
-use crate::runtime::probes;
 use crate::runtime::readiness::{Part, Readiness};
-use crate::runtime::serve::{ConnectionLimits, Server, Stages};
 use crate::runtime::shutdown::Shutdown;
 use crate::tls::renewal::Terms;
 use crate::tls::store::{Places, Renewal, RenewalMetrics};
@@ -39,6 +36,8 @@ pub struct ControllerSetup {
     pub metrics_listen: Option<SocketAddr>,
     /// What is kept of certificates; nothing where somebody else does.
     pub certificates: Option<Certificates>,
+    /// How volumes are provisioned; not at all where absent.
+    pub provisioner: Option<provision::Options>,
 }
 
 /// Which certificates are kept current.
@@ -56,22 +55,11 @@ pub struct Certificates {
 /// # Errors
 /// When an address is taken, an essential task has died, or work under way did not end in time.
 pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result<()> {
-    let ControllerSetup { client, dry_run, rules, lease: (namespace, lease_name), metrics_listen, certificates } =
-        setup;
-    let listener = match metrics_listen {
-        None => None,
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address}; choose another --metrics-listen"))?,
-        ),
-    };
-
-    let probes_at = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-
+    let ControllerSetup { client, dry_run, rules, lease, metrics_listen, certificates, provisioner } = setup;
+    let (namespace, lease_name) = lease;
     let mut registry = Registry::with_prefix("latebind");
-    let server_metrics = Arc::new(ServerMetrics::default());
-    server_metrics.register(&mut registry);
+    let probing = Probing::bind(metrics_listen, &mut registry).await?;
+    let metrics = probing.address().map(tracing::field::display);
     let live = LiveCluster::new(WatchedPods::Pending);
     live.register(&mut registry);
     let identity = identity();
@@ -99,21 +87,15 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
 
     let readiness = Readiness::new();
     let facts = readiness.part("facts");
-    let stages = Stages::default();
-    let probing = listener.map(|listener| {
-        let probes = Server {
-            listener,
-            tls: None,
-            router: probes::router(readiness.clone(), Arc::new(registry)),
-            limits: ConnectionLimits::probes(),
-            metrics: server_metrics,
-            stages: stages.clone(),
-        };
-        tokio::spawn(probes.run())
+    let provisioning = provisioner.map(|options| {
+        let leadership = contender.as_ref().map(Contender::leadership);
+        let provisioner = Provisioner::new(client.clone(), options, leadership, &mut registry);
+        controller.ask_provisioner(provisioner.started());
+        (provisioner, readiness.part("provisioner"))
     });
+    let served = probing.start(&readiness, registry);
 
     let stop = CancellationToken::new();
-    let metrics = probes_at.map(tracing::field::display);
     tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
     let mut tasks = start(client, &live, controller, contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
@@ -124,6 +106,28 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         };
         tasks.push(("certificates", tokio::spawn(renewing)));
     }
+    if let Some((provisioner, part)) = provisioning {
+        let stop = stop.clone();
+        let provisioning = async move {
+            Box::pin(provisioner.run(|| part.ready(), stop)).await;
+            // Dropped, the part would say that this task has died.
+            drop(part);
+            Ok(())
+        };
+        tasks.push(("provisioner", tokio::spawn(provisioning)));
+    }
+    let ended = until_the_end(tasks, &readiness, &stop, &shutdown).await;
+    served.end().await;
+    ended
+}
+
+/// Waits for the shutdown, or for a task that must not end, and then for all of them.
+async fn until_the_end(
+    mut tasks: Vec<Task>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let died = tokio::select! {
         () = shutdown.begun() => None,
         name = first_to_end(&mut tasks) => Some(name),
@@ -134,11 +138,6 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         () = shutdown.aborted() => false,
         ended = tokio::time::timeout(DRAIN, all_end(tasks)) => ended.is_ok(),
     };
-    stages.draining.cancel();
-    stages.dropping.cancel();
-    if let Some(probing) = probing {
-        drop(probing.await);
-    }
     match died {
         Some(name) => {
             Err(anyhow!("the task `{name}` has ended; that is a bug, and the process cannot go on without it"))

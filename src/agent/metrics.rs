@@ -1,0 +1,61 @@
+//! What the agent counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::crd::PathReport;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Paths {
+    usable: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Order {
+    operation: &'static str,
+    result: &'static str,
+}
+
+/// The counts. Cloning gives another handle to them.
+#[derive(Clone, Debug, Default)]
+pub struct AgentMetrics {
+    paths: Family<Paths, Gauge>,
+    volumes: Gauge,
+    trash: Gauge,
+    orphans: Gauge,
+    orders: Family<Order, Counter>,
+}
+
+impl AgentMetrics {
+    /// Adds what is counted to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("agent_paths", "Paths that pools offer on this node", self.paths.clone());
+        registry.register("agent_volumes", "LocalVolumes of this node", self.volumes.clone());
+        registry.register("agent_trash_entries", "Directories of deleted volumes still on disk", self.trash.clone());
+        registry.register("agent_orphans", "Directories of ours that no LocalVolume names", self.orphans.clone());
+        registry.register("agent_orders", "Directories made, found or taken away", self.orders.clone());
+    }
+
+    pub(super) fn ordered(&self, operation: &'static str, done: bool) {
+        self.orders.get_or_create(&Order { operation, result: if done { "done" } else { "failed" } }).inc();
+    }
+
+    pub(super) fn looked(&self, paths: &[PathReport], left: &[PathReport], volumes: usize) {
+        let gauge = |wanted: bool, usable| {
+            let count = paths.iter().filter(|path| path.usable == wanted).count();
+            self.paths.get_or_create(&Paths { usable }).set(whole(count));
+        };
+        gauge(true, "true");
+        gauge(false, "false");
+        self.volumes.set(whole(volumes));
+        self.trash.set(paths.iter().chain(left).map(|path| path.trash).sum());
+        self.orphans.set(paths.iter().map(|path| path.orphans).sum());
+    }
+}
+
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,68 @@
+//! Local volumes as they are installed: the chart's part, the rights, and the whole on real nodes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
+
+#[path = "local/chart.rs"]
+mod chart;
+#[path = "local/crash.rs"]
+mod crash;
+#[path = "provision/ground.rs"]
+#[allow(dead_code, reason = "shared with the suite provision")]
+mod ground;
+#[path = "install/manifest.rs"]
+#[allow(dead_code, reason = "shared with the suite install")]
+mod manifest;
+#[path = "local/nodes.rs"]
+mod nodes;
+#[path = "local/rights.rs"]
+mod rights;
+
+use std::process::ExitCode;
+
+use latebind_cluster::suite::{Needs, Suite};
+use latebind_cluster::tests;
+
+fn main() -> ExitCode {
+    // With its defaults the controller manager binds four claims a second.
+    let fast = ["--kube-api-qps=500", "--kube-api-burst=500"];
+    let mut suite = Suite::new("local")
+        .control_plane(|options| fast.into_iter().fold(options, |it, flag| it.controller_manager_flag(flag)));
+    tests!(
+        suite,
+        Needs::ControlPlane,
+        [
+            chart::the_rendered_manifest_is_current,
+            chart::values_are_checked,
+            chart::every_variant_renders_and_is_accepted,
+            chart::a_second_default_class_is_refused,
+        ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "rights::are_enough_and_an_agent_reaches_its_node_only",
+        rights::are_enough_and_an_agent_reaches_its_node_only,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "crash::everything_agrees_after_random_kills",
+        crash::everything_agrees_after_random_kills,
+    );
+    tests!(
+        suite,
+        Needs::Nodes,
+        [
+            nodes::a_pinned_pod_runs_with_the_webhook,
+            nodes::a_pinned_pod_runs_without_the_webhook,
+            nodes::a_stateful_set_of_three_keeps_its_data,
+            nodes::a_disk_that_is_not_mounted_gets_no_volume_until_it_is,
+            nodes::a_tenant_who_swaps_directories_for_links_reaches_nothing,
+        ]
+    );
+    suite.alone(
+        Needs::Nodes,
+        "nodes::a_cordoned_and_tainted_node_still_makes_and_removes",
+        nodes::a_cordoned_and_tainted_node_still_makes_and_removes,
+    );
+    suite.alone(Needs::Nodes, "nodes::data_outlives_the_definitions", nodes::data_outlives_the_definitions);
+    suite.run()
+}

@@ -1,0 +1,357 @@
+//! Local volumes on real nodes, installed by one command, with latebind as real Pods.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, Node as NodeObject, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use latebind::crd::{LocalNode, LocalPool, LocalVolume};
+use latebind_cluster::image::{self, BUSYBOX};
+use latebind_cluster::{Cluster, Node, Scope, eventually, holds_for};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::chart::provisioner;
+use crate::ground::path_of;
+use crate::manifest::NAMESPACE;
+
+/// The image that tests build from this tree.
+const IMAGE: &str = "localhost/latebind:test";
+const CLASS: &str = "latebind-local";
+const PATIENCE: Duration = Duration::from_secs(90);
+
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+
+fn manifest() -> Result<String> {
+    Ok(provisioner()?.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
+}
+
+/// Applies the manifest, once, and waits for its Pods.
+async fn installed(scope: &Scope) -> Result<&Cluster> {
+    let cluster = scope.cluster()?;
+    INSTALLED
+        .get_or_try_init(|| async {
+            let archive = tokio::task::spawn_blocking(|| image::latebind(IMAGE)).await??;
+            for node in cluster.nodes() {
+                node.import(&archive).await?;
+            }
+            cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest()?).await?.success()?;
+            rolled_out(cluster).await
+        })
+        .await?;
+    Ok(cluster)
+}
+
+pub async fn rolled_out(cluster: &Cluster) -> Result<()> {
+    for (namespace, workload) in [
+        (NAMESPACE, "deployment/latebind-controller"),
+        (NAMESPACE, "deployment/latebind-webhook"),
+        ("latebind-agent", "daemonset/latebind-agent"),
+    ] {
+        let arguments = ["--namespace", namespace, "rollout", "status", "--timeout=90s", workload];
+        let output = cluster.kubectl(&arguments).await?;
+        if output.code != Some(0) {
+            let told = cluster.kubectl(&["--namespace", namespace, "describe", "pods"]).await?.stdout;
+            let selector = "--selector=app.kubernetes.io/name=latebind";
+            let logs = cluster.kubectl(&["--namespace", namespace, "logs", "--prefix", selector]).await?.stdout;
+            bail!("{workload} is not rolled out: {}\n{told}\n{logs}", output.stderr);
+        }
+    }
+    Ok(())
+}
+
+fn claim_spec(class: &str) -> Value {
+    json!({ "storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Mi" } } })
+}
+
+async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
+    let object = json!({ "metadata": { "name": name }, "spec": claim_spec(class) });
+    scope.create::<PersistentVolumeClaim>(object).await.map(drop)
+}
+
+/// A Pod that writes its own name into its volume.
+fn pod(name: &str, node: Option<&str>, volume: &Value) -> Value {
+    let mut volume = volume.clone();
+    volume["name"] = json!("data");
+    let mut object = json!({
+        "metadata": { "name": name, "labels": { "app": name } },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{ "operator": "Exists" }],
+            "containers": [{ "name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
+                "command": ["/bin/sh", "-c", "hostname > /data/name && sleep 3600"],
+                "volumeMounts": [{ "name": "data", "mountPath": "/data" }] }],
+            "volumes": [volume],
+        },
+    });
+    if let Some(node) = node {
+        object["spec"]["nodeName"] = json!(node);
+    }
+    object
+}
+
+fn of_claim(name: &str) -> Value {
+    json!({ "persistentVolumeClaim": { "claimName": name } })
+}
+
+/// The volume of a claim, once its Pod runs and has written into it.
+async fn written(scope: &Scope, pod: &str, claim: &str) -> Result<(PersistentVolume, String)> {
+    let running = scope.pod_phase(pod, "Running", PATIENCE).await?;
+    let node = running.spec.and_then(|spec| spec.node_name).context("it runs somewhere")?;
+    let name = scope.claim(claim).await?.spec.and_then(|spec| spec.volume_name).context("bound")?;
+    let volume = scope.all::<PersistentVolume>().get(&name).await?;
+    let file = path_of(&volume).join("name");
+    let on = scope.cluster()?.node(&node)?;
+    eventually("the file on the node", PATIENCE, async || {
+        let found = on.shell(&format!("cat {} 2>/dev/null || true", file.display())).await?;
+        Ok((found.trim() == pod).then_some(()))
+    })
+    .await?;
+    Ok((volume, node))
+}
+
+/// The volume and every trace of it on the node are gone.
+async fn removed(scope: &Scope, volume: &PersistentVolume, node: &str) -> Result<()> {
+    let (volumes, name) = (scope.all::<PersistentVolume>(), volume.name_any());
+    let (path, node) = (path_of(volume), scope.cluster()?.node(node)?);
+    let base = path.parent().context("a base")?.display().to_string();
+    let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone()).context("a claim")?;
+    eventually(&format!("{name} and its directory to go"), PATIENCE, async || {
+        let script = format!("ls -d {} {base}/.latebind/*/{claim} {base}/.trash/* 2>/dev/null || true", path.display());
+        let left = node.shell(&script).await?;
+        let gone = volumes.get_opt(&name).await?.is_none();
+        ensure!(gone && left.trim().is_empty(), "left: {gone} {left}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+async fn delete_pod(scope: &Scope, name: &str) -> Result<()> {
+    let pods = scope.api::<Pod>();
+    pods.delete(name, &DeleteParams::default()).await?;
+    eventually("the Pod to go", PATIENCE, async || Ok(pods.get_opt(name).await?.is_none().then_some(()))).await
+}
+
+async fn delete_claim(scope: &Scope, name: &str) -> Result<()> {
+    scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+fn last(cluster: &Cluster) -> &Node {
+    cluster.nodes().last().unwrap()
+}
+
+async fn pinned(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?).name();
+    claim(scope, "data", CLASS).await?;
+    scope.create::<Pod>(pod("pinned", Some(node), &of_claim("data"))).await?;
+    let (volume, on) = written(scope, "pinned", "data").await?;
+    ensure!(on == node, "it runs on {on}");
+    delete_pod(scope, "pinned").await?;
+    delete_claim(scope, "data").await?;
+    removed(scope, &volume, node).await?;
+
+    let own = json!({ "ephemeral": { "volumeClaimTemplate": { "spec": claim_spec(CLASS) } } });
+    scope.create::<Pod>(pod("own", Some(node), &own)).await?;
+    let (volume, _) = written(scope, "own", "own-data").await?;
+    delete_pod(scope, "own").await?;
+    removed(scope, &volume, node).await
+}
+
+pub async fn a_pinned_pod_runs_with_the_webhook(scope: &Scope) -> Result<()> {
+    pinned(scope).await
+}
+
+pub async fn a_pinned_pod_runs_without_the_webhook(scope: &Scope) -> Result<()> {
+    let off = json!({ "metadata": { "labels": { "latebind.dev/webhook": "disabled" } } });
+    let namespaces = scope.all::<Namespace>();
+    namespaces.patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(&off)).await?;
+    pinned(scope).await
+}
+
+pub async fn a_stateful_set_of_three_keeps_its_data(scope: &Scope) -> Result<()> {
+    installed(scope).await?;
+    let mut template = pod("set", None, &json!({}));
+    template["spec"]["volumes"] = json!([]);
+    scope
+        .create::<StatefulSet>(json!({ "metadata": { "name": "set" }, "spec": {
+            "serviceName": "set", "replicas": 3, "podManagementPolicy": "Parallel",
+            "selector": { "matchLabels": { "app": "set" } }, "template": template,
+            "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": claim_spec(CLASS) }] } }))
+        .await?;
+    let mut made = Vec::new();
+    for number in 0..3 {
+        made.push(written(scope, &format!("set-{number}"), &format!("data-set-{number}")).await?);
+    }
+    // A Pod that comes back finds its volume, on the same node.
+    let before = scope.pod("set-1").await?.uid();
+    scope.api::<Pod>().delete("set-1", &DeleteParams::default()).await?;
+    eventually("set-1 to be another Pod", PATIENCE, async || {
+        Ok(scope.api::<Pod>().get_opt("set-1").await?.filter(|pod| pod.uid() != before).map(drop))
+    })
+    .await?;
+    let (volume, node) = written(scope, "set-1", "data-set-1").await?;
+    ensure!((volume.name_any(), &node) == (made[1].0.name_any(), &made[1].1), "another volume");
+    scope.api::<StatefulSet>().delete("set", &DeleteParams::default()).await?;
+    for (number, (volume, node)) in made.iter().enumerate() {
+        delete_claim(scope, &format!("data-set-{number}")).await?;
+        removed(scope, volume, node).await?;
+    }
+    Ok(())
+}
+
+pub async fn a_disk_that_is_not_mounted_gets_no_volume_until_it_is(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?);
+    let (name, disk) = (scope.unique("disk"), format!("/var/lib/latebind/{}", scope.unique("disk")));
+    node.shell(&format!("mkdir -p {disk}")).await?;
+    let path = json!({ "path": disk, "requireMount": true });
+    let nodes = json!([{ "names": [node.name()], "paths": [path] }, { "paths": [] }]);
+    scope.create::<LocalPool>(json!({ "metadata": { "name": name }, "spec": { "nodes": nodes } })).await?;
+    scope
+        .create::<StorageClass>(json!({ "metadata": { "name": name }, "provisioner": "local.latebind.dev",
+            "volumeBindingMode": "WaitForFirstConsumer" }))
+        .await?;
+    let reports = scope.all::<LocalNode>();
+    eventually("the node's report to say so", PATIENCE, async || {
+        let report = reports.get(node.name()).await?.status.unwrap_or_default();
+        let told = report.conditions.iter().any(|it| it.status == "False" && it.message.contains(&disk));
+        Ok(told.then_some(()))
+    })
+    .await?;
+    claim(scope, "data", &name).await?;
+    scope.create::<Pod>(pod("pinned", Some(node.name()), &of_claim("data"))).await?;
+    let told = scope.event("data", "ProvisioningFailed", "nothing is mounted", PATIENCE).await?;
+    ensure!(told.contains(&disk) && told.contains(node.name()), "{told}");
+    // The agent was started before: it sees the mount all the same.
+    node.shell(&format!("mount -t tmpfs tmpfs {disk}")).await?;
+    let (volume, _) = written(scope, "pinned", "data").await?;
+    ensure!(path_of(&volume).starts_with(&disk), "{volume:?}");
+    delete_pod(scope, "pinned").await?;
+    delete_claim(scope, "data").await?;
+    removed(scope, &volume, node.name()).await?;
+    scope.all::<LocalPool>().delete(&name, &DeleteParams::default()).await?;
+    node.shell(&format!("umount -l {disk}")).await.map(drop)
+}
+
+/// Something on the node swaps directories of the volume for links while the volume is removed.
+pub async fn a_tenant_who_swaps_directories_for_links_reaches_nothing(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?);
+    node.shell("mkdir -p /opt/bystander && echo safe > /opt/bystander/file && cp /etc/hostname /opt/etc-before")
+        .await?;
+    claim(scope, "victim", CLASS).await?;
+    scope.create::<Pod>(pod("victim", Some(node.name()), &of_claim("victim"))).await?;
+    let (victim, _) = written(scope, "victim", "victim").await?;
+    for round in 0..8 {
+        let name = format!("hostile{round}");
+        claim(scope, &name, CLASS).await?;
+        scope.create::<Pod>(pod(&name, Some(node.name()), &of_claim(&name))).await?;
+        let (volume, _) = written(scope, &name, &name).await?;
+        let path = path_of(&volume).display().to_string();
+        let (target, stop) = (path_of(&victim).display().to_string(), format!("/opt/stop-{round}"));
+        // It holds the directory open, so it goes on after the directory has been moved away.
+        let attack = format!(
+            "cd {path} && mkdir -p a/b/c d/e && touch a/b/c/f d/e/g && (while [ ! -e {stop} ]; do \
+             for link in /etc /opt/bystander {target} ..; do \
+             mv a/b x 2>/dev/null; ln -s $link a/b 2>/dev/null; mv d y 2>/dev/null; ln -s $link d 2>/dev/null; \
+             rm -f a/b d 2>/dev/null; mv x a/b 2>/dev/null; mv y d 2>/dev/null; mkdir -p a/b/c d/e 2>/dev/null; done; \
+             done) >/dev/null 2>&1 &"
+        );
+        node.shell(&attack).await?;
+        delete_pod(scope, &name).await?;
+        delete_claim(scope, &name).await?;
+        eventually("the volume to go", PATIENCE, async || {
+            Ok(scope.all::<PersistentVolume>().get_opt(&volume.name_any()).await?.is_none().then_some(()))
+        })
+        .await?;
+        node.shell(&format!("touch {stop}")).await?;
+        removed(scope, &volume, node.name()).await?;
+    }
+    let found = node
+        .shell(&format!(
+            "cat /opt/bystander/file && cmp /etc/hostname /opt/etc-before && cat {}/name",
+            path_of(&victim).display()
+        ))
+        .await?;
+    ensure!(found.split_whitespace().eq(["safe", "victim"]), "{found}");
+    delete_pod(scope, "victim").await?;
+    delete_claim(scope, "victim").await?;
+    removed(scope, &victim, node.name()).await
+}
+
+/// Cordoned, and with taints that evict everything else.
+pub async fn a_cordoned_and_tainted_node_still_makes_and_removes(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?).name();
+    claim(scope, "early", CLASS).await?;
+    scope.create::<Pod>(pod("early", Some(node), &of_claim("early"))).await?;
+    let (early, _) = written(scope, "early", "early").await?;
+    let nodes = scope.all::<NodeObject>();
+    let taints = json!([{ "key": "test", "value": "x", "effect": "NoSchedule" }, { "key": "test", "value": "y", "effect": "NoExecute" }]);
+    let set =
+        |unschedulable: bool, taints: Value| json!({ "spec": { "unschedulable": unschedulable, "taints": taints } });
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(&set(true, taints))).await?;
+    let outcome = async {
+        let off = json!({ "metadata": { "labels": { "latebind.dev/webhook": "disabled" } } });
+        scope.all::<Namespace>().patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(&off)).await?;
+        delete_pod(scope, "early").await?;
+        delete_claim(scope, "early").await?;
+        removed(scope, &early, node).await?;
+        claim(scope, "late", CLASS).await?;
+        scope.create::<Pod>(pod("late", Some(node), &of_claim("late"))).await?;
+        let (late, _) = written(scope, "late", "late").await?;
+        delete_pod(scope, "late").await?;
+        delete_claim(scope, "late").await?;
+        removed(scope, &late, node).await
+    }
+    .await;
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(&set(false, json!(null)))).await?;
+    rolled_out(scope.cluster()?).await?;
+    outcome
+}
+
+/// Definitions deleted, finalizers torn off, and the same command again.
+pub async fn data_outlives_the_definitions(scope: &Scope) -> Result<()> {
+    let cluster = installed(scope).await?;
+    let node = last(cluster).name();
+    claim(scope, "data", CLASS).await?;
+    scope.create::<Pod>(pod("keeper", Some(node), &of_claim("data"))).await?;
+    let (volume, _) = written(scope, "keeper", "data").await?;
+    let definitions = ["localvolumes.latebind.dev", "localpools.latebind.dev", "localnodes.latebind.dev"];
+    cluster.kubectl(&[&["delete", "crd", "--wait=false"], &definitions[..]].concat()).await?.success()?;
+    let locals = scope.all::<LocalVolume>();
+    eventually("the definitions to go", PATIENCE, async || {
+        let torn_off = json!({ "metadata": { "finalizers": null } });
+        for local in locals.list(&kube::api::ListParams::default()).await.map_or(vec![], |list| list.items) {
+            locals.patch(&local.name_any(), &PatchParams::default(), &Patch::Merge(&torn_off)).await.ok();
+        }
+        let arguments = [&["get", "crd", "--ignore-not-found", "--output=name"], &definitions[..]].concat();
+        Ok(cluster.kubectl(&arguments).await?.success()?.trim().is_empty().then_some(()))
+    })
+    .await?;
+    let file = path_of(&volume).join("name");
+    let look = async || {
+        let found = cluster.node(node)?.shell(&format!("cat {} || true", file.display())).await?;
+        Ok(found.trim() == "keeper")
+    };
+    ensure!(holds_for("the file", Duration::from_secs(3), look).await?, "the file is gone");
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest()?).await?.success()?;
+    let claim_uid = scope.claim("data").await?.uid().context("a UID")?;
+    eventually("the volume to be known again", PATIENCE, async || {
+        let found = locals.get_opt(&LocalVolume::name_for(&claim_uid, node)).await?;
+        Ok(found.filter(LocalVolume::is_ready).map(drop))
+    })
+    .await?;
+    ensure!(look().await?, "the file is gone");
+    // And everything goes on: new volumes from the pool that was made again, old ones removed.
+    claim(scope, "more", CLASS).await?;
+    scope.create::<Pod>(pod("more", Some(node), &of_claim("more"))).await?;
+    let (more, _) = written(scope, "more", "more").await?;
+    for (name, claim, volume) in [("more", "more", &more), ("keeper", "data", &volume)] {
+        delete_pod(scope, name).await?;
+        delete_claim(scope, claim).await?;
+        removed(scope, volume, node).await?;
+    }
+    Ok(())
+}
