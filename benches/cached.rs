@@ -259,7 +259,8 @@ impl Server {
     /// True when every first list has ended; a webhook without watches has none.
     async fn is_synced(&self) -> bool {
         let metrics = self.get("/metrics").await;
-        metrics.lines().filter(|line| line.starts_with("latebind_watch_synced{")).all(|row| row.ends_with(" 1"))
+        let rows = metrics.lines().filter_map(|line| line.strip_prefix("latebind_watch_synced{")?.split_once(' '));
+        rows.map(|(_, value)| value.parse::<f64>()).all(|value| value.is_ok_and(|value| value >= 1.0))
     }
 
     /// The plain text of an answer.

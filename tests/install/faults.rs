@@ -111,13 +111,24 @@ async fn rewrites(client: Client, namespace: &str, node: &str) -> Result<()> {
     .await
 }
 
-/// Sends a signal to every process of latebind's webhook on a node; latebind is process 1 of its container.
-async fn signal(scope: &Scope, node: &str, signal: &str) -> Result<()> {
+/// Sends a signal to every process of latebind's webhook on a node, and says how many there are; latebind is process 1 of
+/// its container.
+async fn signal(scope: &Scope, node: &str, signal: &str) -> Result<usize> {
     let script = format!(
         "for p in $(grep -lsa -- --role=webhook /proc/[0-9]*/cmdline | cut -d/ -f3); do \
-         case $(readlink /proc/$p/exe) in */latebind) kill -{signal} $p;; esac; done"
+         case $(readlink /proc/$p/exe) in */latebind) kill -{signal} $p && echo $p;; esac; done"
     );
-    scope.cluster()?.node(node)?.shell(&script).await.map(drop)
+    Ok(scope.cluster()?.node(node)?.shell(&script).await?.lines().count())
+}
+
+/// The same on all nodes: both replicas.
+async fn signal_all(scope: &Scope, nodes: &[String], name: &str) -> Result<()> {
+    let mut reached = 0;
+    for node in nodes {
+        reached += signal(scope, node, name).await?;
+    }
+    ensure!(reached == 2, "{reached} processes got {name}");
+    Ok(())
 }
 
 async fn kubectl(scope: &Scope, arguments: &[&str]) -> Result<String> {
@@ -179,7 +190,8 @@ pub async fn replicas_come_and_go(scope: &Scope) -> Result<()> {
     ensure!(sent == rewritten && sent > 20, "{sent} sent, {rewritten} rewritten");
 
     let traffic = Traffic::start(scope, ground.node())?;
-    signal(scope, &ground.nodes[0], "KILL").await?;
+    let killed = signal(scope, &ground.nodes[0], "KILL").await?;
+    ensure!(killed == 1, "{killed} replicas were killed");
     pause(3).await;
     rolled_out(scope, "deployment/latebind-webhook").await?;
     traffic.end(2, "one of two replicas is killed").await?;
@@ -335,13 +347,9 @@ pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
     traffic.end(11, "certificates live for 12 s").await?;
 
     let traffic = Traffic::start(scope, ground.node())?;
-    for name in &ground.nodes {
-        signal(scope, name, "STOP").await?;
-    }
+    signal_all(scope, &ground.nodes, "STOP").await?;
     pause(13).await;
-    for name in &ground.nodes {
-        signal(scope, name, "CONT").await?;
-    }
+    signal_all(scope, &ground.nodes, "CONT").await?;
     ground.rewrites(scope).await?;
     pause(2).await;
     traffic.end(12, "every replica is paused past the end of its certificate").await?;
