@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     // With its defaults the controller manager binds four claims a second.
     let fast = ["--kube-api-qps=500", "--kube-api-burst=500"];
     let mut suite = Suite::new("local")
-        .control_plane(|options| fast.into_iter().fold(options, |it, flag| it.controller_manager_flag(flag)));
+        .control_plane(|options| fast.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag));
     tests!(
         suite,
         Needs::ControlPlane,
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
             nodes::a_pinned_pod_runs_without_the_webhook,
             nodes::a_stateful_set_of_three_keeps_its_data,
             nodes::a_disk_that_is_not_mounted_gets_no_volume_until_it_is,
+            nodes::every_kind_of_class_serves_and_cleans_up,
             nodes::a_tenant_who_swaps_directories_for_links_reaches_nothing,
         ]
     );

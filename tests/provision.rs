@@ -32,6 +32,8 @@ fn main() -> ExitCode {
             made::the_class_says_how_the_directory_looks,
             refused::what_cannot_be_served_is_refused_by_name,
             refused::a_full_or_missing_disk_is_told_and_another_node_is_asked_for,
+            refused::a_read_only_disk_is_named,
+            refused::a_dying_disk_is_named,
             refused::a_pinned_claim_keeps_its_node,
             refused::a_missing_pool_is_told_and_a_late_one_serves,
             refused::a_pool_outside_of_what_the_agents_were_given_gets_nothing,

@@ -1,6 +1,6 @@
 //! `latebind import`: other provisioners' configurations as ours.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -17,9 +17,8 @@ const MAX_BYTES: u64 = 4 << 20;
 const EXAMPLES: &str = "\
 Examples:
   # From a cluster:
-  kubectl -n local-path-storage get configmap local-path-config -o yaml > old.yaml
-  kubectl get storageclass local-path -o yaml > class.yaml
-  latebind import rancher -f old.yaml -f class.yaml > new.yaml
+  kubectl -n local-path-storage get -o yaml configmap/local-path-config storageclass/local-path |
+    latebind import rancher -f - > new.yaml
 
   # From a bare config.json:
   latebind import rancher --config config.json -f class.yaml";
@@ -46,7 +45,7 @@ struct RancherArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Manifests: the classes, and the ConfigMap with config.json. Repeatable.
+    /// Manifests: the classes, and the ConfigMap with config.json; `-` is standard input. Repeatable.
     #[arg(short, long, value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
 }
@@ -96,11 +95,17 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {
     let shown = path.display();
-    let size = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
-    if size > MAX_BYTES {
-        bail!("{shown} has {size} bytes, more than {MAX_BYTES}: is it the right file?");
+    let source: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::fs::File::open(path).with_context(|| format!("cannot read {shown}"))?)
+    };
+    let mut text = String::new();
+    source.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
+    if text.len() as u64 > MAX_BYTES {
+        bail!("{shown} has more than {MAX_BYTES} bytes: is it the right file?");
     }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))
+    Ok(text)
 }
 
 fn documents(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {

@@ -355,3 +355,76 @@ pub async fn data_outlives_the_definitions(scope: &Scope) -> Result<()> {
     }
     Ok(())
 }
+
+/// What a class can ask for, as the older provisioner's own tests do; and the directory is gone afterwards.
+pub async fn every_kind_of_class_serves_and_cleans_up(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?);
+    let label = json!({ "metadata": { "labels": { "test.example.com/stable-id": scope.unique("stable") } } });
+    scope.all::<NodeObject>().patch(node.name(), &PatchParams::default(), &Patch::Merge(&label)).await?;
+    let rows = [
+        ("hostpath", json!({ "type": "hostPath" }), json!({})),
+        ("rwop", json!({}), json!({ "accessModes": ["ReadWriteOncePod"] })),
+        ("key", json!({ "nodeAffinityKey": "test.example.com/stable-id" }), json!({})),
+        ("pattern", json!({ "pathPattern": "{namespace}/{claim}/{volume}" }), json!({})),
+        ("owner", json!({ "uid": "1000", "gid": "2000", "mode": "0700" }), json!({})),
+    ];
+    for (name, parameters, change) in rows {
+        let mut parameters = parameters;
+        parameters["pool"] = json!(CLASS);
+        let class = scope.unique(name);
+        scope
+            .create::<StorageClass>(json!({ "metadata": { "name": class }, "provisioner": "local.latebind.dev",
+                "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters }))
+            .await?;
+        let mut spec = claim_spec(&class);
+        crate::ground::merge(&mut spec, &change);
+        scope.create::<PersistentVolumeClaim>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
+        let mut object = pod(name, None, &of_claim(name));
+        object["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node.name() });
+        scope.create::<Pod>(object).await?;
+    }
+    // As another user, with a group of its own for the volume, and in a directory beneath it.
+    claim(scope, "group", CLASS).await?;
+    let mut object = pod("group", Some(node.name()), &of_claim("group"));
+    object["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 3000 });
+    object["spec"]["containers"][0]["command"] =
+        json!(["/bin/sh", "-c", "hostname > /data/name && stat -c %g /data > /data/group && sleep 3600"]);
+    scope.create::<Pod>(object).await?;
+    claim(scope, "beneath", CLASS).await?;
+    let mut object = pod("beneath", Some(node.name()), &of_claim("beneath"));
+    object["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }, { "name": "data", "mountPath": "/sub", "subPath": "deep/er" }]);
+    scope.create::<Pod>(object).await?;
+
+    for name in ["hostpath", "rwop", "key", "pattern", "owner", "group", "beneath"] {
+        let (volume, on) = written(scope, name, name).await.with_context(|| name.to_owned())?;
+        ensure!(on == node.name(), "{name} runs on {on}");
+        let (path, spec) = (path_of(&volume), volume.spec.clone().unwrap());
+        ensure!(spec.host_path.is_some() == (name == "hostpath"), "{name}: {spec:?}");
+        let told = match name {
+            "owner" => node.shell(&format!("stat -c '%a %u %g' {}", path.display())).await?,
+            "group" => node.shell(&format!("cat {}/group", path.display())).await?,
+            _ => String::new(),
+        };
+        let expected = match name {
+            "owner" => "700 1000 2000",
+            "group" => "3000",
+            _ => "",
+        };
+        ensure!(told.trim() == expected, "{name}: {told}");
+        if name == "key" {
+            let affinity = serde_json::to_string(&spec.node_affinity)?;
+            ensure!(affinity.contains("test.example.com/stable-id") && affinity.contains(&scope.unique("stable")));
+        }
+        if name == "pattern" {
+            ensure!(
+                path.ends_with(format!("{}/pattern/{}", scope.namespace(), volume.name_any())),
+                "{}",
+                path.display()
+            );
+        }
+        delete_pod(scope, name).await?;
+        delete_claim(scope, name).await?;
+        removed(scope, &volume, node.name()).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}

@@ -146,3 +146,70 @@ pub async fn a_pool_outside_of_what_the_agents_were_given_gets_nothing(scope: &S
     assert_eq!(scope.attempt::<LocalPool>(two_defaults).await?.err().map(|it| it.code), Some(422));
     Ok(())
 }
+
+/// A file system that is mounted while this lives.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    /// `None` where this machine does not let us.
+    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).ok()?;
+        let mounted = Command::new("mount").args(arguments).arg(at).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+/// Waits until the agent has looked at the path.
+async fn seen(scope: &Scope, ground: &Ground<'_>, path: &Path, usable: bool) -> Result<()> {
+    let reports = scope.all::<latebind::crd::LocalNode>();
+    eventually("the path to be seen", PATIENCE, async || {
+        let status = reports.get(ground.node.name()).await?.status.unwrap_or_default();
+        let found = status.paths.iter().any(|it| it.path == path.to_string_lossy() && it.usable == usable);
+        Ok(found.then_some(()))
+    })
+    .await
+}
+
+pub async fn a_read_only_disk_is_named(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let disk = ground.directory.path().join("disk");
+    let Some(_mounted) = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"], &disk) else { return Ok(()) };
+    set_pool(scope, &ground, &disk, true).await?;
+    seen(scope, &ground, &disk, true).await?;
+    Command::new("mount").args(["-o", "remount,ro"]).arg(&disk).status()?;
+    seen(scope, &ground, &disk, false).await?;
+    ground.claim("data", json!({})).await?;
+    let told = scope.event("data", "ProvisioningFailed", "EROFS", PATIENCE).await?;
+    assert!(told.contains(ground.node.name()) && told.contains(&*disk.to_string_lossy()), "{told}");
+    unselected(scope, "data").await
+}
+
+/// The disk takes no more writes, beneath a file system that thinks it has room.
+pub async fn a_dying_disk_is_named(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let (disk, backing) = (ground.directory.path().join("disk"), ground.directory.path().join("backing"));
+    let Some(_backing) = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"], &backing) else { return Ok(()) };
+    let image = backing.join("image");
+    std::fs::File::create(&image)?.set_len(64 << 20)?;
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    let source = image.to_string_lossy().into_owned();
+    let Some(_mounted) = Mounted::new(&["-o", "loop", &source], &disk) else { return Ok(()) };
+    set_pool(scope, &ground, &disk, true).await?;
+    seen(scope, &ground, &disk, true).await?;
+    std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(backing.join("fill"))?).unwrap_err();
+    ground.claim("data", json!({})).await?;
+    let told = scope.event("data", "ProvisioningFailed", "disk", PATIENCE).await?;
+    // The first who writes hears EIO; then the file system closes itself, and others hear EROFS.
+    assert!(told.contains("EIO") || told.contains("EROFS"), "{told}");
+    assert!(told.contains(ground.node.name()) && told.contains(&*disk.to_string_lossy()), "{told}");
+    unselected(scope, "data").await
+}

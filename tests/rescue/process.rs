@@ -179,12 +179,16 @@ pub fn deeds(cluster: &Cluster) -> Result<Vec<Deed>> {
 
 /// How often the account changed an object.
 pub fn writes(cluster: &Cluster, resource: &str, namespace: &str, name: &str) -> Result<usize> {
-    let of = |deed: &&Deed| {
-        deed.verb == "patch"
-            && deed.code == 200
-            && (deed.resource.as_str(), deed.namespace.as_str(), deed.name.as_str()) == (resource, namespace, name)
-    };
-    Ok(deeds(cluster)?.iter().filter(of).count())
+    Ok(deeds(cluster)?.iter().filter(|deed| deed.wrote(resource, namespace, name)).count())
+}
+
+impl Deed {
+    /// True for a change of the object that was stored.
+    pub fn wrote(&self, resource: &str, namespace: &str, name: &str) -> bool {
+        self.verb == "patch"
+            && self.code == 200
+            && (self.resource.as_str(), self.namespace.as_str(), self.name.as_str()) == (resource, namespace, name)
+    }
 }
 
 /// The file of rights, for the test that compares it with what was done.
