@@ -6,11 +6,11 @@ CARGO ?= cargo
 KUBE_VERSION ?= 1.36
 export KUBE_VERSION
 # Suites that start a real Kubernetes; all the others need none.
-CLUSTER_TESTS := platform agreement live provision local
-# Not settled yet: run by hand until it passes every time.
-UNSETTLED_TESTS := rescue install aspects
-FAST_TESTS := $(filter-out $(CLUSTER_TESTS) $(UNSETTLED_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
+CLUSTER_TESTS := platform agreement live rescue install faults aspects provision local migrate
+FAST_TESTS := $(filter-out $(CLUSTER_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
+# What the manifests name; built here, since tests use them as they are.
+IMAGE := ghcr.io/latebind/latebind:0.1.0
 
 .PHONY: help
 help: ## List the targets
@@ -43,17 +43,18 @@ test-fast: ## Cases, properties, command line and admission over TLS: no cluster
 .PHONY: test-cluster
 test-cluster: ## The platform's facts and latebind, on a real control plane and real nodes
 	$(CLUSTER) build
+	$(CLUSTER) image $(IMAGE)
 	$(CARGO) test --no-fail-fast --package latebind-cluster
 	$(CARGO) test --no-fail-fast --package latebind $(addprefix --test ,$(CLUSTER_TESTS))
-
-.PHONY: test-rescue
-test-rescue: ## The rescue loop on a real Kubernetes; not part of `make test` yet
-	$(CLUSTER) build
-	$(CARGO) test --package latebind --test rescue
 
 .PHONY: test-all
 test-all: test ## The same, on every supported version of Kubernetes
 	KUBE_VERSION=1.33 $(MAKE) test-cluster
+
+.PHONY: soak
+soak: ## The long forms of the tests that have one; writes docs/results/rescue.md
+	$(CLUSTER) build
+	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
 
 .PHONY: lint
 lint: ## Format, clippy, documentation, licences and advisories
@@ -69,10 +70,13 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench decide
 	$(CARGO) bench --bench lint
 	$(CARGO) bench --bench load
+	$(CLUSTER) build
+	$(CARGO) bench --bench cached
+	$(CARGO) bench --bench rescue
 
 .PHONY: certs
 certs: ## A certificate authority and serving certificate for development, in certs/
-	certs/make.sh
+	$(CARGO) run --quiet --bin latebind -- certs --out certs
 
 .PHONY: cluster
 cluster: ## Start a real Kubernetes with two nodes that stays; prints the KUBECONFIG to export
@@ -88,9 +92,19 @@ cluster-status: ## Show what runs
 	@$(CLUSTER) status
 
 .PHONY: update
-update: ## Write generated files anew: decisions, findings, expected outputs
+update: ## Write generated files anew: decisions, findings, expected outputs, install.yaml
 	LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --lib --bins $(addprefix --test ,$(FAST_TESTS))
+	$(CLUSTER) build
+	LATEBIND_UPDATE=1 $(CARGO) test --package latebind --test install -- is_current
 	LATEBIND_UPDATE=1 $(CARGO) test --package latebind --test local -- the_rendered_manifest_is_current
+
+.PHONY: results
+results: ## Write docs/results anew, from what the tests see on every supported version
+	$(CLUSTER) build --all
+	$(CLUSTER) image $(IMAGE)
+	for version in 1.36 1.33; do \
+	  KUBE_VERSION=$$version LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test aspects --test faults; \
+	done
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -22,18 +22,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use latebind::tls::{Authority, CurrentCertificate, MinimumVersion, crypto, server_config};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 const ROLE: &str = "LATEBIND_BENCH_ROLE";
 const SERVER_CORE: &str = "0";
 const CLIENT_CORE: &str = "1";
-const CONNECTIONS: usize = 16;
 
 /// How much is measured.
 struct Plan {
@@ -62,11 +57,14 @@ const GLIMPSE: Plan = Plan {
     measured: Duration::from_millis(200),
 };
 
+#[path = "load/client.rs"]
+mod client;
+
 fn main() {
     crypto::install();
     match std::env::var(ROLE).as_deref() {
         Ok("bare") => bare_server(Path::new(&std::env::args().nth(1).unwrap())),
-        Ok("client") => client(),
+        Ok("client") => client::run(),
         _ => compare(&if std::env::args().any(|arg| arg == "--bench") { WHOLE } else { GLIMPSE }),
     }
 }
@@ -118,8 +116,10 @@ fn compare(plan: &Plan) {
         }
     }
     println!(
-        "\n{CONNECTIONS} connections, one core a server; median of {} runs of {:?}\n\n{table}",
-        plan.rounds, plan.measured
+        "\n{} connections, one core a server; median of {} runs of {:?}\n\n{table}",
+        client::CONNECTIONS,
+        plan.rounds,
+        plan.measured
     );
 }
 
@@ -282,89 +282,4 @@ fn bare_server(ca: &Path) {
             });
         }
     });
-}
-
-// --- the client
-
-fn client() {
-    let mut args = std::env::args().skip(1);
-    let address: SocketAddr = args.next().unwrap().parse().unwrap();
-    let (ca, body) = (std::fs::read(args.next().unwrap()).unwrap(), std::fs::read(args.next().unwrap()).unwrap());
-    let mut time = || Duration::from_millis(args.next().unwrap().parse().unwrap());
-    let (warm_up, measured) = (time(), time());
-    let mut request = format!(
-        "POST /mutate?timeout=3s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: kube-apiserver-admission\r\n\
-         Content-Length: {}\r\nAccept: application/json, */*\r\nContent-Type: application/json\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    request.extend(body);
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&ca) {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let tls = TlsConnector::from(Arc::new(config));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut times = runtime.block_on(async {
-        let request: Arc<[u8]> = request.into();
-        let begin = Instant::now() + warm_up;
-        let tasks: Vec<_> = (0..CONNECTIONS)
-            .map(|_| tokio::spawn(ask(address, tls.clone(), Arc::clone(&request), begin, begin + measured)))
-            .collect();
-        let mut times = Vec::new();
-        for task in tasks {
-            times.extend(task.await.unwrap());
-        }
-        times
-    });
-    times.sort_unstable();
-    let milliseconds = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e3;
-    #[allow(clippy::cast_precision_loss)]
-    let rate = times.len() as f64 / measured.as_secs_f64();
-    println!("{}", json!({"rate": rate, "p50": milliseconds(50), "p99": milliseconds(99)}));
-}
-
-/// One connection: the next request follows the last answer.
-async fn ask(
-    address: SocketAddr,
-    tls: TlsConnector,
-    request: Arc<[u8]>,
-    begin: Instant,
-    end: Instant,
-) -> Vec<Duration> {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
-    let mut times = Vec::new();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let sent = Instant::now();
-        if sent >= end {
-            return times;
-        }
-        stream.write_all(&request).await.unwrap();
-        stream.flush().await.unwrap();
-        let mut filled = 0;
-        let mut expected = usize::MAX;
-        while filled < expected {
-            let read = stream.read(&mut buffer[filled..]).await.unwrap();
-            assert_ne!(read, 0, "the server closed the connection");
-            filled += read;
-            if expected == usize::MAX
-                && let Some(head) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n")
-            {
-                let text = std::str::from_utf8(&buffer[..head]).unwrap().to_ascii_lowercase();
-                assert!(text.starts_with("http/1.1 200 "), "{text}");
-                let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                expected = head + 4 + length.trim().parse::<usize>().unwrap();
-            }
-        }
-        if sent >= begin {
-            times.push(sent.elapsed());
-        } else if buffer[..filled].contains(&b'{') {
-            let said = String::from_utf8_lossy(&buffer[..filled]);
-            assert!(said.contains("JSONPatch"), "not rewritten: {said}");
-        }
-    }
 }

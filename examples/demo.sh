@@ -36,15 +36,17 @@ leave() {
 trap leave EXIT
 trap 'exit 130' INT TERM
 
+# The image that install.yaml names; it is built here and needs no registry.
+image=ghcr.io/latebind/latebind:0.1.0
+
 step "Building latebind and, the first time, Kubernetes itself (from Go modules: a few minutes)"
 tests/setup.sh
-cargo build --bin latebind
+cargo build --quiet --bin latebind
 "${cluster[@]}" build
-latebind=$PWD/target/debug/latebind
-[ -n "${CARGO_TARGET_DIR:-}" ] && latebind=$CARGO_TARGET_DIR/debug/latebind
+latebind=${CARGO_TARGET_DIR:-$PWD/target}/debug/latebind
 
-step "Starting a Kubernetes with two nodes"
-"${cluster[@]}" up --nodes 2 --name "$name" >"$work/env"
+step "Starting a Kubernetes with two nodes, which have latebind's image"
+"${cluster[@]}" up --nodes 2 --name "$name" --with-latebind "$image" >"$work/env"
 # shellcheck disable=SC1091
 source "$work/env"
 show kubectl get nodes
@@ -60,37 +62,19 @@ until_true "Kubernetes to say that it waits for a consumer, while the consumer i
 show kubectl get pod,pvc
 show kubectl get events --field-selector involvedObject.name=data
 say ""
-say "It stays so for ever. What latebind says of it:"
-kubectl get nodes,storageclasses,pv -o yaml >"$work/facts.yaml"
-show "$latebind" simulate -f examples/demo/report.yaml --objects "$work/facts.yaml"
-
-step "The same manifest, admitted through latebind"
+say "It stays so for ever. What latebind says of it, with what the cluster knows:"
+show "$latebind" simulate -f examples/demo/report.yaml --server
 kubectl delete -f examples/demo/report.yaml --wait=true >/dev/null
-mkdir "$work/objects"
-kubectl apply -f examples/demo/report.yaml --dry-run=client -o yaml >"$work/objects/report.yaml"
-cp "$work/facts.yaml" "$work/objects/"
-"$latebind" webhook --objects "$work/objects" --listen "$LATEBIND_HOST_ADDRESS:9443" --metrics-listen 127.0.0.1:0 \
-  --tls-san "$LATEBIND_HOST_ADDRESS" --ca-out "$work/ca.pem" 2>"$work/webhook.log" &
-background+=($!)
-until_true "latebind to serve" test -s "$work/ca.pem"
-kubectl apply -f - >/dev/null <<CONFIGURATION
-apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {name: zz-latebind}
-webhooks:
-  - name: pods.latebind.dev
-    admissionReviewVersions: [v1]
-    sideEffects: None
-    failurePolicy: Fail
-    reinvocationPolicy: IfNeeded
-    timeoutSeconds: 3
-    rules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods], scope: Namespaced}]
-    matchConditions:
-      - {name: pinned, expression: 'has(object.spec.nodeName) && object.spec.nodeName != ""'}
-    clientConfig: {url: "https://$LATEBIND_HOST_ADDRESS:9443/mutate", caBundle: $(base64 -w0 "$work/ca.pem")}
-CONFIGURATION
-until_true "the API server to call latebind" sh -c \
-  "kubectl apply -f examples/demo/report.yaml --dry-run=server -o jsonpath='{.items[?(@.kind==\"Pod\")].metadata.annotations}' | grep -q original-node-name"
+
+step "Installing latebind: two replicas of its webhook, and its controller, as Pods"
+show kubectl apply -f webhook-manifests/install.yaml
+for deployment in controller webhook; do
+  show kubectl -n latebind-system rollout status "deployment/latebind-$deployment" --timeout=90s
+done
+show kubectl -n latebind-system get pods -o wide
+show "$latebind" check
+
+step "1. Prevention: the same manifest, admitted through latebind"
 show kubectl apply -f examples/demo/report.yaml
 until_true "the Pod to run" sh -c 'kubectl get pod report -o jsonpath={.status.phase} | grep -qx Running'
 show kubectl get pod report -o wide
@@ -98,6 +82,25 @@ show kubectl get pvc
 show kubectl get pod report -o 'jsonpath={"nodeSelector: "}{.spec.nodeSelector}{"\nit came with nodeName: "}{.metadata.annotations.latebind\.dev/original-node-name}{"\n"}'
 show kubectl exec report -- cat /data/written
 
+step "2. Rescue: Pods that were created while the webhook was away"
+show kubectl -n latebind-system scale deployment/latebind-webhook --replicas=0
+until_true "its Pods to be gone" \
+  sh -c '! kubectl -n latebind-system get pods -l app.kubernetes.io/component=webhook -o name | grep -q .'
+show kubectl apply -f examples/demo/away.yaml
+say ""
+say "Nobody has rewritten these two. One waits for a volume that is made on demand, the other for a disk that exists:"
+show kubectl get pod made fixed -o 'custom-columns=POD:.metadata.name,REWRITTEN-FROM:.metadata.annotations.latebind\.dev/original-node-name,NODE:.spec.nodeName,PHASE:.status.phase'
+for pod in made fixed; do
+  until_true "the Pod $pod to run" sh -c "kubectl get pod $pod -o jsonpath={.status.phase} | grep -qx Running"
+done
+show kubectl get pod made fixed
+show kubectl get pvc made fixed
+say ""
+say "What latebind's controller did about their claims, which can still be changed when the Pods cannot:"
+show kubectl get events --field-selector reportingComponent=latebind.dev/rescue -o 'custom-columns=KIND:.involvedObject.kind,NAME:.involvedObject.name,REASON:.reason,MESSAGE:.message'
+show kubectl exec made -- cat /data/written
+show kubectl exec fixed -- cat /data/written
+
 step "Done"
-say "The Pod runs on the node that it named, and its volume is there."
+say "All three Pods run on the node that they named, and their volumes are there."
 say "To look around: LATEBIND_DEMO_KEEP=1 make demo, or make cluster and then kubectl."

@@ -4,14 +4,16 @@
 mod certificates;
 #[path = "install/chart.rs"]
 mod chart;
-#[path = "install/faults.rs"]
-mod faults;
 #[path = "install/manifest.rs"]
 mod manifest;
 #[path = "install/nodes.rs"]
 mod nodes;
 #[path = "install/provisioner.rs"]
 mod provisioner;
+#[path = "install/quickstart.rs"]
+mod quickstart;
+#[path = "install/stage.rs"]
+mod stage;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         [
             chart::the_rendered_manifest_is_current,
+            chart::the_page_for_cert_manager_is_current,
+            chart::the_controller_may_do_what_it_was_tested_with,
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
         ]
@@ -40,6 +44,11 @@ fn main() -> ExitCode {
         certificates::the_controller_can_change_nothing_but_cabundle,
     );
     suite.alone(
+        Needs::ControlPlane,
+        "certificates::an_end_that_cannot_be_prevented_is_told",
+        certificates::an_end_that_cannot_be_prevented_is_told,
+    );
+    suite.alone(
         Needs::Nodes,
         "nodes::pinned_pods_run_and_nothing_is_left_behind",
         nodes::pinned_pods_run_and_nothing_is_left_behind,
@@ -50,17 +59,6 @@ fn main() -> ExitCode {
         nodes::deleting_the_namespace_first_locks_nothing,
     );
     suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
-    suite.alone(
-        Needs::Nodes,
-        "faults::a_replica_dies_and_the_deployment_rolls",
-        faults::a_replica_dies_and_the_deployment_rolls,
-    );
-    suite.alone(Needs::Nodes, "faults::certificates_change", faults::certificates_change);
-    suite.alone(
-        Needs::Nodes,
-        "faults::the_api_server_restarts_and_no_replica_is_left",
-        faults::the_api_server_restarts_and_no_replica_is_left,
-    );
-    suite.alone(Needs::Nodes, "faults::certificates_live_for_seconds", faults::certificates_live_for_seconds);
+    suite.alone(Needs::Nodes, "quickstart::works_as_it_stands_in_readme", quickstart::works_as_it_stands_in_readme);
     suite.run()
 }

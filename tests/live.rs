@@ -2,6 +2,9 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot run has failed")]
 
+#[path = "live/server.rs"]
+mod server;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,9 @@ fn main() -> ExitCode {
             objects_appear_change_and_vanish_in_every_index,
             a_view_without_pods_does_not_know_consumers,
             a_claim_that_no_watch_has_brought_is_looked_at,
+            server::commands_take_facts_from_the_cluster,
+            server::a_cluster_that_is_not_there_or_refuses_is_told,
+            server::lists_are_read_page_by_page,
         ]
     );
     suite.alone(

@@ -4,6 +4,8 @@
 #![allow(clippy::wildcard_imports, reason = "every part plays on the same stage")]
 #![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
+#[path = "rescue/bystanders.rs"]
+mod bystanders;
 #[path = "rescue/faults.rs"]
 mod faults;
 #[path = "rescue/nodes.rs"]
@@ -12,6 +14,8 @@ mod nodes;
 mod process;
 #[path = "rescue/races.rs"]
 mod races;
+#[path = "rescue/results.rs"]
+mod results;
 #[path = "rescue/rights.rs"]
 mod rights;
 #[path = "rescue/rows.rs"]
@@ -23,11 +27,6 @@ use std::process::ExitCode;
 
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::{Options, tests};
-
-/// Long forms of the tests that have one, for `make soak`.
-fn long() -> bool {
-    std::env::var_os("LATEBIND_LONG_TESTS").is_some()
-}
 
 fn main() -> ExitCode {
     let mut suite = Suite::new("rescue").control_plane(Options::audit).nodes(Options::audit);
@@ -48,6 +47,15 @@ fn main() -> ExitCode {
             rows::ephemeral_volumes_are_served,
             rows::an_unmounted_claim_and_an_immediate_one_are_left_alone,
             rows::a_claim_that_is_ending_or_foreign_is_left_alone,
+            bystanders::a_claim_without_a_class_is_left_to_the_controller_manager,
+            bystanders::the_class_annotation_wins,
+            bystanders::an_order_for_the_same_node_stands,
+            bystanders::a_volume_that_names_the_claim_is_enough,
+            bystanders::a_claim_that_names_its_volume_is_left_alone,
+            bystanders::a_claim_that_lost_its_volume_is_told_of,
+            bystanders::a_claim_for_one_pod_is_served,
+            bystanders::other_volumes_are_of_no_interest,
+            bystanders::a_claim_of_two_nodes_is_bound_for_one_of_them,
             races::a_pod_that_its_kubelet_has_not_seen_or_has_rejected_pins_nothing,
             races::a_pod_that_its_kubelet_would_reject_pins_nothing,
             races::the_scheduler_comes_first,
@@ -56,6 +64,7 @@ fn main() -> ExitCode {
             races::two_claims_and_one_volume,
             races::an_order_for_a_vanished_pod_is_taken_back,
             races::a_node_given_back_is_ordered_again_later,
+            races::a_pod_that_was_created_again_is_another_pod,
             races::writes_are_bound_to_what_was_decided_on,
             races::a_namespace_that_is_ending_is_left_alone,
             races::scheduler_and_rescue_never_choose_two_nodes,
@@ -69,6 +78,8 @@ fn main() -> ExitCode {
     );
     suite.alone(Needs::ControlPlane, "faults::leaders_that_are_killed", faults::leaders_that_are_killed);
     suite.alone(Needs::ControlPlane, "faults::an_api_server_that_restarts", faults::an_api_server_that_restarts);
+    suite.alone(Needs::ControlPlane, "faults::an_api_server_that_refuses", faults::an_api_server_that_refuses);
+    suite.alone(Needs::ControlPlane, "faults::a_leader_that_is_frozen", faults::a_leader_that_is_frozen);
     suite.alone(Needs::ControlPlane, "rights::are_enough_and_all_used", rights::are_enough_and_all_used);
     suite.alone(Needs::Nodes, "nodes::existing_pods_start", nodes::existing_pods_start);
     suite.alone(
@@ -76,5 +87,6 @@ fn main() -> ExitCode {
         "nodes::pods_that_a_kubelet_rejects_pin_nothing",
         nodes::pods_that_a_kubelet_rejects_pin_nothing,
     );
-    suite.run()
+    let code = suite.run();
+    results::publish(code)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::review::Request;
-use super::{Exemptions, Subject, read_pod, subject};
+use super::review::{Request, Reviewed};
+use super::{Exemptions, Matter, matter};
 use crate::binding::{ClusterView, Lookup};
 use crate::cluster::live::{ClaimFetcher, LiveCluster};
 use crate::policy::Mode;
@@ -71,12 +71,13 @@ impl AdmissionFacts {
             Self::Fixed(view) => Arc::clone(&view.0.load()),
             Self::Live { cluster, fetcher: None } => Arc::clone(cluster) as Arc<View>,
             Self::Live { cluster, fetcher: Some(fetcher) } => {
-                let is_created = matches!(subject(request), Subject::Pod) && &*request.operation == "CREATE";
-                let object = request.object.filter(|_| is_created && !exemptions.cover(request));
-                // One that cannot be read is told of where it is decided.
-                let pod = object.and_then(|object| read_pod(request, object).ok());
-                match pod {
-                    Some(pod) if pod.pinned_node().is_some() => Arc::new(fetcher.prefetch(&pod).await),
+                let is_looked_at = matches!(matter(request), Matter::Pod)
+                    && &*request.operation == "CREATE"
+                    && !exemptions.cover(request);
+                match &request.object {
+                    Reviewed::Pod(pod) if is_looked_at && pod.pinned_node().is_some() => {
+                        Arc::new(fetcher.prefetch(pod).await)
+                    }
                     _ => Arc::clone(cluster) as Arc<View>,
                 }
             }

@@ -16,12 +16,10 @@ pub mod validate;
 
 use std::collections::BTreeSet;
 
-use serde_json::value::RawValue;
-
 use crate::binding::{ClusterView, Finding, PodVerdict, Remedy, Rules, Severity};
 use crate::model::{Pod, WorkloadKind};
 use crate::policy::Mode;
-use review::{Answer, Decision, Request, ReviewError};
+use review::{Answer, Decision, Request, ReviewError, Reviewed};
 
 /// Group of kubelets. They create mirror Pods only, and the admission plugin NodeRestriction refuses those that were
 /// changed.
@@ -117,21 +115,21 @@ pub fn respond_to(hook: Hook, request: &Request<'_>, admission: &Admission<'_>) 
 }
 
 /// What a request is about, as far as it is looked at.
-enum Subject {
+enum Matter {
     Pod,
     Workload(WorkloadKind),
     Claim,
     Other,
 }
 
-fn subject(request: &Request<'_>) -> Subject {
+fn matter(request: &Request<'_>) -> Matter {
     if !request.sub_resource.is_empty() {
-        return Subject::Other;
+        return Matter::Other;
     }
     match (&*request.kind.group, &*request.kind.kind) {
-        ("", "Pod") => Subject::Pod,
-        ("", "PersistentVolumeClaim") => Subject::Claim,
-        (group, kind) => WorkloadKind::of(group, kind).map_or(Subject::Other, Subject::Workload),
+        ("", "Pod") => Matter::Pod,
+        ("", "PersistentVolumeClaim") => Matter::Claim,
+        (group, kind) => WorkloadKind::of(group, kind).map_or(Matter::Other, Matter::Workload),
     }
 }
 
@@ -167,28 +165,30 @@ impl From<Pass> for Answer {
     }
 }
 
-/// Reads the Pod of a request. The request's namespace is the one that the API server has authorized.
-fn read_pod(request: &Request<'_>, object: &RawValue) -> Result<Pod, serde_json::Error> {
-    let mut pod: Pod = serde_json::from_str(object.get())?;
-    set_namespace(&mut pod.metadata.namespace, request);
-    Ok(pod)
-}
-
-fn set_namespace(namespace: &mut Option<String>, request: &Request<'_>) {
-    if !request.namespace.is_empty() {
-        *namespace = Some(request.namespace.to_string());
+/// The request's namespace is the one that the API server has authorized.
+fn set_namespace(namespace: &mut Option<String>, of_request: &str) {
+    if !of_request.is_empty() && namespace.as_deref() != Some(of_request) {
+        *namespace = Some(of_request.to_owned());
     }
 }
 
 /// The Pod of a request that creates one, unless there is nothing to decide.
-fn created_pod(request: &Request<'_>, admission: &Admission<'_>) -> Result<Pod, Pass> {
+fn created_pod<'a>(request: &'a Request<'_>, admission: &Admission<'_>) -> Result<&'a Pod, Pass> {
     if &*request.operation != "CREATE" {
         return Err(Pass::Ignored);
     }
     if admission.exemptions.cover(request) {
         return Err(Pass::Exempt);
     }
-    let pod = read_pod(request, request.object.ok_or_else(Pass::no_object)?)?;
+    let pod = match &request.object {
+        Reviewed::Pod(pod) => pod,
+        Reviewed::None => return Err(Pass::no_object()),
+        Reviewed::Unread(raw) => match serde_json::from_str::<Pod>(raw.get()) {
+            Err(error) => return Err(error.into()),
+            // It was tried before, and failed.
+            Ok(_) => return Err(Pass::Unreadable("the object was not read".to_owned())),
+        },
+    };
     // Both are refused by the API server if they lose their node name, or gain their validity by losing it.
     if pod.is_mirror() || (pod.pinned_node().is_some() && !pod.spec.scheduling_gates.is_empty()) {
         return Err(Pass::Exempt);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::patch::{bounded, operations, warnings};
 use super::review::{Answer, Decision, Request};
-use super::{AUDIT_CHARS, Admission, Subject, codes, created_pod, said, subject, unchanged};
+use super::{AUDIT_CHARS, Admission, Matter, codes, created_pod, matter, said, unchanged};
 use crate::binding::{Pin, PodVerdict, Remedy, decide_pod};
 use crate::model::Pod;
 use crate::policy::Mode;
@@ -12,11 +12,11 @@ use crate::policy::Mode;
 /// Answers a request of the mutating webhook. Only Pods that are created are ever changed, in mode `Rewrite` alone.
 #[must_use]
 pub fn mutate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
-    if !matches!(subject(request), Subject::Pod) {
+    if !matches!(matter(request), Matter::Pod) {
         return Answer::nothing(Decision::Ignored);
     }
     match created_pod(request, admission) {
-        Ok(pod) => answer(&pod, &decide_pod(&pod, admission.view, admission.rules), admission.mode),
+        Ok(pod) => answer(pod, &decide_pod(pod, admission.view, admission.rules), admission.mode),
         Err(pass) => pass.into(),
     }
 }

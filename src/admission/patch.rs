@@ -124,21 +124,34 @@ fn select_in_template(pod: &Pod, index: usize, node_name: &str) -> Option<PatchO
 /// What the person at kubectl reads: one warning a finding that matters, the deadlock first, with what was done about it.
 #[must_use]
 pub fn warnings(verdict: &PodVerdict) -> Vec<String> {
-    let shown = verdict.findings.iter().filter(|finding| finding.severity > Severity::Info);
-    shown.take(MOST_WARNINGS).map(|finding| warning(finding, verdict)).collect()
-}
-
-fn warning(finding: &Finding, verdict: &PodVerdict) -> String {
-    if finding.code != Code::PinnedToDelayedClaim {
-        return bounded(&format!("{}: {}", finding.code, finding.message), LONGEST_WARNING_CHARS);
-    }
-    let done = match &verdict.remedy {
+    warnings_that_say(verdict, |remedy| match remedy {
         Remedy::Rewrite { pin: Pin::Hostname(_) } => "rewritten to a nodeSelector",
         Remedy::Rewrite { pin: Pin::Name(_) } => "rewritten to node affinity",
         Remedy::SelectInTemplate { .. } => "its volume is ordered for that node",
         Remedy::Rescue => "left to latebind's rescue loop",
         Remedy::Leave | Remedy::Hopeless { .. } => "left as it is",
-    };
+    })
+}
+
+/// The same for a workload whose Pods are changed, not it.
+#[must_use]
+pub fn workload_warnings(verdict: &PodVerdict) -> Vec<String> {
+    warnings_that_say(verdict, |remedy| match remedy {
+        Remedy::Rewrite { .. } | Remedy::SelectInTemplate { .. } => "mended when its Pod is created",
+        Remedy::Rescue => "left to latebind's rescue loop",
+        Remedy::Leave | Remedy::Hopeless { .. } => "left as it is",
+    })
+}
+
+fn warnings_that_say(verdict: &PodVerdict, done: fn(&Remedy) -> &'static str) -> Vec<String> {
+    let shown = verdict.findings.iter().filter(|finding| finding.severity > Severity::Info);
+    shown.take(MOST_WARNINGS).map(|finding| warning(finding, verdict, done(&verdict.remedy))).collect()
+}
+
+fn warning(finding: &Finding, verdict: &PodVerdict, done: &str) -> String {
+    if finding.code != Code::PinnedToDelayedClaim {
+        return bounded(&format!("{}: {}", finding.code, finding.message), LONGEST_WARNING_CHARS);
+    }
     let claim = verdict.volumes.iter().find(|volume| volume.stuck).and_then(|volume| volume.claim.as_deref());
     let named =
         claim.map(|claim| format!("LB001: nodeName bypasses the scheduler; claim {claim:?} would never bind: {done}"));

@@ -12,6 +12,9 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::set_namespace;
+use crate::model::Pod;
+
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
@@ -21,6 +24,9 @@ pub enum ReviewError {
     /// Not JSON, more than one document, or a field of a wrong type.
     #[error("the body is not one AdmissionReview in JSON: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// No text.
+    #[error("the body is not one AdmissionReview in JSON: it is not UTF-8")]
+    NotUtf8,
     /// JSON, but of another kind.
     #[error("kind {kind:?} of {api_version:?} is not an AdmissionReview of {API_VERSION}")]
     OtherKind {
@@ -84,15 +90,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+/// What is read of a review. `EAGER`: a Pod is read where it stands in the bytes instead of being passed over first.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review<'a> {
+struct Review<'a, const EAGER: bool> {
     #[serde(borrow, default)]
     api_version: Text<'a>,
     #[serde(borrow, default)]
     kind: Text<'a>,
     #[serde(borrow, default)]
-    request: Option<Request<'a>>,
+    request: Option<Reading<'a, EAGER>>,
 }
 
 /// Group and kind of an object; versions do not matter to decisions.
@@ -115,39 +122,86 @@ pub struct Requester<'a> {
 }
 
 /// What the API server asks about.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
     /// Identifies the request; the answer repeats it.
-    #[serde(borrow, default)]
     pub uid: Text<'a>,
     /// What the object is.
-    #[serde(borrow, default)]
     pub kind: GroupKind<'a>,
     /// `status`, `binding` and the like; empty for the object itself.
-    #[serde(borrow, default)]
     pub sub_resource: Text<'a>,
     /// The object's name; empty when the API server is yet to make one up.
-    #[serde(borrow, default)]
     pub name: Text<'a>,
     /// The object's namespace.
-    #[serde(borrow, default)]
     pub namespace: Text<'a>,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
-    #[serde(borrow, default)]
     pub operation: Text<'a>,
     /// Who asks.
-    #[serde(borrow, default)]
     pub user_info: Option<Requester<'a>>,
     /// The object as it would be stored; absent on `DELETE`.
-    #[serde(borrow, default)]
-    pub object: Option<&'a RawValue>,
+    pub object: Reviewed<'a>,
     /// The object as it is stored; absent on `CREATE`.
-    #[serde(borrow, default)]
     pub old_object: Option<&'a RawValue>,
     /// Nothing will be stored.
-    #[serde(default)]
     pub dry_run: Option<bool>,
+}
+
+/// The object of a request.
+#[derive(Clone, Debug, Default)]
+pub enum Reviewed<'a> {
+    /// There is none.
+    #[default]
+    None,
+    /// A Pod, in the namespace of the request: the one that the API server has authorized.
+    Pod(Box<Pod>),
+    /// An object of another kind, or a Pod that cannot be read.
+    Unread(&'a RawValue),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    Uid,
+    Kind,
+    SubResource,
+    Name,
+    Namespace,
+    Operation,
+    UserInfo,
+    Object,
+    OldObject,
+    DryRun,
+    #[serde(other)]
+    Other,
+}
+
+struct Reading<'a, const EAGER: bool>(Request<'a>);
+
+impl<'de: 'a, 'a, const EAGER: bool> Deserialize<'de> for Reading<'a, EAGER> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<const EAGER: bool>;
+        impl<'de, const EAGER: bool> Visitor<'de> for Fields<EAGER> {
+            type Value = Reading<'de, EAGER>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a request")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut request = Request::default();
+                let mut seen = [false; Field::Other as usize];
+                while let Some(field) = map.next_key::<Field>()? {
+                    if let Some(seen) = seen.get_mut(field as usize)
+                        && std::mem::replace(seen, true)
+                    {
+                        return Err(de::Error::custom("a field of the request is there twice"));
+                    }
+                    request.read::<A, EAGER>(field, &mut map)?;
+                }
+                Ok(Reading(request))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 impl<'a> Request<'a> {
@@ -156,15 +210,59 @@ impl<'a> Request<'a> {
     /// # Errors
     /// When the bytes are no review of the version that is served, or one that cannot be answered.
     pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
-        let review: Review<'a> = serde_json::from_slice(body)?;
+        // Once for all texts in it, not for each.
+        let body = std::str::from_utf8(body).map_err(|_| ReviewError::NotUtf8)?;
+        // What is wrong with a Pod is no reason to refuse its review: the second reading leaves the Pod aside.
+        let review = match serde_json::from_str::<Review<'a, true>>(body) {
+            Ok(Review { api_version, kind, request }) => {
+                Review { api_version, kind, request: request.map(|read| Reading(read.0)) }
+            }
+            Err(_) => serde_json::from_str::<Review<'a, false>>(body)?,
+        };
         if review.kind.0 != KIND || !review.api_version.starts_with("admission.k8s.io/") {
             return Err(ReviewError::OtherKind { kind: shown(&review.kind), api_version: shown(&review.api_version) });
         }
         if review.api_version.0 != API_VERSION {
             return Err(ReviewError::OtherVersion(shown(&review.api_version)));
         }
-        let request = review.request.ok_or(ReviewError::NoRequest)?;
+        let mut request = review.request.ok_or(ReviewError::NoRequest)?.0;
+        // Its kind may stand behind it.
+        if let Reviewed::Unread(raw) = request.object
+            && request.is_of_pod()
+            && let Ok(pod) = serde_json::from_str(raw.get())
+        {
+            request.object = Reviewed::Pod(pod);
+        }
+        if let Reviewed::Pod(pod) = &mut request.object {
+            set_namespace(&mut pod.metadata.namespace, &request.namespace);
+        }
         if request.uid.is_empty() { Err(ReviewError::NoUid) } else { Ok(request) }
+    }
+
+    fn read<A: de::MapAccess<'a>, const EAGER: bool>(&mut self, field: Field, map: &mut A) -> Result<(), A::Error> {
+        match field {
+            Field::Uid => self.uid = map.next_value()?,
+            Field::Kind => self.kind = map.next_value()?,
+            Field::SubResource => self.sub_resource = map.next_value()?,
+            Field::Name => self.name = map.next_value()?,
+            Field::Namespace => self.namespace = map.next_value()?,
+            Field::Operation => self.operation = map.next_value()?,
+            Field::UserInfo => self.user_info = map.next_value()?,
+            Field::Object if EAGER && self.is_of_pod() => {
+                self.object = map.next_value::<Option<Box<Pod>>>()?.map_or(Reviewed::None, Reviewed::Pod);
+            }
+            Field::Object => {
+                self.object = map.next_value::<Option<&RawValue>>()?.map_or(Reviewed::None, Reviewed::Unread);
+            }
+            Field::OldObject => self.old_object = map.next_value()?,
+            Field::DryRun => self.dry_run = map.next_value()?,
+            Field::Other => drop(map.next_value::<de::IgnoredAny>()?),
+        }
+        Ok(())
+    }
+
+    fn is_of_pod(&self) -> bool {
+        self.kind.group.is_empty() && &*self.kind.kind == "Pod"
     }
 
     /// True when nothing will be stored.
@@ -258,21 +356,16 @@ struct Response<'a> {
     uid: &'a str,
     allowed: bool,
     // The API server refuses an answer that has one of the two without the other.
-    #[serde(flatten)]
-    patch: Option<PatchFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Status<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     audit_annotations: &'a BTreeMap<&'static str, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PatchFields {
-    patch_type: &'static str,
-    patch: String,
 }
 
 /// `Status` of the API machinery; its field `status`, always `Failure` here, may be left out.
@@ -295,11 +388,7 @@ impl Answer {
     /// # Errors
     /// Never in practice: every field can be written as JSON.
     pub fn to_json(&self, uid: &str) -> Result<Vec<u8>, serde_json::Error> {
-        let patch = if self.patch.is_empty() {
-            None
-        } else {
-            Some(PatchFields { patch_type: "JSONPatch", patch: STANDARD.encode(serde_json::to_vec(&self.patch)?) })
-        };
+        let patch = if self.patch.is_empty() { None } else { Some(STANDARD.encode(serde_json::to_vec(&self.patch)?)) };
         let status =
             self.denial.as_ref().map(|denial| Status { message: &denial.message, reason: "Forbidden", code: 403 });
         serde_json::to_vec(&ReviewAnswer {
@@ -308,6 +397,7 @@ impl Answer {
             response: Response {
                 uid,
                 allowed: self.denial.is_none(),
+                patch_type: patch.is_some().then_some("JSONPatch"),
                 patch,
                 status,
                 warnings: &self.warnings,

@@ -6,9 +6,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::mutate::audit;
-use super::patch::{bounded, warnings};
-use super::review::{Answer, Decision, Denial, Request};
-use super::{AUDIT_CHARS, Admission, Pass, Subject, codes, created_pod, said, set_namespace, subject, unchanged};
+use super::patch::{bounded, warnings, workload_warnings};
+use super::review::{Answer, Decision, Denial, Request, Reviewed};
+use super::{AUDIT_CHARS, Admission, Matter, Pass, codes, created_pod, matter, said, set_namespace, unchanged};
 use crate::binding::{
     Code, FieldPath, Finding, Lookup, PodVerdict, Severity, WorkloadVerdict, decide_pod, decide_workload,
 };
@@ -24,14 +24,14 @@ const DENIAL_CHARS: usize = 1024;
 /// that was there before can still be scaled, labelled and mended.
 #[must_use]
 pub fn validate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
-    let answer = match subject(request) {
-        Subject::Pod => created_pod(request, admission)
-            .map(|pod| about_pod(&decide_pod(&pod, admission.view, admission.rules), admission.mode)),
-        Subject::Workload(kind) => {
+    let answer = match matter(request) {
+        Matter::Pod => created_pod(request, admission)
+            .map(|pod| about_pod(&decide_pod(pod, admission.view, admission.rules), admission.mode)),
+        Matter::Workload(kind) => {
             written(request, admission).and_then(|object| about_workload(kind, object, request, admission))
         }
-        Subject::Claim => written(request, admission).and_then(|object| about_claim(object, request, admission)),
-        Subject::Other => Err(Pass::Ignored),
+        Matter::Claim => written(request, admission).and_then(|object| about_claim(object, request, admission)),
+        Matter::Other => Err(Pass::Ignored),
     };
     answer.unwrap_or_else(Answer::from)
 }
@@ -44,7 +44,10 @@ fn written<'a>(request: &Request<'a>, admission: &Admission<'_>) -> Result<&'a R
     if admission.exemptions.cover(request) {
         return Err(Pass::Exempt);
     }
-    request.object.ok_or_else(Pass::no_object)
+    match request.object {
+        Reviewed::Unread(object) => Ok(object),
+        Reviewed::None | Reviewed::Pod(_) => Err(Pass::no_object()),
+    }
 }
 
 fn about_pod(verdict: &PodVerdict, mode: Mode) -> Answer {
@@ -64,7 +67,7 @@ fn about_workload(
         let mut workload = Workload::read(kind, &value).map_err(|WorkloadError::Field { path, .. }| {
             Pass::Unreadable(format!("a field of a wrong type in {path}"))
         })?;
-        set_namespace(&mut workload.metadata.namespace, request);
+        set_namespace(&mut workload.metadata.namespace, &request.namespace);
         Ok(decide_workload(&workload, admission.view, admission.rules))
     };
     let verdict = read(object)?;
@@ -72,7 +75,10 @@ fn about_workload(
     let mut texts = Vec::new();
     for (_, pod) in &verdict.pods {
         findings.extend(&pod.findings);
-        texts.extend(warnings(&unchanged(pod)));
+        texts.extend(match admission.mode {
+            Mode::Rewrite => workload_warnings(pod),
+            Mode::Audit | Mode::Warn | Mode::Deny => warnings(&unchanged(pod)),
+        });
     }
     dedup(&mut findings);
     dedup(&mut texts);

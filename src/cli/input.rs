@@ -1,15 +1,19 @@
 //! Arguments that subcommands share: what to read, what to assume, and how to pin.
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::Exit;
+use super::run::ClusterArgs;
 use super::style::{Style, clean};
 use crate::binding::{PinStyle, Rules};
 use crate::cluster::assume::{AssumedBinding, AssumedNode, Assumptions};
 use crate::cluster::manifests::{Input, Manifests, Request};
+use crate::cluster::server::ServerFacts;
 
 /// Which manifests to read.
 #[derive(Clone, Debug, Args)]
@@ -56,6 +60,49 @@ impl InputArgs {
         let manifests = Manifests::read(&request)?;
         tell(&manifests).context("stderr")?;
         Ok(manifests)
+    }
+}
+
+/// A cluster whose objects are facts too.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ServerArgs {
+    /// Take facts from the cluster of your kubeconfig too: Nodes, volumes, classes, CSI objects, and the claims of the
+    /// namespaces that are looked at. Nothing is written. Where an input has the same object, the cluster's counts; what
+    /// neither has does not exist, so nothing needs to be assumed.
+    #[arg(long)]
+    pub server: bool,
+
+    /// The kubeconfig file; otherwise KUBECONFIG or ~/.kube/config.
+    #[arg(long, value_name = "FILE", requires = "server")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub context: Option<String>,
+}
+
+impl ServerArgs {
+    /// Adds what the cluster knows, and tells on stderr what could not be read of it.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached, or refuses.
+    pub fn add_to(&self, manifests: Manifests, mut namespaces: BTreeSet<String>) -> anyhow::Result<Manifests> {
+        if !self.server {
+            return Ok(manifests);
+        }
+        let cluster = ClusterArgs { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        namespaces.extend(manifests.namespaces());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let read = runtime.block_on(async {
+            let client = cluster.client().await?;
+            anyhow::Ok(ServerFacts::read(&client, &namespaces).await?)
+        })?;
+        let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
+        for problem in read.malformed.iter().take(MOST_NOTES) {
+            writeln!(stderr, "{} the cluster's {}; it counts as absent", style.info("note:"), clean(problem))?;
+        }
+        Ok(manifests.within(read.facts))
     }
 }
 

@@ -4,13 +4,14 @@ mod check;
 mod ignore;
 mod mend;
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::Exit;
-use super::input::{AssumeArgs, InputArgs, RulesArgs, exit_of};
+use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
 use super::output::{self, Output};
 use super::report::{Format, Point, Report, Unread};
 use super::style::{Style, clean};
@@ -22,9 +23,8 @@ Examples:
   # every manifest of a directory and beneath it
   latebind lint -R -f manifests/
 
-  # what a chart renders, with the cluster's classes and nodes as facts
-  kubectl get storageclass,node -o yaml > facts.yaml
-  helm template my-chart | latebind lint -f - --objects facts.yaml
+  # what a chart renders, with the facts of the cluster of your kubeconfig
+  helm template my-chart | latebind lint -f - --server
 
   # for people here and for code scanning there
   latebind lint -f manifests/ -o table -o sarif=findings.sarif
@@ -80,6 +80,8 @@ pub struct LintArgs {
     warn_exit_code: Option<u8>,
 
     #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
     assume: AssumeArgs,
     #[command(flatten)]
     rules: RulesArgs,
@@ -107,7 +109,7 @@ impl FailOn {
 /// Runs it.
 pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     args.check_outputs()?;
-    let manifests = args.input.read()?;
+    let manifests = args.server.add_to(args.input.read()?, BTreeSet::new())?;
     let view = manifests.view(args.assume.assumptions());
     let mut checked = check::check(&manifests, &view, &args.rules.rules());
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());

@@ -143,9 +143,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) if is_broken_pipe(&error) => Exit::Clean.into(),
         Err(error) => {
             complain(&format!("{error:#}"));
-            Exit::Input.into()
+            if is_of_cluster(&error) { Exit::Cluster.into() } else { Exit::Input.into() }
         }
     }
+}
+
+/// True when the cluster is to blame, not what was typed.
+fn is_of_cluster(error: &anyhow::Error) -> bool {
+    let of_cluster = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<crate::cluster::server::ServerError>()
+            || cause.is::<kube::Error>()
+            || cause.is::<kube::config::InferConfigError>()
+            || cause.is::<kube::config::KubeconfigError>()
+    };
+    error.chain().any(of_cluster)
 }
 
 /// The command as it is called: as a plugin of kubectl its usage reads `kubectl latebind`.

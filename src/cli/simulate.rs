@@ -10,10 +10,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::input::{AssumeArgs, InputArgs, RulesArgs, exit_of};
+use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
 use super::output::{self, Output};
 use super::style::{Style, clean_json};
 use crate::admission::Exemptions;
+use crate::admission::review::Request;
 use crate::cluster::manifests::Manifests;
 use crate::policy::Mode;
 use case::{Asker, Case};
@@ -23,9 +24,8 @@ Examples:
   # is this Pod stuck, why, and what would admission do about it?
   latebind simulate -f pod.yaml --objects storageclasses.yaml
 
-  # the same with what the cluster knows
-  kubectl get storageclass,pv,nodes -o yaml > facts.yaml
-  latebind simulate -f pod.yaml --objects facts.yaml
+  # the same with what the cluster of your kubeconfig knows
+  latebind simulate -f pod.yaml --server
 
   # a chart, when its classes are known to wait for their first consumer
   helm template my-chart | latebind simulate -f - --assume-binding-mode=delayed
@@ -46,8 +46,8 @@ Exit codes:
 ///
 /// For each Pod, and for the Pods that each workload makes: which claims it waits for and why, what admission would do
 /// about it, the warnings that kubectl would print, and the Pod after it. The decision is the one that the webhook
-/// takes; nothing is contacted. What is not in the input is assumed only as the flags say, and every assumption that
-/// was used is named.
+/// takes; nothing is contacted, unless --server says so. What is not in the input is assumed only as the flags say, and
+/// every assumption that was used is named.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, mut_arg("filename", |filename| filename.required(false).required_unless_present("review")))]
 pub struct SimulateArgs {
@@ -74,6 +74,8 @@ pub struct SimulateArgs {
     output: Vec<Output<Format>>,
 
     #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
     assume: AssumeArgs,
     #[command(flatten)]
     rules: RulesArgs,
@@ -97,7 +99,9 @@ enum Format {
 
 /// Runs it.
 pub fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
-    let manifests = args.input.read()?;
+    let review = args.review.as_deref().map(|name| Ok::<_, anyhow::Error>((name, read_review(name)?))).transpose()?;
+    let namespaces = review.iter().filter_map(|(_, bytes)| Some(Request::parse(bytes).ok()?.namespace.to_string()));
+    let manifests = args.server.add_to(args.input.read()?, namespaces.collect())?;
     let rules = args.rules.rules();
     let exemptions = Exemptions::default();
     let asker = Asker {
@@ -107,8 +111,8 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
         mode: args.mode,
         exemptions: &exemptions,
     };
-    match &args.review {
-        Some(review) => replay(args, review, &manifests, &asker),
+    match &review {
+        Some((name, bytes)) => replay(args, name, bytes, &manifests, &asker),
         None => simulate(args, &manifests, &asker),
     }
 }
@@ -139,13 +143,18 @@ fn render(cases: &[Case], format: Format, style: Style) -> anyhow::Result<String
     })
 }
 
-fn replay(args: &SimulateArgs, name: &str, manifests: &Manifests, asker: &Asker<'_>) -> anyhow::Result<Exit> {
-    let bytes = read_review(name)?;
+fn replay(
+    args: &SimulateArgs,
+    name: &str,
+    bytes: &[u8],
+    manifests: &Manifests,
+    asker: &Asker<'_>,
+) -> anyhow::Result<Exit> {
     let hook = match args.hook {
         Hook::Mutate => crate::admission::Hook::Mutate,
         Hook::Validate => crate::admission::Hook::Validate,
     };
-    let (case, answer) = asker.review(name, hook, &bytes)?;
+    let (case, answer) = asker.review(name, hook, bytes)?;
     let denied = case.is_denied();
     let cases = [case];
     output::print(&args.output, |format, style, out| {

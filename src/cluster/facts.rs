@@ -84,6 +84,25 @@ impl Fact {
     }
 }
 
+impl Fact {
+    /// Kind, namespace and name: what the API server knows the object by. The namespace is empty for kinds without one.
+    #[must_use]
+    pub fn key(&self) -> (&'static str, &str, &str) {
+        let (kind, metadata) = match self {
+            Self::Claim(object) => ("PersistentVolumeClaim", &object.metadata),
+            Self::Class(object) => ("StorageClass", &object.metadata),
+            Self::Node(object) => ("Node", &object.metadata),
+            Self::Volume(object) => ("PersistentVolume", &object.metadata),
+            Self::Namespace(object) => ("Namespace", &object.metadata),
+            Self::CsiDriver(object) => ("CSIDriver", &object.metadata),
+            Self::CsiNode(object) => ("CSINode", &object.metadata),
+            Self::StorageCapacity(object) => ("CSIStorageCapacity", &object.metadata),
+            Self::Pod(object) => ("Pod", &object.metadata),
+        };
+        (kind, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    }
+}
+
 impl Facts {
     /// No facts yet.
     #[must_use]

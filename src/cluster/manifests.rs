@@ -3,6 +3,7 @@
 mod input;
 mod object;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub use input::{Input, Source};
 pub use object::Subject;
 
 use super::assume::{AssumingView, Assumptions};
-use super::facts::{Facts, Unlisted};
+use super::facts::{Fact, Facts, Unlisted};
 use super::located::{AliasBudget, Document, Located, Position, Span, documents};
 use crate::binding::{ClusterView, FieldPath};
 
@@ -210,6 +211,21 @@ impl Manifests {
         }
         manifests.facts = object::facts(&manifests.objects);
         Ok(manifests)
+    }
+
+    /// Lays the objects over the facts of a whole cluster: what neither has does not exist. Where both have an object,
+    /// the cluster's counts.
+    #[must_use]
+    pub fn within(mut self, cluster: Vec<Fact>) -> Self {
+        self.facts = object::facts_in(cluster, &self.objects);
+        self
+    }
+
+    /// Namespaces of the objects that are looked at.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        let all = self.checked().map(|object| object.namespace.clone());
+        all.filter(|namespace| !namespace.is_empty()).collect()
     }
 
     /// The objects as a part of a cluster: what is not among them is unknown.

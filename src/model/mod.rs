@@ -4,6 +4,7 @@
 //! and a field that a newer API server adds cannot break them. Objects are never written back through these types.
 //! `null` stands for "absent" wherever the API server reads it so.
 
+mod metadata;
 mod node;
 mod pod;
 mod quantity;

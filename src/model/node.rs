@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
+use super::metadata::metadata;
 use super::{Quantity, null_as_default};
 
 /// A Node: labels, taints, conditions and what it offers.
@@ -13,6 +14,7 @@ use super::{Quantity, null_as_default};
 #[resource(inherit = k8s_openapi::api::core::v1::Node)]
 pub struct Node {
     /// Name, labels, UID.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// What an administrator or a controller asks of it.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -69,6 +71,7 @@ impl Node {
 #[resource(inherit = k8s_openapi::api::core::v1::Namespace)]
 pub struct Namespace {
     /// Name, labels, annotations.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
 }
 
@@ -77,6 +80,7 @@ pub struct Namespace {
 #[resource(inherit = k8s_openapi::api::storage::v1::CSIDriver)]
 pub struct CsiDriver {
     /// Its name is the driver's name.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// What the driver wants of Kubernetes.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -100,6 +104,7 @@ pub struct CsiDriverSpec {
 #[resource(inherit = k8s_openapi::api::storage::v1::CSINode)]
 pub struct CsiNode {
     /// Its name is the node's name.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// The drivers.
     #[serde(default, deserialize_with = "null_as_default")]

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::metadata::metadata;
 use super::storage::ClaimTemplate;
 use super::{MIRROR_POD, Quantity, null_as_default, object, object_or_default, objects};
 
@@ -15,6 +16,7 @@ use super::{MIRROR_POD, Quantity, null_as_default, object, object_or_default, ob
 #[resource(inherit = k8s_openapi::api::core::v1::Pod)]
 pub struct Pod {
     /// Name, namespace, annotations, UID.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// What is asked for.
     #[serde(default, deserialize_with = "object_or_default")]

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, TopologySelectorTerm, VolumeNo
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Deserialize;
 
+use super::metadata::metadata;
 use super::pod::ResourceAmounts;
 use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default, object};
 
@@ -14,6 +15,7 @@ use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default
 #[resource(inherit = k8s_openapi::api::core::v1::PersistentVolumeClaim)]
 pub struct Claim {
     /// Name, namespace, annotations, UID.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// What is asked for.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -156,6 +158,7 @@ impl Claim {
 #[resource(inherit = k8s_openapi::api::core::v1::PersistentVolume)]
 pub struct Volume {
     /// Name, labels, annotations.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// What it offers, where, to whom.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -267,6 +270,7 @@ impl Volume {
 #[serde(rename_all = "camelCase")]
 pub struct Class {
     /// Name, annotations.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// Who makes the volumes.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -325,6 +329,7 @@ impl Class {
 #[serde(rename_all = "camelCase")]
 pub struct StorageCapacity {
     /// Name, namespace.
+    #[serde(deserialize_with = "metadata")]
     pub metadata: ObjectMeta,
     /// The class.
     #[serde(default, deserialize_with = "null_as_default")]

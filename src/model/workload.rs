@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::metadata::metadata_or_default;
 use super::null_as_default;
 use super::pod::{Pod, PodSpec, PodStatus};
 use super::storage::Claim;
@@ -95,7 +96,7 @@ pub struct Workload {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PodTemplate {
     /// Labels and annotations of the Pods.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "metadata_or_default")]
     pub metadata: ObjectMeta,
     /// `spec` of the Pods.
     #[serde(default, deserialize_with = "null_as_default")]

@@ -278,6 +278,17 @@ async fn audit_is_silent_and_warn_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_workload_is_told_when_its_pods_are_mended() {
+    for (mode, end) in [(Mode::Rewrite, "mended when its Pod is created"), (Mode::Warn, "left as it is")] {
+        let served = serve_in(mode).await;
+        for name in ["deployment-pinned", "stateful-set-pinned"] {
+            let response = served.client().ask("/validate", &review(name)).await;
+            assert!(warnings(&response)[0].ends_with(end), "{mode} {response}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn deny_refuses_what_would_wait_for_ever_and_says_what_to_do() {
     let served = serve_in(Mode::Deny).await;
     let client = served.client();

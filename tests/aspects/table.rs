@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use latebind::binding::PinStyle;
@@ -20,6 +20,9 @@ use crate::provisioner::{PROVISIONER, Provisioner};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long one is watched that is expected to get nowhere.
 const WATCHED: Duration = Duration::from_secs(8);
+
+/// Cases under way at one time. Each is two Pods, and most of them only wait.
+const SIDE_BY_SIDE: usize = 24;
 
 /// By which claim a Pod waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +56,19 @@ struct Aspect {
     pod: Value,
     /// Merged into the class.
     class: Value,
+    /// There is no Node of the name.
+    missing: bool,
+    /// The class's driver publishes capacities, and none for this node.
+    full: bool,
     /// With latebind: a delayed claim, an ephemeral one, a bound one.
     expected: [Expected; 3],
 }
 
 impl Aspect {
     fn new(name: &'static str, expected: [Expected; 3]) -> Self {
-        Self { name, node: json!({}), status: json!({}), pod: json!({}), class: json!({}), expected }
+        let nothing = || json!({});
+        let (node, status, pod, class) = (nothing(), nothing(), nothing(), nothing());
+        Self { name, node, status, pod, class, missing: false, full: false, expected }
     }
 
     fn node(self, node: Value) -> Self {
@@ -74,6 +83,9 @@ impl Aspect {
 const SAFE: [Expected; 3] = [HOSTNAME, HOSTNAME, RUNS];
 const UNSAFE: [Expected; 3] = [KEPT, TEMPLATE, RUNS];
 const LEFT: [Expected; 3] = [KEPT, KEPT, RUNS];
+
+/// What a driver publishes of its room is advice: the Pod keeps its node, and the driver is asked.
+const FULL: [Expected; 3] = [KEPT, ("kept, node in template", "waits for its claim"), RUNS];
 
 fn taint(effect: &str) -> Value {
     json!({"spec": {"taints": [{"key": "dedicated", "value": "a", "effect": effect}]}})
@@ -141,6 +153,8 @@ fn aspects() -> Vec<Aspect> {
             status: json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Test"}]}}),
             ..Aspect::new("node that is not ready", UNSAFE)
         },
+        Aspect { missing: true, ..Aspect::new("node that does not exist", [GONE, GONE, GONE]) },
+        Aspect { full: true, ..Aspect::new("class whose driver has no room on the node", FULL) },
         Aspect::new("own node selector agrees", SAFE).pod(own_selector("kubernetes.io/os")),
         Aspect::new("own node selector contradicts", LEFT).pod(own_selector("example.com/none")),
         Aspect::new("own node affinity agrees", SAFE).pod(affinity("kubernetes.io/os", "Exists")),
@@ -230,7 +244,8 @@ impl Case<'_> {
         Ok(())
     }
 
-    async fn play(&self, patience: Duration) -> Result<Story> {
+    /// Plays it until it ends as it is to end, for good, or time is up.
+    async fn play(&self, end: &str, patience: Duration) -> Result<Story> {
         self.prepare().await?;
         let pod: Pod = serde_json::from_value(self.pod())?;
         let created = match self.pods.create(&PostParams::default(), &pod).await {
@@ -244,7 +259,7 @@ impl Case<'_> {
         let deadline = Instant::now() + patience;
         loop {
             let ends = self.ends().await?;
-            if ends == "runs" || ends == "deleted" || Instant::now() >= deadline {
+            if ends == "deleted" || (ends == "runs" && end != "deleted") || Instant::now() >= deadline {
                 return Ok(Story { becomes, ends });
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -255,7 +270,9 @@ impl Case<'_> {
     async fn ends(&self) -> Result<String> {
         let Some(pod) = self.pods.get_opt(&self.name).await? else { return Ok("deleted".to_owned()) };
         let spec = pod.spec.as_ref().context("a Pod has a spec")?;
-        let mounted = spec.containers.iter().any(|container| container.volume_mounts.is_some());
+        // Every container mounts its account's token.
+        let mounts = spec.containers.iter().flat_map(|container| container.volume_mounts.iter().flatten());
+        let mounted = mounts.into_iter().any(|mount| mount.name == "data");
         let claim = self.claims.get_opt(&self.claim_name()).await?;
         let bound = claim.and_then(|claim| claim.status?.phase).as_deref() == Some("Bound");
         Ok(match spec.node_name.as_deref() {
@@ -310,6 +327,32 @@ async fn node(scope: &Scope, number: usize, aspect: &Aspect) -> Result<Simulated
     Ok(node)
 }
 
+/// Where the Pods of an aspect want to go.
+struct Place {
+    name: String,
+    /// Lives as long as this.
+    _node: Option<SimulatedNode>,
+}
+
+/// Makes the class of an aspect.
+async fn class(scope: &Scope, number: usize, aspect: &Aspect) -> Result<String> {
+    let name = scope.unique(&format!("aspect-{number}"));
+    let mut class = json!({"metadata": {"name": name}, "provisioner": PROVISIONER,
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    merge(&mut class, &aspect.class);
+    if aspect.full {
+        // Publishes capacities, and has published none.
+        let driver = format!("{name}.latebind.dev");
+        scope
+            .create::<CSIDriver>(json!({"metadata": {"name": driver}, "spec": {
+                "storageCapacity": true, "attachRequired": false}}))
+            .await?;
+        class["provisioner"] = json!(driver);
+    }
+    scope.create::<StorageClass>(class).await?;
+    Ok(name)
+}
+
 async fn second_namespace(scope: &Scope) -> Result<String> {
     let name = scope.unique("without-latebind");
     let labels = json!({"latebind.dev/webhook": "disabled"});
@@ -331,22 +374,22 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
     let aspects = aspects();
     let made = futures::stream::iter(aspects.iter().enumerate())
         .map(|(number, aspect)| async move {
-            let node = node(scope, number, aspect).await.with_context(|| aspect.name)?;
-            let name = scope.unique(&format!("aspect-{number}"));
-            let mut class = json!({"metadata": {"name": name}, "provisioner": PROVISIONER,
-                "volumeBindingMode": "WaitForFirstConsumer"});
-            merge(&mut class, &aspect.class);
-            scope.create::<StorageClass>(class).await?;
-            Ok((node, name))
+            let node = if aspect.missing {
+                Place { name: scope.unique("missing"), _node: None }
+            } else {
+                let node = node(scope, number, aspect).await.with_context(|| aspect.name)?;
+                Place { name: node.name().to_owned(), _node: Some(node) }
+            };
+            Ok((node, class(scope, number, aspect).await?))
         })
         .buffered(10)
-        .collect::<Vec<Result<(SimulatedNode, String)>>>()
+        .collect::<Vec<Result<(Place, String)>>>()
         .await;
     let (nodes, classes): (Vec<_>, Vec<_>) = made.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let probe = Case {
         aspect: &aspects[0],
         by: By::Ephemeral,
-        node: nodes[0].name(),
+        node: &nodes[0].name,
         class: &classes[0],
         name: "probe".to_owned(),
         claims: scope.api(),
@@ -354,7 +397,10 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
         volumes: scope.all(),
     };
     is_called(&scope.api(), &serde_json::from_value(probe.pod())?).await?;
-    let cases = aspects.iter().enumerate().flat_map(|(number, aspect)| {
+    // The Pods of a missing node are deleted after a minute, so those begin.
+    let mut order: Vec<_> = aspects.iter().enumerate().collect();
+    order.sort_by_key(|(number, aspect)| (!aspect.missing, *number));
+    let cases = order.into_iter().flat_map(|(number, aspect)| {
         [By::Delayed, By::Ephemeral, By::Bound]
             .into_iter()
             .enumerate()
@@ -367,18 +413,18 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
                 let case = |namespace: &str| Case {
                     aspect,
                     by,
-                    node: nodes[number].name(),
+                    node: &nodes[number].name,
                     class: &classes[number],
                     name: format!("case-{number}-{index}"),
                     claims: Api::namespaced(scope.client(), namespace),
                     pods: Api::namespaced(scope.client(), namespace),
                     volumes: scope.all(),
                 };
-                let row = compare(&case(scope.namespace()), &case(without), aspect.expected[index]).await;
+                let row = Box::pin(compare(&case(scope.namespace()), &case(without), aspect.expected[index])).await;
                 row.with_context(|| format!("{} {by:?}", aspect.name)).map(|row| (number, index, row))
             }
         })
-        .buffer_unordered(12)
+        .buffer_unordered(SIDE_BY_SIDE)
         .collect::<Vec<_>>()
         .await
         .into_iter()
@@ -392,11 +438,12 @@ pub async fn no_pod_is_worse_off(scope: &Scope) -> Result<()> {
 }
 
 async fn compare(with: &Case<'_>, without: &Case<'_>, expected: Expected) -> Result<Row> {
-    let runs_anyway = with.by == By::Bound || with.aspect.name.contains("no container mounts");
+    let runs_anyway = with.by == By::Bound || with.aspect.missing || with.aspect.name.contains("no container mounts");
     let patience = |runs: bool| if runs { PATIENCE } else { WATCHED };
-    let settles = matches!(expected.1, "runs" | "deleted");
+    let end = expected.1;
+    let settles = matches!(end, "runs" | "deleted");
     let (with_story, without_story) =
-        tokio::try_join!(with.play(patience(settles)), without.play(patience(runs_anyway && settles)))?;
+        tokio::try_join!(with.play(end, patience(settles)), without.play(end, patience(runs_anyway && settles)))?;
     let mut trouble = Vec::new();
     if (with_story.becomes.as_str(), with_story.ends.as_str()) != expected {
         trouble.push(format!("{expected:?} was expected, not {:?}", (&with_story.becomes, &with_story.ends)));
@@ -436,5 +483,7 @@ fn write(rows: &str) -> Result<()> {
          | aspect | volume | becomes at admission | ends, with latebind | ends, without |\n\
          | --- | --- | --- | --- | --- |\n{rows}"
     );
-    Ok(std::fs::write(project_root().join("docs/results/admission-aspects.md"), text)?)
+    // The default version's page has the plain name; others stand beside it.
+    let name = if version == latebind_cluster::Version::V1_36 { String::new() } else { format!("-{version}") };
+    Ok(std::fs::write(project_root().join(format!("docs/results/admission-aspects{name}.md")), text)?)
 }

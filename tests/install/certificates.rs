@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Event, Secret};
+use k8s_openapi::api::rbac::v1::Role;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use latebind::tls::renewal::Terms;
@@ -174,6 +175,42 @@ pub async fn replicas_share_one_authority_and_never_fight(scope: &Scope) -> Resu
     while let Some(ended) = replicas.join_next().await {
         ended?;
     }
+    remove(scope).await
+}
+
+/// A controller that may not write any more tells people before the certificate ends, and after.
+pub async fn an_end_that_cannot_be_prevented_is_told(scope: &Scope) -> Result<()> {
+    apply(scope).await?;
+    let client = client_as(scope.cluster()?, "latebind-controller").await?;
+    let short =
+        Terms { leaf_life: time::Duration::seconds(12), authority_life: time::Duration::seconds(300), ..terms() };
+    let metrics = RenewalMetrics::default();
+    let renewal = Renewal::new(client, places(), short, "alone", metrics);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { renewal.run(Duration::from_millis(100), None, stop).await }
+    });
+    eventually("every webhook to trust the authority", PATIENCE, async || {
+        let held = held(scope.client()).await?;
+        Ok((held.trusts(1) && !held.leaf.is_empty()).then_some(()))
+    })
+    .await?;
+    let readers = json!([{"op": "replace", "path": "/rules/0/verbs", "value": ["get"]}]);
+    let roles: Api<Role> = Api::namespaced(scope.client(), NAMESPACE);
+    let patch: json_patch::Patch = serde_json::from_value(readers)?;
+    roles.patch("latebind-certificates", &PatchParams::default(), &Patch::<()>::Json(patch)).await?;
+    let events: Api<Event> = Api::namespaced(scope.client(), NAMESPACE);
+    for reason in ["CertificateExpires", "CertificateExpired"] {
+        eventually(reason, PATIENCE, async || {
+            let told = events.list(&ListParams::default().fields(&format!("reason={reason}"))).await?.items;
+            let about = |event: &Event| event.involved_object.name.as_deref() == Some("latebind-webhook-tls");
+            Ok(told.iter().any(about).then_some(()))
+        })
+        .await?;
+    }
+    stop.cancel();
+    running.await?;
     remove(scope).await
 }
 

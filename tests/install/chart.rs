@@ -1,17 +1,48 @@
 //! The chart and what is rendered from it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use latebind_cluster::{Scope, project_root};
+use serde_json::Value;
 
 use crate::manifest::{install, render};
 
 pub async fn the_rendered_manifest_is_current(_: &Scope) -> Result<()> {
-    let (path, expected) = (project_root().join("webhook-manifests/install.yaml"), install()?);
+    is_current("webhook-manifests/install.yaml", &install()?)
+}
+
+/// `parts/rescue-rbac.yaml` is what the rescue loop is tested with, down to the last verb; the chart must grant the same.
+pub async fn the_controller_may_do_what_it_was_tested_with(_: &Scope) -> Result<()> {
+    let rules = |text: &str| -> Result<Value> {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
+        let role = objects
+            .into_iter()
+            .find(|object| object["kind"] == "ClusterRole" && object["metadata"]["name"] == "latebind-controller");
+        Ok(role.context("no ClusterRole latebind-controller")?["rules"].clone())
+    };
+    let parts = std::fs::read_to_string(project_root().join("webhook-manifests/parts/rescue-rbac.yaml"))?;
+    let (tested, granted) = (rules(&parts)?, rules(&install()?)?);
+    ensure!(tested == granted, "the chart grants {granted:#}\nbut the tests use {tested:#}");
+    Ok(())
+}
+
+/// `certs/cert-manager.yaml` is for those who install without helm.
+pub async fn the_page_for_cert_manager_is_current(_: &Scope) -> Result<()> {
+    let text = render(&["--set=tls.mode=cert-manager", "--show-only=templates/certificates.yaml"])?;
+    let head = "# An authority and the webhook's certificate, for cert-manager. Rendered from webhook-manifests/chart with \
+                tls.mode=cert-manager.\n";
+    let lines = text.lines().filter(|line| !line.starts_with("# Source: "));
+    let text = lines.collect::<Vec<_>>().join("\n").replace("managed-by: Helm", "managed-by: latebind");
+    is_current("certs/cert-manager.yaml", &format!("{head}{text}\n"))
+}
+
+/// A rendered file is as it must be, or becomes so where files are to be written anew.
+fn is_current(path: &str, expected: &str) -> Result<()> {
+    let file = project_root().join(path);
     if std::env::var_os("LATEBIND_UPDATE").is_some() {
-        std::fs::write(&path, &expected)?;
+        std::fs::write(&file, expected)?;
     }
-    let actual = std::fs::read_to_string(&path)?;
-    ensure!(actual == expected, "webhook-manifests/install.yaml is not what the chart renders: run `make update`");
+    let actual = std::fs::read_to_string(&file)?;
+    ensure!(actual == expected, "{path} is not what the chart renders: run `make update`");
     Ok(())
 }
 
@@ -41,8 +72,8 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "--set=webhook.clientCA.allowedNames={kube-apiserver}",
         "--set=webhook.priorityClassName=system-cluster-critical",
         "--set=webhook.matchConditions[0].name=extra",
-        "--set=webhook.matchConditions[0].expression=true",
-        "--set=webhook.annotations.admissions\\.enforcer/disabled=true",
+        "--set-string=webhook.matchConditions[0].expression=true",
+        "--set-string=webhook.annotations.admissions\\.enforcer/disabled=true",
         "--set=controller.replicas=2",
         "--set=networkPolicy.enabled=true",
         "--set=networkPolicy.apiServerCIDRs={192.0.2.0/24}",

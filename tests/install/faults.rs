@@ -10,14 +10,14 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use latebind::tls::store::ROTATE;
-use latebind_cluster::{Component, Scope, eventually, project_root};
+use latebind_cluster::{Component, Scope, Version, eventually, project_root};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{NAMESPACE, render};
-use crate::nodes::{PATIENCE, claim, class, install_from, pinned, rolled_out, uninstall};
-use crate::provisioner::PROVISIONER;
+use crate::provisioner::{PROVISIONER, Provisioner};
+use crate::stage::{PATIENCE, claim, class, install_from, pinned, rolled_out, runs_on, uninstall};
 
 /// Clients that create at one time.
 const CLIENTS: usize = 4;
@@ -111,13 +111,24 @@ async fn rewrites(client: Client, namespace: &str, node: &str) -> Result<()> {
     .await
 }
 
-/// Sends a signal to every process of latebind's webhook on a node; latebind is process 1 of its container.
-async fn signal(scope: &Scope, node: &str, signal: &str) -> Result<()> {
+/// Sends a signal to every process of latebind's webhook on a node, and says how many there are; latebind is process 1 of
+/// its container.
+async fn signal(scope: &Scope, node: &str, signal: &str) -> Result<usize> {
     let script = format!(
         "for p in $(grep -lsa -- --role=webhook /proc/[0-9]*/cmdline | cut -d/ -f3); do \
-         case $(readlink /proc/$p/exe) in */latebind) kill -{signal} $p;; esac; done"
+         case $(readlink /proc/$p/exe) in */latebind) kill -{signal} $p && echo $p;; esac; done"
     );
-    scope.cluster()?.node(node)?.shell(&script).await.map(drop)
+    Ok(scope.cluster()?.node(node)?.shell(&script).await?.lines().count())
+}
+
+/// The same on all nodes: both replicas.
+async fn signal_all(scope: &Scope, nodes: &[String], name: &str) -> Result<()> {
+    let mut reached = 0;
+    for node in nodes {
+        reached += signal(scope, node, name).await?;
+    }
+    ensure!(reached == 2, "{reached} processes got {name}");
+    Ok(())
 }
 
 async fn kubectl(scope: &Scope, arguments: &[&str]) -> Result<String> {
@@ -140,19 +151,19 @@ const LASTING: [&str; 5] = [
     "--set=tls.authorityOverlap=5s",
 ];
 
-/// latebind on two nodes, and a claim that waits.
+/// latebind on two nodes, and a claim that waits. It stays installed: the next test of this kind starts at once.
 struct Ground {
     nodes: Vec<String>,
-    manifest: String,
+    class: String,
 }
 
 impl Ground {
     async fn lay(scope: &Scope, settings: &[&str]) -> Result<Self> {
         let nodes: Vec<String> = scope.cluster()?.nodes().iter().map(|node| node.name().to_owned()).collect();
-        let dynamic = class(scope, "traffic", PROVISIONER).await?;
-        claim(scope, "traffic", &dynamic).await?;
-        let manifest = install_from(scope, &render(settings)?).await?;
-        let ground = Self { nodes, manifest };
+        let class = class(scope, "traffic", PROVISIONER).await?;
+        claim(scope, "traffic", &class).await?;
+        install_from(scope, &render(settings)?).await?;
+        let ground = Self { nodes, class };
         ground.rewrites(scope).await?;
         Ok(ground)
     }
@@ -171,15 +182,16 @@ async fn pause(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-pub async fn a_replica_dies_and_the_deployment_rolls(scope: &Scope) -> Result<()> {
+pub async fn replicas_come_and_go(scope: &Scope) -> Result<()> {
     let ground = Ground::lay(scope, &LASTING).await?;
     let traffic = Traffic::start(scope, ground.node())?;
-    pause(5).await;
+    pause(3).await;
     let [sent, _, rewritten, ..] = traffic.end(1, "none").await?;
     ensure!(sent == rewritten && sent > 20, "{sent} sent, {rewritten} rewritten");
 
     let traffic = Traffic::start(scope, ground.node())?;
-    signal(scope, &ground.nodes[0], "KILL").await?;
+    let killed = signal(scope, &ground.nodes[0], "KILL").await?;
+    ensure!(killed == 1, "{killed} replicas were killed");
     pause(3).await;
     rolled_out(scope, "deployment/latebind-webhook").await?;
     traffic.end(2, "one of two replicas is killed").await?;
@@ -187,10 +199,39 @@ pub async fn a_replica_dies_and_the_deployment_rolls(scope: &Scope) -> Result<()
     let traffic = Traffic::start(scope, ground.node())?;
     kubectl(scope, &["rollout", "restart", "deployment/latebind-webhook"]).await?;
     rolled_out(scope, "deployment/latebind-webhook").await?;
-    pause(7).await;
+    gone(scope, "deletionTimestamp").await?;
     let [sent, _, rewritten, ..] = traffic.end(3, "the Deployment is rolled").await?;
     ensure!(sent == rewritten, "a roll-out lost reviews: {sent} sent, {rewritten} rewritten");
-    uninstall(scope, &ground.manifest).await
+
+    // Another configuration, applied over what runs: neither caBundle nor the Secrets may be lost by it.
+    let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
+    let next = ["--set=webhook.podAnnotations.next=yes", "--set=controller.podAnnotations.next=yes"];
+    let next = [&LASTING[..], &next, &["--set=webhook.exemptNamespaces={elsewhere}"]].concat();
+    install_from(scope, &render(&next)?).await?;
+    gone(scope, "deletionTimestamp").await?;
+    let [sent, _, rewritten, ..] = traffic.end(4, "another version of the manifest is applied").await?;
+    ensure!(sent == rewritten, "an upgrade lost reviews: {sent} sent, {rewritten} rewritten");
+    ensure!(serving(scope).await? == before, "an upgrade changed the certificate");
+
+    // One node has both replicas in the end, so wherever they were, one had to go.
+    let traffic = Traffic::start(scope, ground.node())?;
+    let selector = "--pod-selector=app.kubernetes.io/name=latebind";
+    let drained = &ground.nodes[0];
+    kubectl(scope, &["drain", drained, selector, "--ignore-daemonsets", "--timeout=80s"]).await?;
+    rolled_out(scope, "deployment/latebind-webhook").await?;
+    let [sent, _, rewritten, ..] = traffic.end(5, "a node is drained").await?;
+    kubectl(scope, &["uncordon", drained]).await?;
+    ensure!(sent == rewritten, "a drain lost reviews: {sent} sent, {rewritten} rewritten");
+    Ok(())
+}
+
+/// Waits until no Pod of latebind is on its way out.
+async fn gone(scope: &Scope, field: &str) -> Result<()> {
+    let path = format!("jsonpath={{.items[*].metadata.{field}}}");
+    eventually("old replicas to be gone", PATIENCE, async || {
+        Ok(kubectl(scope, &["get", "pods", "--output", &path]).await?.trim().is_empty().then_some(()))
+    })
+    .await
 }
 
 pub async fn certificates_change(scope: &Scope) -> Result<()> {
@@ -203,8 +244,8 @@ pub async fn certificates_change(scope: &Scope) -> Result<()> {
         Ok(serving(scope).await.is_ok_and(|now| now != before).then_some(()))
     })
     .await?;
-    pause(4).await;
-    let [sent, _, rewritten, ..] = traffic.end(4, "the server certificate is renewed").await?;
+    pause(3).await;
+    let [sent, _, rewritten, ..] = traffic.end(6, "the server certificate is renewed").await?;
     ensure!(sent == rewritten, "a renewal lost reviews: {sent} sent, {rewritten} rewritten");
 
     let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
@@ -213,51 +254,106 @@ pub async fn certificates_change(scope: &Scope) -> Result<()> {
     eventually("the new authority to sign", PATIENCE, async || Ok((serving(scope).await? != before).then_some(())))
         .await?;
     pause(8).await;
-    let [sent, _, rewritten, ..] = traffic.end(5, "the authority is replaced").await?;
+    let [sent, _, rewritten, ..] = traffic.end(7, "the authority is replaced").await?;
     ensure!(sent == rewritten, "the change of the authority lost reviews: {sent} sent, {rewritten} rewritten");
-    uninstall(scope, &ground.manifest).await
+    Ok(())
 }
 
-pub async fn the_api_server_restarts_and_no_replica_is_left(scope: &Scope) -> Result<()> {
+pub async fn the_api_server_restarts(scope: &Scope) -> Result<()> {
     let ground = Ground::lay(scope, &LASTING).await?;
     let traffic = Traffic::start(scope, ground.node())?;
     scope.cluster()?.restart(Component::ApiServer).await?;
     ground.rewrites(scope).await?;
     pause(3).await;
-    traffic.end(6, "the API server restarts").await?;
+    traffic.end(8, "the API server restarts").await.map(drop)
+}
 
+/// Packets between Pods and the API server vanish, in both directions and without a word, while the API server still
+/// reaches the webhook: caches grow old, and reviews are answered all the same.
+pub async fn watches_are_broken(scope: &Scope) -> Result<()> {
+    let ground = Ground::lay(scope, &LASTING).await?;
+    let port = kubectl(scope, &["get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"]).await?;
+    let port: serde_json::Value = serde_json::from_str(&port)?;
+    let port = port["subsets"][0]["ports"][0]["port"].as_u64().context("the API server's port")?;
+    let cut = format!(
+        "nft add table inet cut; nft 'add chain inet cut forward {{ type filter hook forward priority 0; }}'; \
+         nft add rule inet cut forward tcp dport {port} drop; nft add rule inet cut forward tcp sport {port} drop"
+    );
+    for node in scope.cluster()?.nodes() {
+        node.shell(&cut).await?;
+    }
+    let traffic = Traffic::start(scope, ground.node())?;
+    let seconds = broken_for();
+    pause(seconds).await;
+    // A claim that nobody could tell the webhook of: its Pod is admitted as it is, and what is known is still rewritten.
+    claim(scope, "unheard-of", &ground.class).await?;
+    let unheard_of = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "unheard-of"}}]);
+    let pod: Pod = serde_json::from_value(pinned("unheard-of", ground.node(), &unheard_of))?;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let admitted = scope.api::<Pod>().create(&dry, &pod).await;
+    for node in scope.cluster()?.nodes() {
+        node.shell("nft delete table inet cut").await?;
+    }
+    ensure!(admitted?.spec.is_some_and(|spec| spec.node_name.is_some()), "who told the webhook of the claim?");
+    eventually("the webhook to learn of the claim", PATIENCE, async || {
+        let created = scope.api::<Pod>().create(&dry, &pod).await?;
+        Ok(created.spec.is_some_and(|spec| spec.node_name.is_none()).then_some(()))
+    })
+    .await?;
+    let row = format!("the webhook's watches are cut off for {seconds} s");
+    let [sent, _, rewritten, ..] = traffic.end(9, &row).await?;
+    ensure!(sent == rewritten, "broken watches lost reviews: {sent} sent, {rewritten} rewritten");
+    Ok(())
+}
+
+/// Half a minute where results are written or long tests are asked for.
+fn broken_for() -> u64 {
+    let long = ["LATEBIND_LONG_TESTS", "LATEBIND_UPDATE"].iter().any(|name| std::env::var_os(name).is_some());
+    if long { 30 } else { 8 }
+}
+
+pub async fn no_replica_is_left(scope: &Scope) -> Result<()> {
+    let ground = Ground::lay(scope, &LASTING).await?;
+    let _provisioner = Provisioner::start(scope.client());
     let traffic = Traffic::start(scope, ground.node())?;
     kubectl(scope, &["scale", "--replicas=0", "deployment/latebind-webhook"]).await?;
-    pause(15).await;
-    let [_, admitted, rewritten, ..] = traffic.end(7, "no replica is left").await?;
-    ensure!(rewritten < admitted, "who rewrote them?");
+    eventually("Pods to be admitted as they are", PATIENCE, async || {
+        let [admitted, rewritten] = [&traffic.counts.admitted, &traffic.counts.rewritten];
+        Ok((admitted.load(Ordering::Relaxed) > rewritten.load(Ordering::Relaxed) + 50).then_some(()))
+    })
+    .await?;
+    // Such a Pod is not lost: the controller mends its claim.
+    claim(scope, "meanwhile", &ground.class).await?;
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "meanwhile"}}]);
+    let created: Pod = scope.create(pinned("meanwhile", ground.node(), &volumes)).await?;
+    ensure!(created.spec.is_some_and(|spec| spec.node_name.is_some()), "who rewrote it?");
+    runs_on(scope, "meanwhile", ground.node()).await?;
+    traffic.end(10, "no replica is left").await?;
     kubectl(scope, &["scale", "--replicas=2", "deployment/latebind-webhook"]).await?;
     rolled_out(scope, "deployment/latebind-webhook").await?;
-    ground.rewrites(scope).await?;
-    uninstall(scope, &ground.manifest).await
+    ground.rewrites(scope).await
 }
 
 /// Certificates that live for 12 s: a new one every 8 s, and an authority every half minute.
 pub async fn certificates_live_for_seconds(scope: &Scope) -> Result<()> {
     let short = [&LASTING[..], &["--set=tls.certificateLife=12s", "--set=tls.authorityLife=40s"]].concat();
+    // What is there already lives for months.
+    uninstall(scope).await?;
     let ground = Ground::lay(scope, &short).await?;
     let (traffic, before) = (Traffic::start(scope, ground.node())?, serving(scope).await?);
-    pause(30).await;
-    ensure!(serving(scope).await? != before, "no renewal in 30 s");
-    traffic.end(8, "certificates live for 12 s").await?;
+    pause(broken_for()).await;
+    eventually("a renewal", PATIENCE, async || Ok((serving(scope).await? != before).then_some(()))).await?;
+    pause(2).await;
+    traffic.end(11, "certificates live for 12 s").await?;
 
     let traffic = Traffic::start(scope, ground.node())?;
-    for name in &ground.nodes {
-        signal(scope, name, "STOP").await?;
-    }
-    pause(15).await;
-    for name in &ground.nodes {
-        signal(scope, name, "CONT").await?;
-    }
+    signal_all(scope, &ground.nodes, "STOP").await?;
+    pause(13).await;
+    signal_all(scope, &ground.nodes, "CONT").await?;
     ground.rewrites(scope).await?;
-    pause(3).await;
-    traffic.end(9, "every replica is paused past the end of its certificate").await?;
-    uninstall(scope, &ground.manifest).await
+    pause(2).await;
+    traffic.end(12, "every replica is paused past the end of its certificate").await?;
+    uninstall(scope).await
 }
 
 /// Rows of the table, by number, from all tests of this process.
@@ -270,16 +366,17 @@ fn note(number: u8, row: String) -> Result<()> {
     if std::env::var_os("LATEBIND_UPDATE").is_none() {
         return Ok(());
     }
-    let version = latebind_cluster::Version::from_env()?;
-    let table: String = rows.values().map(|row| format!("{row}\n")).collect();
+    let version = Version::from_env()?;
+    let table = rows.values().cloned().collect::<Vec<_>>().join("\n");
     let text = format!(
         "# Faults while Pods are created\n\n\
-         Written by `LATEBIND_UPDATE=1 cargo test --test install -- faults` on Kubernetes {version} with two real nodes and\n\
+         Written by `LATEBIND_UPDATE=1 cargo test --test faults` on Kubernetes {version} with two real nodes and\n\
          two replicas of the webhook. {CLIENTS} clients create Pods that name their node, as server-side dry runs, while \
          something is broken.\n\n\
          - admitted: the API server created the Pod. rewritten: the webhook answered, and the Pod is the scheduler's.\n\
          - unreachable: the API server itself was away. errors: the API server refused a create; there must be none.\n\n\
-         | fault | creates | admitted | rewritten | unreachable | errors |\n| --- | --: | --: | --: | --: | --: |\n{table}"
+         | fault | creates | admitted | rewritten | unreachable | errors |\n| --- | --: | --: | --: | --: | --: |\n{table}\n"
     );
-    Ok(std::fs::write(project_root().join("docs/results/admission-faults.md"), text)?)
+    let name = if version == Version::V1_36 { String::new() } else { format!("-{version}") };
+    Ok(std::fs::write(project_root().join(format!("docs/results/admission-faults{name}.md")), text)?)
 }

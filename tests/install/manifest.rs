@@ -13,7 +13,7 @@ pub fn chart() -> PathBuf {
 }
 
 pub fn helm() -> Result<Command> {
-    Ok(Command::new(Binaries::ensure(Version::from_env()?)?.path("helm")))
+    Ok(Command::new(Binaries::ensure(Version::from_env()?)?.helm()))
 }
 
 /// What helm renders; an error holds what it said.

@@ -4,69 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod};
 use kube::ResourceExt;
-use latebind_cluster::image::{self, BUSYBOX};
-use latebind_cluster::{Cluster, Scope, eventually, holds_for};
+use latebind_cluster::{Scope, eventually, holds_for};
 use serde_json::{Value, json};
 
 use crate::manifest::{NAMESPACE, install, render};
 use crate::provisioner::{PROVISIONER, Provisioner};
-
-/// The image that tests build from this tree.
-const IMAGE: &str = "localhost/latebind:test";
-pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Builds latebind's image and brings it to every node.
-async fn import(cluster: &Cluster) -> Result<()> {
-    let archive = tokio::task::spawn_blocking(|| image::latebind(IMAGE)).await??;
-    for node in cluster.nodes() {
-        node.import(&archive).await?;
-    }
-    Ok(())
-}
-
-/// Installs a manifest and waits until the webhook answers.
-pub async fn install_from(scope: &Scope, manifest: &str) -> Result<String> {
-    import(scope.cluster()?).await?;
-    let manifest = manifest.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE);
-    ensure!(manifest.contains(IMAGE), "the manifest names another image");
-    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
-    for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
-        rolled_out(scope, deployment).await?;
-    }
-    Ok(manifest)
-}
-
-pub async fn rolled_out(scope: &Scope, deployment: &str) -> Result<()> {
-    let arguments = ["--namespace", NAMESPACE, "rollout", "status", "--timeout=90s", deployment];
-    let output = scope.cluster()?.kubectl(&arguments).await?;
-    if output.code != Some(0) {
-        let arguments = ["--namespace", NAMESPACE, "describe", "pods"];
-        let told = scope.cluster()?.kubectl(&arguments).await?.stdout;
-        let logs = [
-            "--namespace",
-            NAMESPACE,
-            "logs",
-            "--all-containers",
-            "--prefix",
-            "--selector=app.kubernetes.io/name=latebind",
-        ];
-        let logs = scope.cluster()?.kubectl(&logs).await?.stdout;
-        anyhow::bail!("{deployment} is not rolled out: {}\n{told}\n{logs}", output.stderr);
-    }
-    Ok(())
-}
-
-pub async fn uninstall(scope: &Scope, manifest: &str) -> Result<()> {
-    let arguments = ["delete", "--ignore-not-found", "--wait=true", "--timeout=90s", "-f", "-"];
-    scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
-    Ok(())
-}
+use crate::stage::{PATIENCE, claim, claim_spec, class, install_from, pinned, rolled_out, runs_on, uninstall};
 
 /// Nothing that carries latebind's label is left anywhere.
-async fn nothing_is_left(scope: &Scope) -> Result<()> {
+pub async fn nothing_is_left(scope: &Scope) -> Result<()> {
     let kinds = "namespaces,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,\
                  validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings,\
                  serviceaccounts,roles,rolebindings,secrets,leases,services,deployments,pods,poddisruptionbudgets";
@@ -82,44 +30,6 @@ async fn nothing_is_left(scope: &Scope) -> Result<()> {
     Ok(())
 }
 
-/// A Pod that names its node and mounts these volumes.
-pub fn pinned(name: &str, node: &str, volumes: &Value) -> Value {
-    let mounts: Vec<Value> = volumes
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|volume| json!({"name": volume["name"], "mountPath": format!("/{}", volume["name"].as_str().unwrap_or("a"))}))
-        .collect();
-    json!({
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
-                "command": ["/bin/sh", "-c", "sleep 3600"], "volumeMounts": mounts}],
-            "volumes": volumes,
-        },
-    })
-}
-
-pub async fn class(scope: &Scope, stem: &str, provisioner: &str) -> Result<String> {
-    let name = scope.unique(stem);
-    scope
-        .create::<StorageClass>(json!({
-            "metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"}))
-        .await?;
-    Ok(name)
-}
-
-pub async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
-    scope.create::<PersistentVolumeClaim>(json!({"metadata": {"name": name}, "spec": claim_spec(class)})).await?;
-    Ok(())
-}
-
-pub fn claim_spec(class: &str) -> Value {
-    json!({"storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}})
-}
-
 async fn disk(scope: &Scope, stem: &str, class: &str, node: &str) -> Result<String> {
     let name = scope.unique(stem);
     scope
@@ -133,17 +43,12 @@ async fn disk(scope: &Scope, stem: &str, class: &str, node: &str) -> Result<Stri
     Ok(name)
 }
 
-async fn runs_on(scope: &Scope, pod: &str, node: &str) -> Result<Pod> {
-    let pod = scope.pod_phase(pod, "Running", PATIENCE).await?;
-    ensure!(pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node), "it runs elsewhere");
-    Ok(pod)
-}
-
 pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result<()> {
     let node = scope.cluster()?.nodes().last().context("two nodes")?.name().to_owned();
     let _provisioner = Provisioner::start(scope.client());
     let dynamic = class(scope, "dynamic", PROVISIONER).await?;
     let fixed = class(scope, "fixed", "kubernetes.io/no-provisioner").await?;
+    uninstall(scope).await?;
 
     // Without latebind the Pod waits for ever.
     claim(scope, "before", &dynamic).await?;
@@ -156,13 +61,14 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
     })
     .await?;
 
-    let manifest = install_from(scope, &install()?).await?;
+    install_from(scope, &install()?).await?;
     rows(scope, &node, &dynamic, &fixed).await?;
+    dry_run_is_equal_to_create(scope, &node, &dynamic).await?;
     // What was stuck before is the controller's to mend.
     runs_on(scope, "before", &node).await.context("the Pod that was stuck before the installation")?;
     restricted(scope).await?;
 
-    uninstall(scope, &manifest).await?;
+    uninstall(scope).await?;
     nothing_is_left(scope).await
 }
 
@@ -197,17 +103,39 @@ async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<(
     }
     let bound = scope.claim("row-5").await?.spec.and_then(|spec| spec.volume_name);
     ensure!(bound.as_deref() == Some(&existing), "row 5 did not take the volume that was there: {bound:?}");
-    // --dry-run=server shows what a create does.
-    claim(scope, "dry", dynamic).await?;
-    let arguments = ["create", "--dry-run=server", "--output=json", "-f", "-"];
-    let mut pod = pinned("dry", node, &by_claim("dry"));
+    Ok(())
+}
+
+/// `--dry-run=server` shows what a create does: the same warning, and the same Pod but for what each Pod has of its own.
+async fn dry_run_is_equal_to_create(scope: &Scope, node: &str, class: &str) -> Result<()> {
+    claim(scope, "dry", class).await?;
+    let mut pod = pinned("dry", node, &json!([{"name": "data", "persistentVolumeClaim": {"claimName": "dry"}}]));
     (pod["apiVersion"], pod["kind"]) = (json!("v1"), json!("Pod"));
     pod["metadata"]["namespace"] = json!(scope.namespace());
-    let shown = scope.cluster()?.kubectl_with_input(&arguments, &pod.to_string()).await?;
-    ensure!(shown.stderr.contains("Warning: "), "no warning: {}", shown.stderr);
-    let shown: Value = serde_json::from_str(&shown.success()?)?;
-    ensure!(shown["spec"]["nodeName"].is_null() && !shown["spec"]["nodeSelector"].is_null(), "{shown}");
+    let create = async |mode: &'static str| -> Result<(String, Value)> {
+        let arguments = ["create", mode, "--output=json", "-f", "-"];
+        let output = scope.cluster()?.kubectl_with_input(&arguments, &pod.to_string()).await?;
+        let told = output.stderr.clone();
+        Ok((told, comparable(serde_json::from_str(&output.success()?)?)))
+    };
+    let (shown, done) = (create("--dry-run=server").await?, create("--dry-run=none").await?);
+    ensure!(shown.0.contains("Warning: LB001"), "no warning: {}", shown.0);
+    ensure!(shown.1["spec"]["nodeName"].is_null() && !shown.1["spec"]["nodeSelector"].is_null(), "{}", shown.1);
+    ensure!(shown == done, "the dry run showed {shown:#?}\nbut the create did {done:#?}");
     Ok(())
+}
+
+/// A created Pod without what the API server gives each Pod anew.
+fn comparable(mut pod: Value) -> Value {
+    for key in ["uid", "creationTimestamp", "resourceVersion", "managedFields"] {
+        pod["metadata"][key].take();
+    }
+    // The volume of the account's token has a random name.
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let token = volumes.filter_map(|volume| volume["name"].as_str()).find(|name| name.starts_with("kube-api-access-"));
+    let text = pod.to_string();
+    let text = token.map_or(text.clone(), |name| text.replace(name, "kube-api-access"));
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// What runs satisfies the restricted Pod Security Standard, on different nodes.
@@ -231,19 +159,19 @@ pub async fn deleting_the_namespace_first_locks_nothing(scope: &Scope) -> Result
     let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "orphan"}}]);
     scope.create::<Pod>(pinned("orphan", node, &volumes)).await?;
     // What is left is in nobody's way, and applying the manifest again brings all of it back.
-    let manifest = install_from(scope, &install()?).await?;
+    install_from(scope, &install()?).await?;
     claim(scope, "again", dynamic).await?;
     let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "again"}}]);
     scope.create::<Pod>(pinned("again", node, &volumes)).await?;
     runs_on(scope, "again", node).await?;
-    uninstall(scope, &manifest).await?;
+    uninstall(scope).await?;
     nothing_is_left(scope).await
 }
 
 /// Even where the policy is Fail and no replica is left, latebind's own Pods come up.
 pub async fn own_pods_are_never_blocked(scope: &Scope) -> Result<()> {
     let strict = render(&["--set=namespace.create=true", "--skip-tests", "--set=webhook.failurePolicy=Fail"])?;
-    let manifest = install_from(scope, &strict).await?;
+    install_from(scope, &strict).await?;
     let scale = |replicas: &'static str| {
         ["--namespace", NAMESPACE, "scale", replicas, "deployment/latebind-webhook", "deployment/latebind-controller"]
     };
@@ -255,12 +183,13 @@ pub async fn own_pods_are_never_blocked(scope: &Scope) -> Result<()> {
     .await?;
     let node = scope.cluster()?.nodes()[0].name().to_owned();
     let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "any"}}]);
-    let refused = scope.rejection::<Pod>(pinned("refused", &node, &volumes)).await?;
+    let refused = scope.attempt::<Pod>(pinned("refused", &node, &volumes)).await?;
+    let refused = refused.err().context("it was admitted")?;
     ensure!(refused.message.contains("pods.latebind.dev"), "{}", refused.message);
     scope.cluster()?.kubectl(&scale("--replicas=1")).await?.success()?;
     for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
         rolled_out(scope, deployment).await?;
     }
-    uninstall(scope, &manifest).await?;
+    uninstall(scope).await?;
     nothing_is_left(scope).await
 }

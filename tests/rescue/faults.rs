@@ -3,12 +3,23 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
+use latebind_cluster::suite::long;
 use latebind_cluster::{Cluster, Component, Scope, eventually};
 
-use crate::process::{NAMESPACE, Rescuer, deeds, leave, writes};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::process::{NAMESPACE, Rescuer, USER, deeds, leave, writes};
+use crate::results::note;
 use crate::stage::*;
+
+/// Who takes the only seat of a priority level.
+const SITTER: &str = "sitter";
 
 pub async fn a_dry_run_writes_nothing(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
@@ -82,7 +93,7 @@ async fn holder(cluster: &Cluster) -> Result<String> {
 pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
-    let (pods, kills, every) = if crate::long() { (500, 15, 20) } else { (60, 2, 20) };
+    let (pods, kills, every) = if long() { (500, 15, 20) } else { (60, 2, 20) };
     let nodes = [scope.simulated_node("one", &[]).await?, scope.simulated_node("two", &[]).await?];
     let class = class(scope, "dynamic", PROVISIONER).await?;
     let mut replicas = vec![Rescuer::start(cluster, &[]).await?, Rescuer::start(cluster, &[]).await?];
@@ -118,11 +129,18 @@ pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
         let wanted = nodes[usize::from(number % 3 == 0)].name();
         ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(wanted), "{data}");
     }
+    // Read once: it is long.
+    let done = deeds(cluster)?;
     for number in 0..pods {
-        let times = writes(cluster, "persistentvolumeclaims", scope.namespace(), &format!("data-{number}"))?;
-        ensure!(times == 1, "claim data-{number} was written {times} times");
+        let name = format!("data-{number}");
+        let times = done.iter().filter(|deed| deed.wrote("persistentvolumeclaims", scope.namespace(), &name)).count();
+        ensure!(times == 1, "claim {name} was written {times} times");
     }
-    eprintln!("{kills} leaders killed, the slowest failover took {:.1} s", slowest.as_secs_f32());
+    let seen = format!(
+        "{kills} kills; every claim has the node of its Pod, each was written once; the slowest failover took {:.1} s",
+        slowest.as_secs_f32()
+    );
+    note("leaders killed with SIGKILL while stuck Pods arrive", format!("{pods} Pods, {seen}"));
     ensure!(slowest <= Duration::from_secs(20) + Duration::from_secs(5), "{slowest:?}");
     for replica in &replicas {
         replica.signal("TERM").await?;
@@ -161,7 +179,7 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     selected(scope, "restarted").await?;
 
     // Stuck Pods whose writes cannot be stored: etcd is silent, so that the API server answers late or with 5xx.
-    let silence = if crate::long() { 30 } else { 6 };
+    let silence = if long() { 30 } else { 6 };
     for number in 0..20 {
         claim(scope, &format!("data-{number}"), &class, "1Gi").await?;
         pinned(scope, &format!("app-{number}"), node.name(), &[&format!("data-{number}")]).await?;
@@ -182,8 +200,170 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     let attempts = rescuer.metric("latebind_rescue_retries_total ").await?;
     let bound = 8.0 * 8.0;
     ensure!(attempts <= bound, "{attempts} retries in a silence of {silence} s");
+    note(
+        "an API server that restarts, and whose store is silent for a while",
+        format!("{silence} s of silence, 20 Pods: all mended, {attempts} retries"),
+    );
     ensure!(rescuer.get("/readyz").await?.contains("200 OK"), "{}", rescuer.log()?);
     let lease: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
     lease.get("latebind-controller").await?.metadata.name.context("a Lease")?;
     rescuer.signal("TERM").await
+}
+
+/// An API server that is too busy for this account answers 429: its priority level has a single seat, and somebody sits
+/// there for as long as a webhook of theirs is silent. The watches that are open stay open, everything else is refused,
+/// the Lease too. For 6 s, or as long as a webhook may be silent in the long run.
+pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let silence = if long() { 30 } else { 10 };
+    let silent = silent_webhook(scope, silence).await?;
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    eventually("a leader", PATIENCE, async || Ok((rescuer.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+
+    let level = scope.unique("none");
+    let limited = json!({"type": "Limited", "limited": {
+        "nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"},
+    }});
+    scope.create::<PriorityLevelConfiguration>(json!({"metadata": {"name": level}, "spec": limited})).await?;
+    let account = USER.rsplit(':').next().unwrap_or_default();
+    let everything =
+        json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true});
+    let schema = json!({
+        "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": 2,
+        "rules": [{
+            "subjects": [
+                {"kind": "ServiceAccount", "serviceAccount": {"namespace": NAMESPACE, "name": account}},
+                {"kind": "User", "user": {"name": SITTER}},
+            ],
+            "resourceRules": [everything],
+        }],
+    });
+    let earlier = deeds(cluster)?.len();
+    scope.create::<FlowSchema>(json!({"metadata": {"name": level}, "spec": schema})).await?;
+    // A schema takes effect when the API server has read it; only then does the request take the seat.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let sitting = ["create", "configmap", "seat", "--as", SITTER, "--request-timeout=60s"];
+    let sitting = scope.kubectl(&sitting);
+    let meanwhile = async { while_refused(scope, &rescuer, earlier, &class, node.name(), silence).await };
+    let (sat, refused) = tokio::join!(sitting, meanwhile);
+    let requests = refused?;
+    sat?.success()?;
+    drop(silent);
+    scope.all::<FlowSchema>().delete(&level, &DeleteParams::default()).await?;
+    for number in 0..20 {
+        selected(scope, &format!("data-{number}")).await?;
+    }
+    let done = deeds(cluster)?;
+    for number in 0..20 {
+        let name = format!("data-{number}");
+        ensure!(done.iter().filter(|deed| deed.wrote("persistentvolumeclaims", scope.namespace(), &name)).count() == 1);
+    }
+    // Eight workers at a time, with pauses of 0.5 s, 1 s, 2 s and so on to 10 s between, and tries for the Lease.
+    let bound = 8 * 8 + silence;
+    ensure!(requests <= bound, "{requests} requests in {silence} s");
+    let seen = format!("{requests} requests in {silence} s, all refused; all mended afterwards, with one write each");
+    note("an API server that answers 429 while 20 Pods get stuck", seen);
+    rescuer.signal("TERM").await
+}
+
+/// Lets 20 Pods get stuck; the number of requests that were refused meanwhile. No other was answered.
+async fn while_refused(
+    scope: &Scope,
+    rescuer: &Rescuer,
+    earlier: usize,
+    class: &str,
+    node: &str,
+    silence: u64,
+) -> Result<u64> {
+    let cluster = scope.cluster()?;
+    let began = Instant::now();
+    eventually("the account to be refused", PATIENCE, async || {
+        Ok(deeds(cluster)?.split_off(earlier).iter().any(|deed| deed.code == 429).then_some(()))
+    })
+    .await?;
+    let refused_from = deeds(cluster)?.len();
+    for number in 0..20 {
+        let data = format!("data-{number}");
+        claim(scope, &data, class, "1Gi").await?;
+        stuck(scope, &format!("app-{number}"), node, &[&data]).await?;
+    }
+    // Until shortly before the seat is free.
+    tokio::time::sleep(Duration::from_secs(silence - 2).saturating_sub(began.elapsed())).await;
+    let requests = deeds(cluster)?.split_off(refused_from);
+    ensure!(!requests.is_empty() && requests.iter().all(|deed| deed.code == 429), "{requests:?}\n{}", rescuer.log()?);
+    Ok(requests.len() as u64)
+}
+
+/// A webhook that accepts connections and says nothing, asked about ConfigMaps of the namespace; and a user who may create
+/// them. It ends when dropped.
+async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<AbortOnDrop> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("https://{}/", listener.local_addr()?);
+    let held = tokio::spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            connections.push(connection);
+        }
+    });
+    let webhook = json!({
+        "name": "silent.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": seconds,
+        "failurePolicy": "Ignore", "clientConfig": {"url": url},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": scope.namespace()}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+    });
+    let name = scope.unique("silent");
+    scope.create::<ValidatingWebhookConfiguration>(json!({"metadata": {"name": name}, "webhooks": [webhook]})).await?;
+    let binding = ["create", "rolebinding", "sitter", "--clusterrole=edit", "--user", SITTER];
+    scope.kubectl(&binding).await?.success()?;
+    Ok(AbortOnDrop(held))
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A leader that stands still for longer than its Lease writes nothing when it goes on, whatever it was about to do.
+pub async fn a_leader_that_is_frozen(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let frozen = Rescuer::start(cluster, &[]).await?;
+    eventually("a leader", PATIENCE, async || Ok((frozen.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+    let other = Rescuer::start(cluster, &[]).await?;
+    frozen.signal("STOP").await?;
+    let names: Vec<String> = (0..10).map(|number| format!("data-{number}")).collect();
+    for name in &names {
+        claim(scope, name, &class, "1Gi").await?;
+        stuck(scope, &format!("app-{name}"), node.name(), &[name]).await?;
+    }
+    eventually("another leader", PATIENCE, async || Ok((other.metric("latebind_leader ").await? > 0.0).then_some(())))
+        .await?;
+    // It wakes up in the middle of the other's work, with all of it in its watches.
+    frozen.signal("CONT").await?;
+    for name in &names {
+        selected(scope, name).await?;
+    }
+    eventually("the one that was frozen to know", PATIENCE, async || {
+        Ok((frozen.metric("latebind_leader ").await? == 0.0).then_some(()))
+    })
+    .await?;
+    tokio::time::sleep(QUIET).await;
+    for name in &names {
+        ensure!(writes(cluster, "persistentvolumeclaims", scope.namespace(), name)? == 1, "{name}");
+    }
+    let done = r#"latebind_rescue_writes_total{kind="select_node",result="done"}"#;
+    ensure!(frozen.metric(done).await? == 0.0);
+    ensure!(other.metric(done).await? == 10.0);
+    frozen.signal("TERM").await?;
+    other.signal("TERM").await
 }

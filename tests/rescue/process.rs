@@ -135,6 +135,14 @@ async fn install(cluster: &Cluster) -> Result<PathBuf> {
     for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
         user["user"] = serde_json::json!({"token": token.trim()});
     }
+    // The API server learns of new roles by a watch of its own; what is asked for earlier is refused.
+    for [verb, resource] in [["watch", "nodes"], ["create", "leases.coordination.k8s.io"]] {
+        let ask = ["auth", "can-i", verb, resource, "-n", NAMESPACE, "--as", USER];
+        eventually("the account's rights", PATIENCE, async || {
+            Ok(cluster.kubectl(&ask).await?.success().is_ok().then_some(()))
+        })
+        .await?;
+    }
     std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
     Ok(path)
 }
@@ -171,12 +179,16 @@ pub fn deeds(cluster: &Cluster) -> Result<Vec<Deed>> {
 
 /// How often the account changed an object.
 pub fn writes(cluster: &Cluster, resource: &str, namespace: &str, name: &str) -> Result<usize> {
-    let of = |deed: &&Deed| {
-        deed.verb == "patch"
-            && deed.code == 200
-            && (deed.resource.as_str(), deed.namespace.as_str(), deed.name.as_str()) == (resource, namespace, name)
-    };
-    Ok(deeds(cluster)?.iter().filter(of).count())
+    Ok(deeds(cluster)?.iter().filter(|deed| deed.wrote(resource, namespace, name)).count())
+}
+
+impl Deed {
+    /// True for a change of the object that was stored.
+    pub fn wrote(&self, resource: &str, namespace: &str, name: &str) -> bool {
+        self.verb == "patch"
+            && self.code == 200
+            && (self.resource.as_str(), self.namespace.as_str(), self.name.as_str()) == (resource, namespace, name)
+    }
 }
 
 /// The file of rights, for the test that compares it with what was done.

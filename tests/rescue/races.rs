@@ -7,10 +7,12 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolume, Persi
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
+use latebind_cluster::suite::long;
 use latebind_cluster::{Scope, eventually};
 use serde_json::{Value, json};
 
 use crate::process::{share, writes};
+use crate::results::note;
 use crate::rows::untouched;
 use crate::stage::*;
 
@@ -232,7 +234,7 @@ pub async fn a_node_given_back_is_ordered_again_later(scope: &Scope) -> Result<(
     claim(scope, "data", &class, "1Gi").await?;
     stuck(scope, "app", node.name(), &["data"]).await?;
     selected(scope, "data").await?;
-    let times = if crate::long() { 3 } else { 1 };
+    let times = if long() { 3 } else { 1 };
     for time in 1..=times {
         failure(scope, "data", &format!("disk full, time {time}"), SignedDuration::ZERO).await?;
         give_back(scope, "data").await?;
@@ -255,6 +257,64 @@ pub async fn a_node_given_back_is_ordered_again_later(scope: &Scope) -> Result<(
     scope.event("app", "GaveUp", "disk full", PATIENCE).await?;
     let gave_up = scope.claim("data").await?.annotations().get("latebind.dev/gave-up").cloned();
     ensure!(gave_up.context("an annotation")?.contains("10 times"));
+    let seen = "asked again after 10 s, 20 s, 40 s and no sooner; given up after the tenth".to_owned();
+    if long() {
+        note("a provisioner that gives the node back three times", seen);
+    }
+    Ok(())
+}
+
+/// A Pod of the same name is another Pod: nothing that was known of the first one counts for it.
+pub async fn a_pod_that_was_created_again_is_another_pod(scope: &Scope) -> Result<()> {
+    share(scope.cluster()?).await?;
+    let (first, second) = (scope.simulated_node("first", &[]).await?, scope.simulated_node("second", &[]).await?);
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let now = DeleteParams::default().grace_period(0);
+    let pods = scope.api::<Pod>();
+
+    // Nothing had been ordered for the first one.
+    claim(scope, "data", &class, "1Gi").await?;
+    pinned(scope, "app", first.name(), &["data"]).await?;
+    pods.delete("app", &now).await?;
+    let again = stuck(scope, "app", second.name(), &["data"]).await?;
+    let chosen = selected(scope, "data").await?;
+    ensure!(chosen.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
+    ensure!(chosen.annotations().get(SELECTED_BY) == again.metadata.uid.as_ref());
+
+    // A volume is on order for the first one: it may be made at this moment.
+    claim(scope, "ordered", &class, "1Gi").await?;
+    stuck(scope, "other", first.name(), &["ordered"]).await?;
+    selected(scope, "ordered").await?;
+    pods.delete("other", &now).await?;
+    stuck(scope, "other", second.name(), &["ordered"]).await?;
+    scope.event("other", "SelectedElsewhere", first.name(), PATIENCE).await?;
+    let stands = scope.claim("ordered").await?;
+    ensure!(stands.annotations().get(SELECTED_NODE).map(String::as_str) == Some(first.name()));
+    ensure!(writes(scope.cluster()?, "persistentvolumeclaims", scope.namespace(), "ordered")? == 1);
+
+    // Its own claim belongs to the first one, and goes with it.
+    let ephemeral = |node: &str| {
+        json!({"metadata": {"name": "own"}, "spec": {
+            "nodeName": node,
+            "containers": [{"name": "main", "image": "none.invalid/none", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(&class, "1Gi")}}}],
+        }})
+    };
+    let claims = scope.api::<PersistentVolumeClaim>();
+    scope.create::<Pod>(ephemeral(first.name())).await?;
+    let old =
+        eventually("the claim of the first one", PATIENCE, async || claims.get_opt("own-v").await.map_err(Into::into))
+            .await?;
+    pods.delete("own", &now).await?;
+    let new = scope.create::<Pod>(ephemeral(second.name())).await?;
+    acknowledge(scope, "own").await?;
+    let claim = eventually("the claim of the second one to be ordered", PATIENCE, async || {
+        let claim = claims.get_opt("own-v").await?;
+        Ok(claim.filter(|claim| claim.annotations().contains_key(SELECTED_NODE)))
+    })
+    .await?;
+    ensure!(claim.uid() != old.uid() && claim.annotations().get(SELECTED_BY) == new.metadata.uid.as_ref());
+    ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
     Ok(())
 }
 
@@ -331,7 +391,7 @@ pub async fn scheduler_and_rescue_never_choose_two_nodes(scope: &Scope) -> Resul
         (scope.simulated_node("named", &[]).await?, scope.simulated_node("free", &[("free", "yes")]).await?);
     let class = class(scope, "dynamic", PROVISIONER).await?;
     let (mut by_scheduler, mut by_rescue) = (0, 0);
-    for round in 0..if crate::long() { 100 } else { 10 } {
+    for round in 0..if long() { 100 } else { 10 } {
         let (data, unplaced, app) = (format!("data-{round}"), format!("unplaced-{round}"), format!("app-{round}"));
         claim(scope, &data, &class, "1Gi").await?;
         pinned(scope, &app, named.name(), &[&data]).await?;
@@ -371,6 +431,8 @@ pub async fn scheduler_and_rescue_never_choose_two_nodes(scope: &Scope) -> Resul
             scope.api::<Pod>().delete(name, &DeleteParams::default().grace_period(0)).await?;
         }
     }
-    eprintln!("the scheduler chose {by_scheduler} times, rescue {by_rescue} times; free node: {}", free.name());
+    let seen = format!("never two nodes; the scheduler chose {by_scheduler} times, rescue {by_rescue} times");
+    note("a Pod for the scheduler and a pinned one with the same claim, created at once", seen);
+    drop(free);
     Ok(())
 }

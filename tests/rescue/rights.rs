@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::SignedDuration;
 use kube::api::ListParams;
-use latebind_cluster::{Scope, eventually};
+use latebind_cluster::{Cluster, Scope, eventually};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::process::{Rescuer, deeds, leave, rights};
+use crate::process::{Rescuer, USER, deeds, leave, rights};
 use crate::races::{failure, give_back};
 use crate::stage::*;
 
@@ -20,12 +20,14 @@ type Right = (String, String, String);
 pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
+    // An API server that has just restarted refuses for a moment, and another test restarts it.
+    let earlier = deeds(cluster)?.len();
     let rescuer = Rescuer::start(cluster, &[]).await?;
     exercise(scope).await?;
     rescuer.signal("TERM").await?;
     eventually("latebind to end", PATIENCE, async || Ok(rescuer.log()?.contains("ended").then_some(()))).await?;
 
-    let done = deeds(cluster)?;
+    let done = deeds(cluster)?.split_off(earlier);
     let refused: Vec<_> = done.iter().filter(|deed| matches!(deed.code, 401 | 403)).collect();
     // Events of a namespace that a test has deleted are refused whatever the rights.
     let refused: Vec<_> = refused.into_iter().filter(|deed| deed.resource != "events").collect();
@@ -41,6 +43,24 @@ pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
     ensure!(unused.is_empty(), "granted and not used: {unused:?}");
     let beyond: Vec<_> = used.iter().filter(|right| !right.1.is_empty() && !granted.contains(*right)).collect();
     ensure!(beyond.is_empty(), "used and not granted: {beyond:?}");
+    every_write_names_what_was_decided_on(cluster)
+}
+
+/// Every patch of a claim or volume, whichever test it comes from, carries the UID and the version that were decided on:
+/// of an object that was made again in between, the API server refuses it.
+fn every_write_names_what_was_decided_on(cluster: &Cluster) -> Result<()> {
+    let mut patches = 0;
+    for event in cluster.audit_log()? {
+        let is_ours = event["user"]["username"] == USER && event["verb"] == "patch";
+        let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
+        if !is_ours || !matches!(resource, "persistentvolumeclaims" | "persistentvolumes") {
+            continue;
+        }
+        let metadata = &event["requestObject"]["metadata"];
+        ensure!(metadata["uid"].is_string() && metadata["resourceVersion"].is_string(), "{event}");
+        patches += 1;
+    }
+    ensure!(patches > 0, "no write is in the audit log");
     Ok(())
 }
 

@@ -82,20 +82,26 @@ pub async fn stuck(scope: &Scope, name: &str, node: &str, claims: &[&str]) -> Re
     Ok(pod)
 }
 
-/// A volume that only the node can reach, made by hand.
-pub async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str) -> Result<String> {
+/// A volume that only the node can reach, made by hand, of which nothing is known yet.
+pub async fn new_volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str) -> Result<String> {
     let name = scope.unique(stem);
     scope.create::<PersistentVolume>(json!({"metadata": {"name": name}, "spec": local(class, node, size)})).await?;
+    Ok(name)
+}
+
+/// The same, once it is available, or taken already.
+pub async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str) -> Result<String> {
+    let name = new_volume(scope, stem, class, node, size).await?;
     let volumes = scope.all::<PersistentVolume>();
     eventually("the volume to be available", PATIENCE, async || {
         let phase = volumes.get(&name).await?.status.and_then(|status| status.phase);
-        Ok((phase.as_deref() == Some("Available")).then_some(()))
+        Ok(matches!(phase.as_deref(), Some("Available" | "Bound")).then_some(()))
     })
     .await?;
     Ok(name)
 }
 
-fn local(class: &str, node: &str, size: &str) -> Value {
+pub fn local(class: &str, node: &str, size: &str) -> Value {
     json!({
         "capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
         "persistentVolumeReclaimPolicy": "Retain", "local": {"path": "/mnt/disk"},

@@ -59,6 +59,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     let (namespace, lease_name) = lease;
     let mut registry = Registry::with_prefix("latebind");
     let probing = Probing::bind(metrics_listen, &mut registry).await?;
+    let metrics = probing.address().map(tracing::field::display);
     let live = LiveCluster::new(WatchedPods::Pending);
     live.register(&mut registry);
     let identity = identity();
@@ -95,7 +96,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     let served = probing.start(&readiness, registry);
 
     let stop = CancellationToken::new();
-    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), "running");
+    tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
     let mut tasks = start(client, &live, controller, contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
         let stop = stop.clone();
@@ -115,6 +116,18 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         };
         tasks.push(("provisioner", tokio::spawn(provisioning)));
     }
+    let ended = until_the_end(tasks, &readiness, &stop, &shutdown).await;
+    served.end().await;
+    ended
+}
+
+/// Waits for the shutdown, or for a task that must not end, and then for all of them.
+async fn until_the_end(
+    mut tasks: Vec<Task>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let died = tokio::select! {
         () = shutdown.begun() => None,
         name = first_to_end(&mut tasks) => Some(name),
@@ -125,7 +138,6 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         () = shutdown.aborted() => false,
         ended = tokio::time::timeout(DRAIN, all_end(tasks)) => ended.is_ok(),
     };
-    served.end().await;
     match died {
         Some(name) => {
             Err(anyhow!("the task `{name}` has ended; that is a bug, and the process cannot go on without it"))

@@ -44,6 +44,11 @@ impl Probing {
         Ok(Self { listener, metrics })
     }
 
+    /// The address that was taken.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref()?.local_addr().ok()
+    }
+
     /// Answers from now on.
     pub fn start(self, readiness: &Readiness, registry: Registry) -> Served {
         let stages = Stages::default();

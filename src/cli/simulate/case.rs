@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::admission::review::{Answer, Decision, Request};
+use crate::admission::review::{Answer, Decision, Request, Reviewed};
 use crate::admission::{Admission, Exemptions, Hook, respond};
 use crate::binding::{ClusterView, FieldPath, Lookup, PodVerdict, Rules, decide_pod, decide_workload};
 use crate::cluster::assume::{AssumingView, Assumption, Assumptions};
@@ -98,18 +98,18 @@ impl Asker<'_> {
         let title = format!("{} {}/{}", &*request.kind.kind, &*request.namespace, &*request.name);
         let place = format!("{name}, {} at /{}", &*request.operation, hook.as_str());
         let mut case = Case { title: title.clone(), place, ..Case::default() };
-        match (created_pod(&request), request.object) {
-            (Some(pod), Some(object)) => {
-                let before: Value = serde_json::from_str(object.get())?;
+        match created_pod(&request) {
+            Some(pod) => {
+                let before = serde_json::from_slice::<Value>(bytes)?["request"]["object"].take();
                 let after = applied(&before, &reply.answer)?;
-                let verdict = decide_pod(&pod, &view, self.rules);
+                let verdict = decide_pod(pod, &view, self.rules);
                 let (mutated, validated) = match hook {
                     Hook::Mutate => (reply.answer, Answer::default()),
                     Hook::Validate => (Answer::default(), reply.answer),
                 };
                 case.pods.push(PodCase { title, before, after, verdict, mutated, validated });
             }
-            _ => case.itself = Some(reply.answer),
+            None => case.itself = Some(reply.answer),
         }
         case.assume(view.take_used());
         Ok((case, reply.json))
@@ -159,14 +159,11 @@ impl Asker<'_> {
 }
 
 /// The Pod that a request creates, as far as it can be read.
-fn created_pod(request: &Request<'_>) -> Option<Pod> {
-    let is_pod = &*request.kind.kind == "Pod" && request.kind.group.is_empty() && request.sub_resource.is_empty();
-    if !is_pod || &*request.operation != "CREATE" {
-        return None;
+fn created_pod<'a>(request: &'a Request<'_>) -> Option<&'a Pod> {
+    match &request.object {
+        Reviewed::Pod(pod) if request.sub_resource.is_empty() && &*request.operation == "CREATE" => Some(pod),
+        _ => None,
     }
-    let mut pod: Pod = serde_json::from_str(request.object?.get()).ok()?;
-    pod.metadata.namespace = Some(request.namespace.to_string());
-    Some(pod)
 }
 
 fn review(group: &str, kind: &str, namespace: &str, name: &str, object: &Value) -> Value {

@@ -15,10 +15,8 @@ const PROVISIONERS: [&str; 2] =
 
 /// Drops the parts of the metadata that no decision reads, and the annotations that are not kept.
 fn trim(metadata: &mut ObjectMeta, annotation_is_read: impl Fn(&str) -> bool) {
-    metadata.managed_fields = None;
     metadata.finalizers = None;
     metadata.generate_name = None;
-    metadata.self_link = None;
     metadata.owner_references = None;
     if let Some(annotations) = &mut metadata.annotations {
         annotations.retain(|key, _| annotation_is_read(key));

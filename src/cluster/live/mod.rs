@@ -67,13 +67,9 @@ struct Cache<K: Cached> {
 }
 
 impl<K: Cached> Cache<K> {
-    fn new() -> Self {
-        // Plural names are constants of the types, so there are as many as kinds.
-        let plural: &'static str = match K::plural(&()) {
-            std::borrow::Cow::Borrowed(plural) => plural,
-            std::borrow::Cow::Owned(_) => "other",
-        };
-        Self { store: Store::default(), metrics: WatchMetrics::new(plural) }
+    /// `kind` is the plural that metrics carry.
+    fn new(kind: &'static str) -> Self {
+        Self { store: Store::default(), metrics: WatchMetrics::new(kind) }
     }
 
     fn figures(&self) -> Figures {
@@ -129,15 +125,15 @@ impl LiveCluster {
     pub fn new(pods_watched: WatchedPods) -> Self {
         Self(Arc::new(Caches {
             pods_watched,
-            nodes: Cache::new(),
-            claims: Cache::new(),
-            volumes: Cache::new(),
-            classes: Cache::new(),
-            drivers: Cache::new(),
-            driver_nodes: Cache::new(),
-            capacities: Cache::new(),
-            namespaces: Cache::new(),
-            pods: Cache::new(),
+            nodes: Cache::new("nodes"),
+            claims: Cache::new("persistentvolumeclaims"),
+            volumes: Cache::new("persistentvolumes"),
+            classes: Cache::new("storageclasses"),
+            drivers: Cache::new("csidrivers"),
+            driver_nodes: Cache::new("csinodes"),
+            capacities: Cache::new("csistoragecapacities"),
+            namespaces: Cache::new("namespaces"),
+            pods: Cache::new("pods"),
         }))
     }
 
@@ -284,5 +280,24 @@ impl ClusterView for LiveCluster {
 
     fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
         self.0.pods.store.find(&(namespace.to_owned(), claim_name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_counted_under_its_own_name() {
+        let (live, mut registry) = (LiveCluster::new(WatchedPods::Pending), Registry::default());
+        live.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let mut series: Vec<&str> = text.lines().filter(|line| line.starts_with("watch_synced{")).collect();
+        assert!(series.contains(&"watch_synced{kind=\"persistentvolumeclaims\"} 0.0"), "{text}");
+        series.sort_unstable();
+        series.dedup();
+        assert_eq!(series.len(), 9, "{series:?}");
+        assert_eq!(live.not_synced().len(), 9);
     }
 }

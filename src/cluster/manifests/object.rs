@@ -176,9 +176,33 @@ impl Reader<'_> {
 /// that are looked at come before those that are facts only.
 pub(super) fn facts(objects: &[Object]) -> Facts {
     let mut facts = Facts::new(Unlisted::Unknown);
+    add(&mut facts, objects, &HashSet::new());
+    facts
+}
+
+/// The facts of a whole cluster, and what these objects add to it. Where both have an object, the cluster's counts: it has
+/// a status, and is what the API server decides by.
+pub(super) fn facts_in(cluster: Vec<Fact>, objects: &[Object]) -> Facts {
+    let mut facts = Facts::new(Unlisted::Absent);
+    let owned = |(kind, namespace, name): (&'static str, &str, &str)| (kind, namespace.to_owned(), name.to_owned());
+    let known = cluster.iter().map(|fact| owned(fact.key())).collect();
+    add(&mut facts, objects, &known);
+    for fact in cluster {
+        facts.add(fact);
+    }
+    facts
+}
+
+type Key = (&'static str, String, String);
+
+fn add(facts: &mut Facts, objects: &[Object], known: &HashSet<Key>) {
     let mut seen = HashSet::new();
     for object in objects {
         let Subject::Fact(fact) = &object.subject else { continue };
+        let (kind, namespace, name) = fact.key();
+        if known.contains(&(kind, namespace.to_owned(), name.to_owned())) {
+            continue;
+        }
         let key = (&object.group, &object.kind, &object.namespace, &object.name);
         // Pods by `generateName` share a prefix, not a name.
         let named = object.value.pointer("/metadata/name").is_some();
@@ -186,7 +210,6 @@ pub(super) fn facts(objects: &[Object]) -> Facts {
             facts.add((**fact).clone());
         }
     }
-    facts
 }
 
 /// The field of a workload that cannot be read.

@@ -86,7 +86,7 @@ impl Options {
         self
     }
 
-    /// Writes an audit log (level `Metadata`), see [`crate::Cluster::audit_log`].
+    /// Writes an audit log (level `Metadata`; `Request` for patches of claims and volumes), see [`crate::Cluster::audit_log`].
     pub fn audit(mut self) -> Self {
         self.audit = true;
         self
@@ -334,7 +334,14 @@ fn audit_policy() -> String {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
-        "rules": [{ "level": "Metadata" }],
+        "rules": [
+            {
+                "level": "Request",
+                "verbs": ["patch"],
+                "resources": [{ "group": "", "resources": ["persistentvolumeclaims", "persistentvolumes"] }],
+            },
+            { "level": "Metadata" },
+        ],
     })
     .to_string()
 }

@@ -16,6 +16,8 @@ use crate::layout;
 pub const PAUSE: &str = "localhost/pause:1";
 /// A shell and the usual commands, for Pods of tests: `imagePullPolicy: Never` or `IfNotPresent`.
 pub const BUSYBOX: &str = "localhost/busybox:1";
+/// How binaries for images are built: for tests, so with checks and quickly. What ships is built by `Containerfile`.
+const PROFILE: &str = "image";
 /// Debian's static busybox.
 pub(crate) const BUSYBOX_PATH: &str = "/bin/busybox";
 
@@ -108,12 +110,21 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     let directory = layout::target_directory().join("static");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(layout::project_root()).args(["build", "--release", "--bin", name]);
+    command.current_dir(layout::project_root()).args(["build", "--profile", PROFILE, "--bin", name]);
     // With `--target`, procedural macros keep the linking that they need.
     command.args(["--target", &target]).arg("--target-dir").arg(&directory);
+    // A test that cargo runs has its package's description in its environment. Build scripts that look at it would run
+    // again, now with it and next time without.
+    for (name, _) in env::vars_os() {
+        let described =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if described {
+            command.env_remove(name);
+        }
+    }
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     ensure!(command.status()?.success(), "the static build of {name} failed: its messages are above");
-    Ok(directory.join(target).join("release").join(name))
+    Ok(directory.join(target).join(PROFILE).join(name))
 }
 
 fn add_image(output: &mut tar::Builder<File>, image: &Image, destination: &Path) -> Result<Value> {

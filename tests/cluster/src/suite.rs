@@ -19,8 +19,8 @@ use tokio::sync::{OnceCell, RwLock};
 
 use crate::{Cluster, Options, Scope, guard, prerequisites};
 
-/// How long a test may take.
-const LIMIT: Duration = Duration::from_secs(240);
+/// How long a test may take, and how long in its long form, which `LATEBIND_LONG_TESTS` asks for.
+const LIMITS: (Duration, Duration) = (Duration::from_secs(240), Duration::from_secs(1800));
 /// Tests mostly wait; this many keep two cores busy.
 const SIDE_BY_SIDE: usize = 16;
 
@@ -33,6 +33,12 @@ pub enum Needs {
     ControlPlane,
     /// Real nodes.
     Nodes,
+}
+
+/// Whether tests that have a long form are to take it.
+#[must_use]
+pub fn long() -> bool {
+    env::var_os("LATEBIND_LONG_TESTS").is_some()
 }
 
 type Body = Box<dyn FnOnce(&Runtime, &Scope) -> Result<()> + Send>;
@@ -98,8 +104,9 @@ impl Suite {
         name: &str,
         body: impl AsyncFnOnce(&Scope) -> Result<()> + Send + 'static,
     ) {
+        let limit = if long() { LIMITS.1 } else { LIMITS.0 };
         let body: Body = Box::new(move |runtime, scope| {
-            runtime.block_on(async { tokio::time::timeout(LIMIT, body(scope)).await.context("it took too long")? })
+            runtime.block_on(async { tokio::time::timeout(limit, body(scope)).await.context("it took too long")? })
         });
         let name = name.replace(' ', "");
         self.tests.push(Test { name, needs, alone, body });
