@@ -9,6 +9,8 @@ mod crash;
 #[path = "provision/ground.rs"]
 #[allow(dead_code, reason = "shared with the suite provision")]
 mod ground;
+#[path = "local/image.rs"]
+mod image;
 #[path = "install/manifest.rs"]
 #[allow(dead_code, reason = "shared with the suite install")]
 mod manifest;

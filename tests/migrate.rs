@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
 
+#[path = "local/image.rs"]
+mod image;
 #[path = "migrate/old.rs"]
 mod old;
 #[path = "migrate/way.rs"]

@@ -9,13 +9,14 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume};
-use latebind_cluster::image::{self, BUSYBOX};
+use latebind_cluster::image::BUSYBOX;
 use latebind_cluster::{Cluster, Node, Scope, eventually, holds_for};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::chart::provisioner;
 use crate::ground::path_of;
+use crate::image::of_this_build;
 use crate::manifest::NAMESPACE;
 
 /// The image that tests build from this tree.
@@ -34,7 +35,7 @@ async fn installed(scope: &Scope) -> Result<&Cluster> {
     let cluster = scope.cluster()?;
     INSTALLED
         .get_or_try_init(|| async {
-            let archive = tokio::task::spawn_blocking(|| image::latebind(IMAGE)).await??;
+            let archive = tokio::task::spawn_blocking(|| of_this_build(IMAGE)).await??;
             for node in cluster.nodes() {
                 node.import(&archive).await?;
             }

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind_cluster::image::{self, BUSYBOX};
+use latebind_cluster::image::BUSYBOX;
 use latebind_cluster::{Cluster, Output, Scope, eventually, holds_for, project_root};
 use serde_json::json;
 
+use crate::image::of_this_build;
 use crate::old;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -81,7 +82,7 @@ async fn delete(scope: &Scope, name: &str) -> Result<()> {
 pub async fn three_commands_replace_the_real_rancher_provisioner(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     let (first, second) = (&cluster.nodes()[0], &cluster.nodes()[1]);
-    let image = tokio::task::spawn_blocking(|| image::latebind("localhost/latebind:test")).await??;
+    let image = tokio::task::spawn_blocking(|| of_this_build("localhost/latebind:test")).await??;
     for node in cluster.nodes() {
         node.import(&image).await?;
     }

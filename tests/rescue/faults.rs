@@ -1,5 +1,6 @@
 //! Processes that die, and an API server that goes away.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use latebind_cluster::{Cluster, Component, Scope, eventually};
 
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::process::{NAMESPACE, Rescuer, USER, deeds, leave, writes};
 use crate::results::note;
@@ -242,13 +244,18 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
             "resourceRules": [everything],
         }],
     });
-    let earlier = deeds(cluster)?.len();
     scope.create::<FlowSchema>(json!({"metadata": {"name": level}, "spec": schema})).await?;
     // A schema takes effect when the API server has read it; only then does the request take the seat.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let sitting = ["create", "configmap", "seat", "--as", SITTER, "--request-timeout=60s"];
-    let sitting = scope.kubectl(&sitting);
-    let meanwhile = async { while_refused(scope, &rescuer, earlier, &class, node.name(), silence).await };
+    // Raw, without the many questions that kubectl asks of an API server that it does not know.
+    let place = format!("/api/v1/namespaces/{}/configmaps", scope.namespace());
+    let sitting = ["create", "--raw", &place, "-f", "-", "--as", SITTER];
+    let seat = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "seat"}}).to_string();
+    let sitting = cluster.kubectl_with_input(&sitting, &seat);
+    let meanwhile = async {
+        silent.asked().await?;
+        while_refused(scope, &rescuer, &class, node.name(), silence).await
+    };
     let (sat, refused) = tokio::join!(sitting, meanwhile);
     let requests = refused?;
     sat?.success()?;
@@ -271,20 +278,9 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
 }
 
 /// Lets 20 Pods get stuck; the number of requests that were refused meanwhile. No other was answered.
-async fn while_refused(
-    scope: &Scope,
-    rescuer: &Rescuer,
-    earlier: usize,
-    class: &str,
-    node: &str,
-    silence: u64,
-) -> Result<u64> {
+async fn while_refused(scope: &Scope, rescuer: &Rescuer, class: &str, node: &str, silence: u64) -> Result<u64> {
     let cluster = scope.cluster()?;
     let began = Instant::now();
-    eventually("the account to be refused", PATIENCE, async || {
-        Ok(deeds(cluster)?.split_off(earlier).iter().any(|deed| deed.code == 429).then_some(()))
-    })
-    .await?;
     let refused_from = deeds(cluster)?.len();
     for number in 0..20 {
         let data = format!("data-{number}");
@@ -300,15 +296,20 @@ async fn while_refused(
 
 /// A webhook that accepts connections and says nothing, asked about ConfigMaps of the namespace; and a user who may create
 /// them. It ends when dropped.
-async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<AbortOnDrop> {
+async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<Silent> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("https://{}/", listener.local_addr()?);
-    let held = tokio::spawn(async move {
-        let mut connections = Vec::new();
-        while let Ok((connection, _)) = listener.accept().await {
-            connections.push(connection);
-        }
-    });
+    let asked = Arc::new(Notify::new());
+    let held = {
+        let asked = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut connections = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                connections.push(connection);
+                asked.notify_one();
+            }
+        })
+    };
     let webhook = json!({
         "name": "silent.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": seconds,
         "failurePolicy": "Ignore", "clientConfig": {"url": url},
@@ -319,14 +320,24 @@ async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<AbortOnDrop> {
     scope.create::<ValidatingWebhookConfiguration>(json!({"metadata": {"name": name}, "webhooks": [webhook]})).await?;
     let binding = ["create", "rolebinding", "sitter", "--clusterrole=edit", "--user", SITTER];
     scope.kubectl(&binding).await?.success()?;
-    Ok(AbortOnDrop(held))
+    Ok(Silent { held, asked })
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct Silent {
+    held: tokio::task::JoinHandle<()>,
+    asked: Arc<Notify>,
+}
 
-impl Drop for AbortOnDrop {
+impl Silent {
+    /// Resolves when it has been asked something.
+    async fn asked(&self) -> Result<()> {
+        tokio::time::timeout(PATIENCE, self.asked.notified()).await.context("nobody asked the silent webhook")
+    }
+}
+
+impl Drop for Silent {
     fn drop(&mut self) {
-        self.0.abort();
+        self.held.abort();
     }
 }
 

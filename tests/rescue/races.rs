@@ -387,8 +387,10 @@ pub async fn a_namespace_that_is_ending_is_left_alone(scope: &Scope) -> Result<(
 /// An unscheduled and a pinned consumer of one claim, created at the same time: 10 rounds, or 100 in the long run.
 pub async fn scheduler_and_rescue_never_choose_two_nodes(scope: &Scope) -> Result<()> {
     share(scope.cluster()?).await?;
-    let (named, free) =
-        (scope.simulated_node("named", &[]).await?, scope.simulated_node("free", &[("free", "yes")]).await?);
+    // Nodes of other tests come and go.
+    let own = scope.unique("race");
+    let labels = [("test.example.com/race", own.as_str())];
+    let (named, free) = (scope.simulated_node("named", &labels).await?, scope.simulated_node("free", &labels).await?);
     let class = class(scope, "dynamic", PROVISIONER).await?;
     let (mut by_scheduler, mut by_rescue) = (0, 0);
     for round in 0..if long() { 100 } else { 10 } {
@@ -400,7 +402,7 @@ pub async fn scheduler_and_rescue_never_choose_two_nodes(scope: &Scope) -> Resul
         let (placed, acknowledged) = tokio::join!(
             async {
                 tokio::time::sleep(Duration::from_millis(30)).await;
-                pod(scope, &unplaced, &[&data], json!({})).await
+                pod(scope, &unplaced, &[&data], json!({"nodeSelector": {"test.example.com/race": own}})).await
             },
             async {
                 tokio::time::sleep(head_start).await;

@@ -16,7 +16,9 @@ pub fn note(what: &'static str, seen: String) {
 
 /// Writes the page if this was a long run that is to be kept, and all went well.
 pub fn publish(code: ExitCode) -> ExitCode {
-    if !long() || std::env::var_os("LATEBIND_UPDATE").is_none() || code != ExitCode::SUCCESS {
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // The cluster's own processes come by here too.
+    if !long() || std::env::var_os("LATEBIND_UPDATE").is_none() || code != ExitCode::SUCCESS || seen.is_empty() {
         return code;
     }
     let version = std::env::var("KUBE_VERSION").unwrap_or_else(|_| "1.36".to_owned());
@@ -26,7 +28,6 @@ pub fn publish(code: ExitCode) -> ExitCode {
         k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d"),
         machine(),
     );
-    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
     seen.sort();
     for (what, seen) in seen {
         let _written = writeln!(page, "| {what} | {seen} |");

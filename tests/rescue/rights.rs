@@ -51,7 +51,9 @@ pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
 fn every_write_names_what_was_decided_on(cluster: &Cluster) -> Result<()> {
     let mut patches = 0;
     for event in cluster.audit_log()? {
-        let is_ours = event["user"]["username"] == USER && event["verb"] == "patch";
+        // What is refused early is not read.
+        let is_stored = event["responseStatus"]["code"] == 200;
+        let is_ours = event["user"]["username"] == USER && event["verb"] == "patch" && is_stored;
         let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
         if !is_ours || !matches!(resource, "persistentvolumeclaims" | "persistentvolumes") {
             continue;
