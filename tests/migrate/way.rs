@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A command line of a person who has latebind, kubectl and helm.
 async fn shell(cluster: &Cluster, line: &str) -> Result<Output> {
     let latebind = std::path::Path::new(env!("CARGO_BIN_EXE_latebind")).parent().unwrap().display().to_string();
-    let path = format!("PATH={latebind}:{}:/usr/bin:/bin", cluster.binaries().directory().display());
+    // helm is built once, beside the binaries of one version.
+    let helm = cluster.binaries().helm().parent().unwrap().display().to_string();
+    let path = format!("PATH={latebind}:{}:{helm}:/usr/bin:/bin", cluster.binaries().directory().display());
     let config = format!("KUBECONFIG={}", cluster.kubeconfig().display());
     let home = format!("HOME={}", cluster.directory().display());
     let script = format!("cd '{}' && {line}", project_root().display());
