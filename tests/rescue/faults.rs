@@ -1,5 +1,6 @@
 //! Processes that die, and an API server that goes away.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,12 +132,14 @@ pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
         let wanted = nodes[usize::from(number % 3 == 0)].name();
         ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(wanted), "{data}");
     }
-    // Read once: it is long.
-    let done = deeds(cluster)?;
+    let ordered = ordered_nodes(cluster, scope.namespace())?;
     for number in 0..pods {
         let name = format!("data-{number}");
-        let times = done.iter().filter(|deed| deed.wrote("persistentvolumeclaims", scope.namespace(), &name)).count();
-        ensure!(times == 1, "claim {name} was written {times} times");
+        let orders = ordered.get(&name).context(name.clone())?;
+        let wanted = nodes[usize::from(number % 3 == 0)].name();
+        ensure!(orders.nodes.iter().all(|node| node == wanted), "claim {name}: {orders:?}");
+        // Of one that was under way when its process was killed, the log may not know how it ended.
+        ensure!(orders.stored <= 1 && !orders.nodes.is_empty(), "claim {name}: {orders:?}");
     }
     let seen = format!(
         "{kills} kills; every claim has the node of its Pod, each was written once; the slowest failover took {:.1} s",
@@ -148,6 +151,35 @@ pub async fn leaders_that_are_killed(scope: &Scope) -> Result<()> {
         replica.signal("TERM").await?;
     }
     Ok(())
+}
+
+/// What the account asked for a claim, by the audit log.
+#[derive(Debug, Default)]
+struct Orders {
+    /// The node of every order that was not refused.
+    nodes: Vec<String>,
+    /// How many of them were stored for certain.
+    stored: usize,
+}
+
+/// The orders for all claims of a namespace. The log is long in a long run, and is read once.
+fn ordered_nodes(cluster: &Cluster, namespace: &str) -> Result<HashMap<String, Orders>> {
+    let mut orders: HashMap<String, Orders> = HashMap::new();
+    for event in cluster.audit_log()? {
+        let (object, code) = (&event["objectRef"], event["responseStatus"]["code"].as_u64().unwrap_or_default());
+        let is_order = event["user"]["username"] == USER
+            && event["verb"] == "patch"
+            && object["resource"] == "persistentvolumeclaims"
+            && object["namespace"] == namespace;
+        if !is_order || (400..500).contains(&code) {
+            continue;
+        }
+        let node = event["requestObject"]["metadata"]["annotations"][SELECTED_NODE].as_str().unwrap_or_default();
+        let of_claim = orders.entry(object["name"].as_str().unwrap_or_default().to_owned()).or_default();
+        of_claim.nodes.push(node.to_owned());
+        of_claim.stored += usize::from(code == 200);
+    }
+    Ok(orders)
 }
 
 async fn leader(replicas: &[Rescuer]) -> Result<Option<usize>> {
@@ -221,6 +253,10 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     let node = scope.simulated_node("node", &[]).await?;
     let class = class(scope, "dynamic", PROVISIONER).await?;
     let silence = if long() { 30 } else { 10 };
+    for number in 0..20 {
+        claim(scope, &format!("data-{number}"), &class, "1Gi").await?;
+        pinned(scope, &format!("app-{number}"), node.name(), &[&format!("data-{number}")]).await?;
+    }
     let silent = silent_webhook(scope, silence).await?;
     let rescuer = Rescuer::start(cluster, &[]).await?;
     eventually("a leader", PATIENCE, async || Ok((rescuer.metric("latebind_leader ").await? > 0.0).then_some(())))
@@ -254,7 +290,7 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     let sitting = cluster.kubectl_with_input(&sitting, &seat);
     let meanwhile = async {
         silent.asked().await?;
-        while_refused(scope, &rescuer, &class, node.name(), silence).await
+        while_refused(scope, &rescuer, silence).await
     };
     let (sat, refused) = tokio::join!(sitting, meanwhile);
     let requests = refused?;
@@ -277,19 +313,24 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     rescuer.signal("TERM").await
 }
 
-/// Lets 20 Pods get stuck; the number of requests that were refused meanwhile. No other was answered.
-async fn while_refused(scope: &Scope, rescuer: &Rescuer, class: &str, node: &str, silence: u64) -> Result<u64> {
+/// Lets the 20 Pods get stuck; the number of requests that were refused meanwhile. No other was answered.
+async fn while_refused(scope: &Scope, rescuer: &Rescuer, silence: u64) -> Result<u64> {
     let cluster = scope.cluster()?;
-    let began = Instant::now();
     let refused_from = deeds(cluster)?.len();
-    for number in 0..20 {
-        let data = format!("data-{number}");
-        claim(scope, &data, class, "1Gi").await?;
-        stuck(scope, &format!("app-{number}"), node, &[&data]).await?;
-    }
-    // Until shortly before the seat is free.
-    tokio::time::sleep(Duration::from_secs(silence - 2).saturating_sub(began.elapsed())).await;
-    let requests = deeds(cluster)?.split_off(refused_from);
+    let acknowledging = async {
+        for number in 0..20 {
+            acknowledge(scope, &format!("app-{number}")).await?;
+        }
+        anyhow::Ok(())
+    };
+    let watching = async {
+        // Until shortly before the seat is free.
+        tokio::time::sleep(Duration::from_secs(silence - 3)).await;
+        anyhow::Ok(deeds(cluster)?.split_off(refused_from))
+    };
+    let (acknowledged, requests) = tokio::join!(acknowledging, watching);
+    acknowledged?;
+    let requests = requests?;
     ensure!(!requests.is_empty() && requests.iter().all(|deed| deed.code == 429), "{requests:?}\n{}", rescuer.log()?);
     Ok(requests.len() as u64)
 }

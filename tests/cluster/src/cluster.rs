@@ -75,6 +75,7 @@ impl Cluster {
     }
 
     async fn start_in(options: Options, unique: bool) -> Result<Self> {
+        guard::ensure_role_was_asked_for()?;
         leftovers::sweep();
         let version = options.kube_version()?;
         let binaries = tokio::task::spawn_blocking(move || Binaries::ensure(version)).await??;

@@ -44,6 +44,12 @@ pub fn take_role() -> Option<ExitCode> {
     ))
 }
 
+/// A program that starts a cluster without asking for its role first would start itself again and again.
+pub(crate) fn ensure_role_was_asked_for() -> Result<()> {
+    ensure!(env::var_os(ROLE).is_none(), "`main` must begin with latebind_cluster::guard::take_role()");
+    Ok(())
+}
+
 fn serve(role: &str) -> Result<()> {
     let directory = PathBuf::from(env::var_os(DIRECTORY).context("no directory given")?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
