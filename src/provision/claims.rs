@@ -180,6 +180,10 @@ type OnNode = Result<Option<Duration>, NodeObstacle>;
 async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<OnNode, ApiError> {
     let name = LocalVolume::name_for(&request.uid, node.name());
     let Some(local) = context.local(&name) else {
+        // The claim changed again before the watch brought the order that was given a moment ago.
+        if lock(&context.promised).contains_key(&name) {
+            return Ok(Ok(Some(SOON)));
+        }
         let Some(pool) = pool(context, request) else { return Ok(Ok(Some(PATIENCE))) };
         return match candidate(context, request, &pool, node) {
             Ok(chosen) => order(context, request, node, chosen.path).await,

@@ -217,8 +217,9 @@ fn watch(
     let (locals, task) = {
         let (disposed, promised) = (Arc::clone(disposed), Arc::clone(promised));
         follow(Api::<LocalVolume>::all(client.clone()), config(), move |change| {
-            if let Change::Applied(local) | Change::Deleted(local) = &change {
-                lock(&promised).remove(local.name());
+            match &change {
+                Change::Applied(local) | Change::Deleted(local) => drop(lock(&promised).remove(local.name())),
+                Change::Refilled => lock(&promised).clear(),
             }
             on_local(&push, &disposed, &change);
         })
