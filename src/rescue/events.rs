@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::RescueMetrics;
 use super::plan::Report;
 use crate::model::{Claim, Pod};
+use crate::runtime::events::{Recorder, Said};
 
 /// Events that wait: two for each of a thousand Pods that are stuck at the start, twice over. More are dropped, since an
 /// event that comes a minute late is of little use, and a claim's state says the same.
@@ -19,33 +19,25 @@ const WAITING: usize = 4096;
 /// How many are sent at a time: half as many as writes, which matter more.
 const SENDERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest note that the API server takes, in bytes, is 1024.
-const NOTE: usize = 1000;
-
-struct Letter {
-    event: Event,
-    regarding: ObjectReference,
-}
 
 /// Where events are handed in.
 #[derive(Clone)]
 pub(super) struct Events {
-    letters: mpsc::Sender<Letter>,
+    letters: mpsc::Sender<Said>,
     metrics: RescueMetrics,
 }
 
 /// What sends them.
 pub(super) struct Senders {
-    letters: mpsc::Receiver<Letter>,
-    recorder: Recorder,
+    letters: mpsc::Receiver<Said>,
+    recorder: Arc<Recorder>,
     metrics: RescueMetrics,
 }
 
 /// A place to hand events in, and what sends them.
 pub(super) fn events(client: Client, instance: String, metrics: RescueMetrics) -> (Events, Senders) {
     let (sender, letters) = mpsc::channel(WAITING);
-    let reporter = Reporter { controller: "latebind.dev/rescue".to_owned(), instance: Some(instance) };
-    let recorder = Recorder::new(client, reporter);
+    let recorder = Arc::new(Recorder::new(client, "latebind.dev/rescue", "Rescue", instance));
     (Events { letters: sender, metrics: metrics.clone() }, Senders { letters, recorder, metrics })
 }
 
@@ -61,14 +53,8 @@ impl Events {
     }
 
     fn hand_in(&self, report: &Report, regarding: ObjectReference, related: Option<ObjectReference>) {
-        let event = Event {
-            type_: if report.warning { EventType::Warning } else { EventType::Normal },
-            reason: report.reason.clone(),
-            note: Some(fit(&report.note)),
-            action: "Rescue".to_owned(),
-            secondary: related,
-        };
-        if self.letters.try_send(Letter { event, regarding }).is_err() {
+        let (warning, reason, note) = (report.warning, report.reason.clone(), report.note.clone());
+        if self.letters.try_send(Said { warning, reason, note, regarding, related }).is_err() {
             self.metrics.event("dropped");
         }
     }
@@ -80,16 +66,17 @@ impl Senders {
         let Self { letters, recorder, metrics } = self;
         let letters = Arc::new(Mutex::new(letters));
         let senders = (0..SENDERS).map(|_| {
-            let (letters, recorder, metrics) = (Arc::clone(&letters), recorder.clone(), metrics.clone());
+            let (letters, recorder, metrics) = (Arc::clone(&letters), Arc::clone(&recorder), metrics.clone());
             async move {
                 loop {
                     let letter = letters.lock().await.recv().await;
-                    let Some(Letter { event, regarding }) = letter else { return };
-                    match tokio::time::timeout(PATIENCE, recorder.publish(&event, &regarding)).await {
+                    let Some(said) = letter else { return };
+                    let reason = said.reason.clone();
+                    match tokio::time::timeout(PATIENCE, recorder.publish(said)).await {
                         Ok(Ok(())) => metrics.event("sent"),
                         Ok(Err(error)) => {
                             // A namespace that is ending takes no events.
-                            tracing::debug!(%error, reason = event.reason, "an event was not stored");
+                            tracing::debug!(%error, reason, "an event was not stored");
                             metrics.event("failed");
                         }
                         Err(_) => metrics.event("failed"),
@@ -110,10 +97,4 @@ fn reference(kind: &str, metadata: &kube::api::ObjectMeta) -> ObjectReference {
         uid: metadata.uid.clone(),
         ..ObjectReference::default()
     }
-}
-
-/// As much of the text as an event holds.
-fn fit(text: &str) -> String {
-    let end = (0..=NOTE.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    text[..end].to_owned()
 }

@@ -1,5 +1,6 @@
 //! What every long-running role needs: a bounded server, readiness, shutdown in two stages, reloading, metrics, logs.
 
+pub mod events;
 pub mod lease;
 pub mod logs;
 pub mod metrics;

@@ -292,9 +292,9 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
         silent.asked().await?;
         while_refused(scope, &rescuer, silence).await
     };
-    let (sat, refused) = tokio::join!(sitting, meanwhile);
+    let (sat_there, refused) = tokio::join!(sitting, meanwhile);
     let requests = refused?;
-    sat?.success()?;
+    sat_there?.success()?;
     drop(silent);
     scope.all::<FlowSchema>().delete(&level, &DeleteParams::default()).await?;
     for number in 0..20 {

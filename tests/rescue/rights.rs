@@ -1,12 +1,11 @@
 //! The rights in `webhook-manifests/parts/rescue-rbac.yaml` are enough, and every one of them is used.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::jiff::SignedDuration;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use latebind_cluster::{Cluster, Scope, eventually};
 use serde::Deserialize;
 use serde_json::json;
@@ -83,11 +82,24 @@ async fn exercise(scope: &Scope) -> Result<()> {
         Ok((selected.as_deref() == Some(node.name())).then_some(()))
     })
     .await?;
-    // The same event twice becomes one that counts.
     failure(scope, "gone", "disk full", SignedDuration::ZERO).await?;
     give_back(scope, "gone").await?;
-    eventually("an event that counts", Duration::from_secs(60), async || {
-        let fields = ListParams::default().fields("involvedObject.name=gone,reason=SelectedNode");
+    scope.event("gone", "NodeGivenBack", "disk full", PATIENCE).await?;
+
+    // What is said again makes the first event count.
+    claim(scope, "lacks", &fixed, "9Gi").await?;
+    for _ in 0..2 {
+        stuck(scope, "lacks", node.name(), &["lacks"]).await?;
+        let pod = scope.pod("lacks").await?.metadata.uid.context("a UID")?;
+        let pods = scope.api::<Event>();
+        let of_pod = ListParams::default().fields(&format!("involvedObject.uid={pod},reason=NoVolumeFits"));
+        eventually("the Pod to be told", PATIENCE, async || Ok(pods.list(&of_pod).await?.items.pop().map(drop)))
+            .await?;
+        scope.api::<Pod>().delete("lacks", &DeleteParams::default().grace_period(0)).await?;
+    }
+    eventually("an event that counts", PATIENCE, async || {
+        let fields = ListParams::default()
+            .fields("involvedObject.kind=PersistentVolumeClaim,involvedObject.name=lacks,reason=NoVolumeFits");
         let events = scope.api::<Event>().list(&fields).await?.items;
         let counts = |event: &Event| event.series.as_ref().and_then(|series| series.count) == Some(2);
         Ok(events.iter().any(counts).then_some(()))
