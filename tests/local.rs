@@ -16,6 +16,8 @@ mod image;
 mod manifest;
 #[path = "local/nodes.rs"]
 mod nodes;
+#[path = "local/orders.rs"]
+mod orders;
 #[path = "local/rights.rs"]
 mod rights;
 
@@ -43,6 +45,11 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "rights::are_enough_and_an_agent_reaches_its_node_only",
         rights::are_enough_and_an_agent_reaches_its_node_only,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "orders::an_order_for_a_pod_that_is_gone_is_taken_back",
+        orders::an_order_for_a_pod_that_is_gone_is_taken_back,
     );
     suite.alone(
         Needs::ControlPlane,

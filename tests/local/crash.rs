@@ -20,7 +20,7 @@ use crate::ground::{install, path_of};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A process of ours, that is killed without a word.
-struct Victim {
+pub struct Victim {
     child: Child,
     arguments: Vec<String>,
     kubeconfig: PathBuf,
@@ -29,7 +29,7 @@ struct Victim {
 }
 
 impl Victim {
-    fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
+    pub fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
         let child = spawn(kubeconfig, log, &arguments, 0)?;
         Ok(Self { child, arguments, kubeconfig: kubeconfig.to_owned(), log: log.to_owned(), lives: 0 })
