@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use kube::api::DeleteParams;
@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use latebind_cluster::suite::long;
 use latebind_cluster::{Cluster, Component, Scope, eventually};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -351,14 +351,18 @@ async fn silent_webhook(scope: &Scope, seconds: u64) -> Result<Silent> {
             }
         })
     };
-    let webhook = json!({
-        "name": "silent.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": seconds,
-        "failurePolicy": "Ignore", "clientConfig": {"url": url},
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": scope.namespace()}},
-        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
-    });
+    // An API server gives up a TLS handshake after 10 s, and calls mutating webhooks one after the other.
+    let webhook = |number: u64| {
+        json!({
+            "name": format!("silent-{number}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "timeoutSeconds": 10, "failurePolicy": "Ignore", "clientConfig": {"url": url},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": scope.namespace()}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+        })
+    };
     let name = scope.unique("silent");
-    scope.create::<ValidatingWebhookConfiguration>(json!({"metadata": {"name": name}, "webhooks": [webhook]})).await?;
+    let webhooks: Vec<Value> = (0..seconds / 10).map(webhook).collect();
+    scope.create::<MutatingWebhookConfiguration>(json!({"metadata": {"name": name}, "webhooks": webhooks})).await?;
     let binding = ["create", "rolebinding", "sitter", "--clusterrole=edit", "--user", SITTER];
     scope.kubectl(&binding).await?.success()?;
     Ok(Silent { held, asked })
