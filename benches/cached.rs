@@ -54,7 +54,11 @@ fn main() -> ExitCode {
 
 async fn compare() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options::new("bench-cached").without_controller_manager().without_scheduler();
+    // It would taint Nodes that no kubelet has reported of.
+    let options = Options::new("bench-cached")
+        .without_controller_manager()
+        .without_scheduler()
+        .api_server_flag("--disable-admission-plugins=TaintNodesByCondition,ServiceAccount");
     let cluster = Cluster::start(options).await.unwrap();
     let began = Instant::now();
     fill(&cluster.client(), folder.path()).await;

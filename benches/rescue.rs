@@ -291,6 +291,7 @@ impl Rescuer {
             .arg(cluster.kubeconfig())
             .args(flags)
             .env_clear()
+            .envs(std::env::vars().filter(|(name, _)| name.starts_with("MALLOC_")))
             .stderr(Stdio::piped())
             .spawn()?;
         let mut log = BufReader::new(process.stderr.take().context("stderr")?);
