@@ -39,7 +39,8 @@ impl Rescuer {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = cluster.directory().join("logs").join(format!("rescue-{number}.log"));
         let binary = env!("CARGO_BIN_EXE_latebind");
-        let script = r#"exec 2>"$0"; "$@" & echo $!; cat >/dev/null; kill -9 $!"#;
+        // Should this process end before it reads the PID, the shell must live to end what it has started.
+        let script = r#"trap '' PIPE; exec 2>"$0"; "$@" & echo $!; cat >/dev/null; kill -9 $!"#;
         let mut shell = Command::new("sh")
             .args(["-c", script])
             .arg(&log)
