@@ -8,7 +8,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -23,6 +23,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[path = "load/client.rs"]
 mod client;
+#[path = "load/process.rs"]
+mod process;
+
+use process::{Process, pinned};
 
 const ROLE: &str = "LATEBIND_BENCH_ROLE";
 const SERVER_CORE: &str = "0";
@@ -68,7 +72,7 @@ async fn compare() {
     std::fs::write(&body, review()).unwrap();
     let live = Server::live(&cluster, folder.path());
     let ready = live.ready().await;
-    let fresh = (live.memory("VmRSS"), live.memory("VmHWM"));
+    let fresh = (live.process.memory("VmRSS"), live.process.memory("VmHWM"));
     let manifests = Server::manifests(folder.path());
     manifests.ready().await;
     let (mut of_live, mut of_manifests) = (Vec::new(), Vec::new());
@@ -87,7 +91,7 @@ async fn compare() {
     ] {
         let rate = median(figures.iter().map(|(rate, _)| *rate).collect());
         let p99 = median(figures.iter().map(|(_, p99)| *p99).collect());
-        let (rss, peak) = (server.memory("VmRSS"), server.memory("VmHWM"));
+        let (rss, peak) = (server.process.memory("VmRSS"), server.process.memory("VmHWM"));
         println!("| {name} | {rate:.0} | {ratio} | {p99:.2} | {rss:.1} | {peak:.1} |");
     }
     println!("\nwatch caches before the first review: {:.1} MB, peak {:.1} MB (wanted: 64)", fresh.0, fresh.1);
@@ -192,7 +196,7 @@ fn review() -> Vec<u8> {
 // --- the webhooks
 
 struct Server {
-    child: Child,
+    process: Process,
     began: Instant,
     address: SocketAddr,
     probes: SocketAddr,
@@ -241,7 +245,7 @@ impl Server {
         };
         // Whatever it says from now on must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, began, address, probes, ca }
+        Self { process: Process(child), began, address, probes, ca }
     }
 
     async fn ready(&self) -> Ready {
@@ -287,26 +291,4 @@ impl Server {
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         (said["rate"].as_f64().unwrap(), said["p99"].as_f64().unwrap())
     }
-
-    /// A line of `/proc/PID/status` in MB.
-    fn memory(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024.0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// `taskset` becomes the command, so the child's PID is the command's.
-fn pinned(core: &str, program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", core]).arg(program).stdin(Stdio::null());
-    command
 }

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ const GLIMPSE: Plan = Plan {
 
 #[path = "load/client.rs"]
 mod client;
+#[path = "load/process.rs"]
+mod process;
+
+use process::{Process, pinned};
 
 fn main() {
     crypto::install();
@@ -106,7 +110,7 @@ fn compare(plan: &Plan) {
                     median(results.iter().map(|result| result.p50).collect()),
                     median(results.iter().map(|result| result.p99).collect()),
                 );
-                let (rss, peak) = (server.memory("VmRSS"), server.memory("VmHWM"));
+                let (rss, peak) = (server.process.memory("VmRSS"), server.process.memory("VmHWM"));
                 writeln!(
                     table,
                     "| {nodes} | {kib} KiB | {name} | {rate:.0} | {of_bare} | {p50:.2} | {p99:.2} | {rss:.1} | {peak:.1} |"
@@ -129,7 +133,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 struct Server {
-    child: Child,
+    process: Process,
     address: SocketAddr,
     ca: PathBuf,
 }
@@ -148,7 +152,7 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, address: line.trim().parse().unwrap(), ca }
+        Self { process: Process(child), address: line.trim().parse().unwrap(), ca }
     }
 
     fn webhook(folder: &Path, objects: &Path) -> Self {
@@ -168,7 +172,7 @@ impl Server {
         };
         // Whatever it says from now on must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address, ca }
+        Self { process: Process(child), address, ca }
     }
 
     fn load(&self, plan: &Plan, body: &Path) -> Measured {
@@ -181,28 +185,6 @@ impl Server {
         let number = |field: &str| said[field].as_f64().unwrap();
         Measured { rate: number("rate"), p50: number("p50"), p99: number("p99") }
     }
-
-    /// A line of `/proc/PID/status` in MB.
-    fn memory(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024.0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// `taskset` becomes the command, so the child's PID is the command's.
-fn pinned(core: &str, program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", core]).arg(program).stdin(Stdio::null());
-    command
 }
 
 fn write_objects(folder: &Path, nodes: usize) {

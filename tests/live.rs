@@ -109,6 +109,16 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [facts-host]}]}]}}
 ---
 apiVersion: v1
+kind: PersistentVolume
+metadata: {name: facts-free}
+spec:
+  capacity: {storage: 1Mi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: facts-class
+  local: {path: /mnt/free}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [facts-host]}]}]}}
+---
+apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: facts-claim, namespace: facts, annotations: {volume.kubernetes.io/selected-node: facts-node, other: x}}
 spec: {accessModes: [ReadWriteOnce], storageClassName: facts-class, resources: {requests: {storage: 1Gi}}}
@@ -169,7 +179,9 @@ async fn objects_appear_change_and_vanish_in_every_index(scope: &Scope) -> Resul
     ensure!(node.spec.unschedulable && node.label("disk") == Some("ssd"));
     ensure!(view.nodes_with_hostname("facts-host").found().context("synced")?.len() == 1);
     ensure!(view.default_class().found().context("default class")?.name() == "facts-class");
-    ensure!(view.volumes_of_class("facts-class").found().context("synced")?.len() == 1);
+    // One of the class is somebody's.
+    let free = view.free_volumes_of_class("facts-class").found().context("synced")?;
+    ensure!(free.len() == 1 && free[0].name() == "facts-free", "{free:?}");
     ensure!(view.volumes_claimed_by("facts", "elsewhere").found().context("synced")?.len() == 1);
     let claim = view.claim("facts", "facts-claim").found().context("claim")?;
     ensure!(claim.selected_node() == Some("facts-node"));
@@ -186,6 +198,15 @@ async fn objects_appear_change_and_vanish_in_every_index(scope: &Scope) -> Resul
     })
     .await?;
 
+    let taken = r#"{"spec":{"claimRef":{"namespace":"facts","name":"taken"}}}"#;
+    cluster.kubectl(&["patch", "pv", "facts-free", "-p", taken]).await?.success()?;
+    until("the volume to be somebody's", view, |view| {
+        let free = view.free_volumes_of_class("facts-class").found().map(|volumes| volumes.len());
+        let own = view.volumes_claimed_by("facts", "taken").found().map(|volumes| volumes.len());
+        (free, own) == (Some(0), Some(1))
+    })
+    .await?;
+
     // A Pod that is no longer Pending is no longer a consumer that anyone waits for.
     let status = r#"{"status":{"phase":"Running"}}"#;
     let patch = ["patch", "pod", "facts-pod", "-n", "facts", "--subresource=status", "-p", status];
@@ -195,7 +216,11 @@ async fn objects_appear_change_and_vanish_in_every_index(scope: &Scope) -> Resul
     })
     .await?;
 
-    delete(cluster, &["storageclass/facts-class", "pv/facts-volume", "node/facts-node", "csinode/facts-node"]).await?;
+    delete(
+        cluster,
+        &["storageclass/facts-class", "pv/facts-volume", "pv/facts-free", "node/facts-node", "csinode/facts-node"],
+    )
+    .await?;
     until("the deletions", view, |view| {
         matches!(view.class("facts-class"), Lookup::Absent)
             && matches!(view.node("facts-node"), Lookup::Absent)

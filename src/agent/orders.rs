@@ -14,7 +14,7 @@ use super::directory::Order;
 use super::error::DirectoryError;
 use super::run::Agent;
 use crate::crd::{FINALIZER, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition};
-use crate::provision::api::{ApiError, in_time};
+use crate::runtime::api::{ApiError, in_time};
 
 /// Mode of a directory whose class says nothing. Only root can get to it from outside a Pod.
 const DEFAULT_MODE: u32 = 0o777;

@@ -14,7 +14,7 @@ use super::base::Base;
 use super::run::Agent;
 use super::trash::Swept;
 use crate::crd::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport, PoolPath, READY, set_condition};
-use crate::provision::api::{ApiError, if_found, in_time};
+use crate::runtime::api::{ApiError, if_found, in_time};
 
 /// How often the disks are looked at. Only a change is written.
 const LOOK: Duration = Duration::from_secs(2);

@@ -16,9 +16,9 @@ use super::metrics::AgentMetrics;
 use super::{orders, reports};
 use crate::crd::{LocalPool, LocalVolume};
 use crate::model::{Namespace, Node};
-use crate::provision::api::in_time;
-use crate::provision::follow::{Change, follow};
-use crate::provision::queue::Queue;
+use crate::runtime::api::in_time;
+use crate::runtime::follow::{Change, follow};
+use crate::runtime::queue::Queue;
 
 /// How soon something is tried again after the API server failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -95,14 +95,14 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let Some(cluster) = stop.run_until_cancelled(cluster_uid(&client)).await else { return };
-    let queue = Arc::new(Queue::<String>::new());
+    let queue = Arc::new(Queue::<String>::default());
     let push = Arc::clone(&queue);
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node_name));
     let (locals, orders) = follow(Api::<LocalVolume>::all(client.clone()), mine, move |change| match change {
-        Change::Applied(local) => push.push(local.name().to_owned()),
+        Change::Applied(local) => push.now(local.name().to_owned()),
         Change::Deleted(_) => {}
         // The empty name stands for all.
-        Change::Refilled => push.push(String::new()),
+        Change::Refilled => push.now(String::new()),
     });
     let wake = Arc::new(Notify::new());
     let pool_change = Arc::clone(&wake);
@@ -160,19 +160,16 @@ pub async fn run(
 }
 
 async fn work(agent: Arc<Agent>, queue: Arc<Queue<String>>, stop: CancellationToken) {
-    while let Some(name) = stop.run_until_cancelled(queue.pop()).await {
+    while let Some((name, _)) = stop.run_until_cancelled(queue.next()).await {
         let again = turn(&agent, &queue, &name).await;
-        queue.done(&name);
-        if let Some(delay) = again {
-            queue.push_later(name, delay);
-        }
+        queue.done(name, again);
     }
 }
 
 async fn turn(agent: &Arc<Agent>, queue: &Queue<String>, name: &str) -> Option<Duration> {
     if name.is_empty() {
         for local in agent.locals.state() {
-            queue.push(local.name().to_owned());
+            queue.now(local.name().to_owned());
         }
         return None;
     }

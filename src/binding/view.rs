@@ -55,8 +55,9 @@ pub trait ClusterView {
     fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>>;
     /// A volume by name.
     fn volume(&self, name: &str) -> Lookup<Arc<Volume>>;
-    /// Every volume of a class, bound or not.
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>>;
+    /// Every volume of a class that names no claim. The others, most of them, are to be had by
+    /// [`Self::volumes_claimed_by`] alone, so that no decision looks at volumes that somebody has.
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>>;
     /// Every volume whose `claimRef` names the claim, whatever the UID.
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>>;
     /// A namespace by name.

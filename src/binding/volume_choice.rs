@@ -75,6 +75,15 @@ fn matching(claim: &Claim, candidates: &[Arc<Volume>], node: &Node, taken: &BTre
     smallest.map_or(Match::None, |volume| Match::Volume(Arc::clone(volume)))
 }
 
+/// The volumes of the class that the claim might get: those that nobody has, and those that name it.
+fn candidates(claim: &Claim, class_name: &str, view: &dyn ClusterView) -> Lookup<Vec<Arc<Volume>>> {
+    view.free_volumes_of_class(class_name).map(|mut volumes| {
+        let own = view.volumes_claimed_by(claim.namespace(), claim.name()).found().unwrap_or_default();
+        volumes.extend(own.into_iter().filter(|volume| volume.class_name() == class_name));
+        volumes
+    })
+}
+
 /// What is to be had on the node for each of a Pod's delayed claims: a volume, nothing, or `None` where volumes of a
 /// class are not known. Claims are served by size, smallest first, and no volume is given twice.
 /// Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `findMatchingVolumes`.
@@ -85,7 +94,7 @@ pub(super) fn choose(claims: &[(&Claim, &str)], node: &Node, view: &dyn ClusterV
     let mut chosen: Vec<Lookup<Arc<Volume>>> = claims.iter().map(|_| Lookup::Absent).collect();
     for place in order {
         let (claim, class_name) = claims[place];
-        chosen[place] = match view.volumes_of_class(class_name) {
+        chosen[place] = match candidates(claim, class_name, view) {
             Lookup::Unknown => Lookup::Unknown,
             Lookup::Absent => Lookup::Absent,
             Lookup::Found(candidates) => match matching(claim, &candidates, node, &taken) {

@@ -138,8 +138,8 @@ impl ClusterView for WithTemplates<'_> {
     fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
         self.view.volume(name)
     }
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.view.volumes_of_class(class_name)
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.view.free_volumes_of_class(class_name)
     }
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
         self.view.volumes_claimed_by(namespace, claim_name)

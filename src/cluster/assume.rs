@@ -238,8 +238,8 @@ where
         self.view.volume(name)
     }
 
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.view.volumes_of_class(class_name)
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.view.free_volumes_of_class(class_name)
     }
 
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {

@@ -30,7 +30,7 @@ pub struct Facts {
     nodes: HashMap<String, Arc<Node>>,
     nodes_by_hostname: HashMap<String, Vec<Arc<Node>>>,
     volumes: HashMap<String, Arc<Volume>>,
-    volumes_by_class: HashMap<String, Vec<Arc<Volume>>>,
+    free_volumes_by_class: HashMap<String, Vec<Arc<Volume>>>,
     volumes_by_claim: HashMap<Name, Vec<Arc<Volume>>>,
     namespaces: HashMap<String, Arc<Namespace>>,
     drivers: HashMap<String, Arc<CsiDriver>>,
@@ -145,10 +145,11 @@ impl Facts {
     }
 
     fn add_volume(&mut self, volume: &Arc<Volume>) {
-        self.volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));
         if let Some(reference) = &volume.spec.claim_ref {
             let claim = (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
             self.volumes_by_claim.entry(claim).or_default().push(Arc::clone(volume));
+        } else {
+            self.free_volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));
         }
         self.volumes.insert(volume.name().to_owned(), Arc::clone(volume));
     }
@@ -208,8 +209,8 @@ impl ClusterView for Facts {
         Lookup::found_or(self.volumes.get(name).cloned(), self.otherwise())
     }
 
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        Lookup::Found(self.volumes_by_class.get(class_name).cloned().unwrap_or_default())
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        Lookup::Found(self.free_volumes_by_class.get(class_name).cloned().unwrap_or_default())
     }
 
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {

@@ -7,7 +7,6 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use super::api::{ApiError, if_found, in_time};
 use super::claim::{bytes, refusal};
 use super::context::{Context, lock};
 use super::parameters::ClassParameters;
@@ -18,6 +17,7 @@ use crate::binding::selector::topology_allows;
 use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
 use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE};
 use crate::rancher;
+use crate::runtime::api::{ApiError, if_found, in_time};
 
 /// How soon something that only a person or time can change is looked at again.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use super::PROVISIONER;
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
-use super::queue::Queue;
 use crate::crd::{LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Volume};
 use crate::rancher::MICROK8S;
+use crate::runtime::queue::Queue;
 
 /// How the controller works.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::api::in_time;
+use crate::runtime::api::in_time;
 use crate::runtime::events::{Recorder, Said};
 
 /// More than a burst of 1,000 claims has to say. What does not fit is left out: events are a courtesy.

@@ -1,23 +1,19 @@
 //! Makes volumes for claims: chooses the node where that is ours to choose, orders the directory from the node's
 //! agent, makes the PersistentVolume, and takes everything back when the volume is released.
 
-pub(crate) mod api;
 mod claim;
 mod claims;
 mod context;
 mod disposal;
 mod events;
-pub(crate) mod follow;
 mod metrics;
 mod parameters;
 mod pattern;
 mod placement;
-pub(crate) mod queue;
 mod run;
 mod volume;
 mod volumes;
 
-pub use api::ApiError;
 pub use claim::{Refusal, refusal};
 pub use context::Options;
 pub use disposal::{ClaimFact, Verdict, VolumeFact, disposal};

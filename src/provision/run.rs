@@ -13,16 +13,16 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{ApiError, in_time};
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
-use super::follow::{Change, follow};
 use super::metrics::ProvisionMetrics;
-use super::queue::Queue;
 use super::{claims, volumes};
 use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
+use crate::runtime::api::{ApiError, in_time};
+use crate::runtime::follow::{Change, follow};
 use crate::runtime::lease::Leadership;
+use crate::runtime::queue::Queue;
 
 /// How soon something is tried again after the API server failed or refused a write.
 const RETRY: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl Provisioner {
     /// A provisioner that writes while `leadership` allows it; without one it must be the only one of the cluster.
     #[must_use]
     pub fn new(client: Client, options: Options, leadership: Option<Leadership>, registry: &mut Registry) -> Self {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::default());
         let disposed = Arc::new(Disposed::default());
         let (promised, pools_refilled) = (Arc::default(), Arc::default());
         let metrics = ProvisionMetrics::new();
@@ -141,15 +141,9 @@ async fn resync(context: &Context, mut leadership: Option<Leadership>, missed: &
     let mut again = tokio::time::interval(RESYNC);
     again.reset();
     loop {
-        let changed = async {
-            match &mut leadership {
-                Some(leadership) => leadership.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = again.tick() => everything(context),
-            () = changed => {
+            () = Leadership::changed_of(leadership.as_mut()) => {
                 let now = leadership.as_ref().is_some_and(|leadership| leadership.permit().is_some());
                 if now && (missed.swap(false, Ordering::AcqRel) || !leads) {
                     everything(context);
@@ -170,12 +164,9 @@ struct Worker {
 impl Worker {
     async fn work(self, stop: CancellationToken) {
         let queue = &self.context.queue;
-        while let Some(key) = stop.run_until_cancelled(queue.pop()).await {
+        while let Some((key, _)) = stop.run_until_cancelled(queue.next()).await {
             let again = self.turn(&key).await;
-            queue.done(&key);
-            if let Some(delay) = again {
-                queue.push_later(key, delay);
-            }
+            queue.done(key, again);
         }
     }
 
@@ -240,7 +231,7 @@ fn watch(
         let (queue, claims) = (Arc::clone(queue), claims.clone());
         move || {
             for claim in claims.state().iter().filter(|claim| claim.volume_name().is_none()) {
-                queue.push(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
+                queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
             }
         }
     };
@@ -275,38 +266,38 @@ fn on_local(queue: &Queue<Key>, disposed: &Disposed, change: &Change<'_, LocalVo
             }
             local
         }
-        Change::Refilled => return queue.push(Key::Everything),
+        Change::Refilled => return queue.now(Key::Everything),
     };
     if local.spec.disposal.is_none() {
         disposed.remove(local.name());
     }
     let claim = &local.spec.claim;
-    queue.push(Key::Claim(claim.namespace.clone(), claim.name.clone()));
-    queue.push(Key::Local(local.name().to_owned()));
-    queue.push(Key::Volume(super::volume_name(&claim.uid)));
+    queue.now(Key::Claim(claim.namespace.clone(), claim.name.clone()));
+    queue.now(Key::Local(local.name().to_owned()));
+    queue.now(Key::Volume(super::volume_name(&claim.uid)));
 }
 
 fn on_claim(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_, Claim>) {
-    let (Change::Applied(claim) | Change::Deleted(claim)) = change else { return queue.push(Key::Everything) };
-    queue.push(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
+    let (Change::Applied(claim) | Change::Deleted(claim)) = change else { return queue.now(Key::Everything) };
+    queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     // A bound claim says nothing new about its directory before it goes.
     if claim.volume_name().is_none() || matches!(change, Change::Deleted(_)) {
         for local in locals.state() {
             if claim.metadata.uid.as_deref() == Some(local.spec.claim.uid.as_str()) {
-                queue.push(Key::Local(local.name().to_owned()));
+                queue.now(Key::Local(local.name().to_owned()));
             }
         }
     }
 }
 
 fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_, Volume>) {
-    let (Change::Applied(volume) | Change::Deleted(volume)) = change else { return queue.push(Key::Everything) };
-    queue.push(Key::Volume(volume.name().to_owned()));
+    let (Change::Applied(volume) | Change::Deleted(volume)) = change else { return queue.now(Key::Everything) };
+    queue.now(Key::Volume(volume.name().to_owned()));
     if volume.status.phase == "Released" || matches!(change, Change::Deleted(_)) {
         let uid = volume.spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_deref());
         for local in locals.state() {
             if uid == Some(local.spec.claim.uid.as_str()) {
-                queue.push(Key::Local(local.name().to_owned()));
+                queue.now(Key::Local(local.name().to_owned()));
             }
         }
     }
@@ -331,13 +322,13 @@ async fn ready(stores: &Stores) {
 fn everything(context: &Context) {
     context.tidy();
     for claim in context.stores.claims.state() {
-        context.queue.push(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
+        context.queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     }
     for local in context.stores.locals.state() {
-        context.queue.push(Key::Local(local.name().to_owned()));
+        context.queue.now(Key::Local(local.name().to_owned()));
     }
     for volume in context.stores.volumes.state() {
-        context.queue.push(Key::Volume(volume.name().to_owned()));
+        context.queue.now(Key::Volume(volume.name().to_owned()));
     }
 }
 

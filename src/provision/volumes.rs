@@ -6,7 +6,6 @@ use std::time::Duration;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
-use super::api::{ApiError, if_found, in_time};
 use super::context::Context;
 use super::disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 use super::volume::{LOCAL_VOLUME, reclaim, recovered, serves, volume_name};
@@ -14,6 +13,7 @@ use super::{PROVISIONED_BY, VOLUME_FINALIZER};
 use crate::crd::{LocalVolume, Origin, Reclaim};
 use crate::model::Volume;
 use crate::rancher;
+use crate::runtime::api::{ApiError, if_found, in_time};
 
 /// How soon something that no change of ours announces is looked at again.
 const RECHECK: Duration = Duration::from_secs(5);

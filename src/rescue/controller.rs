@@ -16,14 +16,14 @@ use super::events::{Events, Senders, events};
 use super::feed::Feed;
 use super::metrics::RescueMetrics;
 use super::plan::{Past, Plan, Report, Step, Write, plan};
-use super::queue::{ClaimKey, Queue};
 use super::reservations::{Promised, Reservations};
-use super::tracking::Tracking;
+use super::tracking::{ClaimKey, Tracking};
 use super::writer::{Outcome, Writer};
 use crate::binding::{ClusterView, Lookup, Rules};
 use crate::cluster::live::{LiveCluster, Observer};
 use crate::model::{Claim, Volume};
 use crate::runtime::lease::{Leadership, Permit};
+use crate::runtime::queue::Queue;
 
 /// Claims that are worked on at a time. An API server of two cores stores about 500 small patches a second at 3 ms each
 /// with this many under way; more only queue there, in front of everybody else's requests.
@@ -60,7 +60,7 @@ struct Inner {
     live: LiveCluster,
     rules: Rules,
     leadership: Option<Leadership>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<ClaimKey>>,
     tracking: Arc<Tracking>,
     reservations: Mutex<Reservations>,
     writer: Writer,
@@ -169,15 +169,9 @@ async fn sweeps(feed: &Feed, mut leadership: Option<Leadership>) {
     let mut leads = false;
     let mut again = tokio::time::interval(SWEEP);
     loop {
-        let changed = async {
-            match &mut leadership {
-                Some(leadership) => leadership.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = again.tick() => feed.sweep(),
-            () = changed => {
+            () = Leadership::changed_of(leadership.as_mut()) => {
                 let now = leadership.as_ref().is_some_and(|leadership| leadership.permit().is_some());
                 if now && !leads {
                     feed.sweep();

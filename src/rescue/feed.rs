@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SELECTED_BY;
-use super::queue::{ClaimKey, Queue};
-use super::tracking::Tracking;
+use super::tracking::{ClaimKey, Tracking};
 use crate::binding::ClusterView;
 use crate::cluster::live::{Change, Changed, LiveCluster, Observer, declared_claims};
 use crate::model::{Claim, Class, Node, Pod, Volume};
+use crate::runtime::queue::Queue;
 
 /// Puts claims into the queue when something changes that their plan reads.
 pub(super) struct Feed {
     pub live: LiveCluster,
-    pub queue: Arc<Queue>,
+    pub queue: Arc<Queue<ClaimKey>>,
     pub tracking: Arc<Tracking>,
     /// False until the first lists have ended: what they bring is swept up in one go.
     pub open: AtomicBool,

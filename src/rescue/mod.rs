@@ -9,7 +9,6 @@ mod events;
 mod feed;
 mod metrics;
 pub mod plan;
-mod queue;
 mod reservations;
 mod tracking;
 mod words;

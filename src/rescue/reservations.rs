@@ -93,8 +93,8 @@ impl ClusterView for Promised<'_> {
         self.view.volume(name).map(|volume| self.apply(volume))
     }
 
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        let volumes = self.view.volumes_of_class(class_name);
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        let volumes = self.view.free_volumes_of_class(class_name);
         if self.reservations.0.is_empty() {
             return volumes;
         }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plan::{Plan, Report};
-use super::queue::ClaimKey;
 use super::{SELECTED_BY, Words};
 use crate::binding::Code;
 use crate::model::Claim;
+
+/// Namespace and name of a claim.
+pub(super) type ClaimKey = (String, String);
 
 /// For how long something must last before people are told: a claim that is bound within a moment needs no event.
 const LASTING: Duration = Duration::from_secs(3);

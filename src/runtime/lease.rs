@@ -73,6 +73,14 @@ impl Leadership {
         self.0.borrow().filter(|permit| Instant::now() < permit.begin_before)
     }
 
+    /// The same where there may be none to wait for: then it never resolves.
+    pub async fn changed_of(leadership: Option<&mut Self>) {
+        match leadership {
+            Some(leadership) => leadership.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits until leadership is won, lost or renewed. Never resolves once nobody contends for the Lease any more.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {

@@ -159,8 +159,8 @@ impl ClusterView for Explosive {
     fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
         self.0.volume(name)
     }
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.0.volumes_of_class(class_name)
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.0.free_volumes_of_class(class_name)
     }
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
         self.0.volumes_claimed_by(namespace, claim_name)

@@ -46,7 +46,7 @@ questions! {
     Node = node(name) -> Arc<Node>;
     NodesWithHostname = nodes_with_hostname(value) -> Vec<Arc<Node>>;
     Volume = volume(name) -> Arc<Volume>;
-    VolumesOfClass = volumes_of_class(class_name) -> Vec<Arc<Volume>>;
+    FreeVolumesOfClass = free_volumes_of_class(class_name) -> Vec<Arc<Volume>>;
     VolumesClaimedBy = volumes_claimed_by(namespace, claim_name) -> Vec<Arc<Volume>>;
     Namespace = namespace(name) -> Arc<Namespace>;
     CsiDriver = csi_driver(name) -> Arc<CsiDriver>;

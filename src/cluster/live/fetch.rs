@@ -179,8 +179,8 @@ impl ClusterView for FetchedClaims {
         self.live.volume(name)
     }
 
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.live.volumes_of_class(class_name)
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.live.free_volumes_of_class(class_name)
     }
 
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {

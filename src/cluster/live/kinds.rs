@@ -71,7 +71,7 @@ impl Cached for Claim {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum VolumeIndex {
     /// The class.
-    Class(String),
+    FreeOfClass(String),
     /// Namespace and name of the claim in `claimRef`.
     Claim(String, String),
 }
@@ -88,14 +88,13 @@ impl Cached for Volume {
     }
 
     fn indexes(&self) -> Vec<VolumeIndex> {
-        let mut indexes = vec![VolumeIndex::Class(self.class_name().to_owned())];
-        indexes.extend(self.spec.claim_ref.as_ref().map(|reference| {
-            VolumeIndex::Claim(
+        vec![match &self.spec.claim_ref {
+            None => VolumeIndex::FreeOfClass(self.class_name().to_owned()),
+            Some(reference) => VolumeIndex::Claim(
                 reference.namespace.clone().unwrap_or_default(),
                 reference.name.clone().unwrap_or_default(),
-            )
-        }));
-        indexes
+            ),
+        }]
     }
 }
 

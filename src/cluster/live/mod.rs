@@ -254,8 +254,8 @@ impl ClusterView for LiveCluster {
         self.0.volumes.store.get(name)
     }
 
-    fn volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.0.volumes.store.find(&VolumeIndex::Class(class_name.to_owned()))
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.0.volumes.store.find(&VolumeIndex::FreeOfClass(class_name.to_owned()))
     }
 
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {

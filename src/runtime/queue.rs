@@ -1,33 +1,38 @@
-//! Which claims are to be looked at, and when. A claim is in it at most once, and never looked at by two at a time.
+//! What is to be looked at, and when. A key is in it at most once, and never looked at by two at a time.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Namespace and name of a claim.
-pub(super) type ClaimKey = (String, String);
-
-/// A queue as long as there are claims.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    state: Mutex<State>,
+/// The queue. It has at most one entry a key, so it is bounded by the number of objects that are watched.
+#[derive(Debug)]
+pub struct Queue<K> {
+    state: Mutex<State<K>>,
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Claims that wait, by the time at which they are due.
-    order: BTreeSet<(Instant, ClaimKey)>,
-    due: HashMap<ClaimKey, Instant>,
-    /// Claims that are being looked at, and whether they changed meanwhile.
-    running: HashMap<ClaimKey, Option<Instant>>,
+#[derive(Debug)]
+struct State<K> {
+    /// Keys that wait, by the time at which they are due.
+    order: BTreeSet<(Instant, K)>,
+    due: HashMap<K, Instant>,
+    /// Keys that are being looked at, and since when they are asked for again.
+    running: HashMap<K, Option<Instant>>,
 }
 
-impl State {
-    fn put(&mut self, key: ClaimKey, due: Instant) {
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        let state = State { order: BTreeSet::new(), due: HashMap::new(), running: HashMap::new() };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord> State<K> {
+    fn put(&mut self, key: K, due: Instant) {
         if let Some(earlier) = self.due.get(&key) {
             if *earlier <= due {
                 return;
@@ -39,9 +44,9 @@ impl State {
     }
 }
 
-impl Queue {
-    /// Has a claim looked at now.
-    pub fn now(&self, key: ClaimKey) {
+impl<K: Clone + Eq + Hash + Ord> Queue<K> {
+    /// Has a key looked at now.
+    pub fn now(&self, key: K) {
         let now = Instant::now();
         let mut state = self.lock();
         if let Some(again) = state.running.get_mut(&key) {
@@ -53,8 +58,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next claim that is due, and since when.
-    pub async fn next(&self) -> (ClaimKey, Instant) {
+    /// The next key that is due, and since when.
+    pub async fn next(&self) -> (K, Instant) {
         loop {
             let changed = self.changed.notified();
             let wait = {
@@ -88,8 +93,8 @@ impl Queue {
         }
     }
 
-    /// Ends a look; the claim comes again after the time, or at once if it changed meanwhile.
-    pub fn done(&self, key: ClaimKey, again: Option<Duration>) {
+    /// Ends a look; the key comes again after the time, or at once if it was asked for meanwhile.
+    pub fn done(&self, key: K, again: Option<Duration>) {
         let mut state = self.lock();
         let changed = state.running.remove(&key).flatten();
         let due = changed.or_else(|| again.map(|pause| Instant::now() + pause));
@@ -99,7 +104,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
         // No code that holds the lock can leave the state half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,43 +116,39 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::{ClaimKey, Queue};
-
-    fn key(name: &str) -> ClaimKey {
-        ("ns".to_owned(), name.to_owned())
-    }
+    use super::Queue;
 
     const SOON: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_there_once_and_runs_once() {
         let queue = Queue::default();
-        queue.now(key("a"));
-        queue.now(key("a"));
-        assert_eq!(queue.next().await.0, key("a"));
+        queue.now("a");
+        queue.now("a");
+        assert_eq!(queue.next().await.0, "a");
         assert!(timeout(SOON, queue.next()).await.is_err());
         // It changes while it is looked at: once more, but not before that look has ended.
-        queue.now(key("a"));
-        queue.now(key("a"));
+        queue.now("a");
+        queue.now("a");
         assert!(timeout(SOON, queue.next()).await.is_err());
-        queue.done(key("a"), None);
-        assert_eq!(timeout(SOON, queue.next()).await.unwrap().0, key("a"));
-        queue.done(key("a"), None);
+        queue.done("a", None);
+        assert_eq!(timeout(SOON, queue.next()).await.unwrap().0, "a");
+        queue.done("a", None);
         assert!(timeout(SOON, queue.next()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_overtakes_a_pause_and_a_pause_ends() {
         let queue = Queue::default();
-        queue.now(key("a"));
+        queue.now("a");
         queue.next().await;
-        queue.done(key("a"), Some(Duration::from_secs(300)));
+        queue.done("a", Some(Duration::from_secs(300)));
         assert!(timeout(Duration::from_secs(299), queue.next()).await.is_err());
-        assert_eq!(timeout(Duration::from_secs(2), queue.next()).await.unwrap().0, key("a"));
-        queue.done(key("a"), Some(Duration::from_secs(300)));
-        queue.now(key("a"));
-        assert_eq!(timeout(SOON, queue.next()).await.unwrap().0, key("a"));
-        queue.done(key("a"), None);
+        assert_eq!(timeout(Duration::from_secs(2), queue.next()).await.unwrap().0, "a");
+        queue.done("a", Some(Duration::from_secs(300)));
+        queue.now("a");
+        assert_eq!(timeout(SOON, queue.next()).await.unwrap().0, "a");
+        queue.done("a", None);
         assert!(timeout(Duration::from_secs(600), queue.next()).await.is_err());
     }
 
@@ -162,10 +163,36 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         for name in ["a", "b", "c", "d"] {
-            queue.now(key(name));
+            queue.now(name);
         }
         for task in waiting {
             timeout(SOON, task).await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn many_hands_take_everything() {
+        let queue = std::sync::Arc::new(Queue::default());
+        let (taken, mut all) = tokio::sync::mpsc::channel(1_000);
+        let workers: Vec<_> = (0..8)
+            .map(|_| {
+                let (queue, taken) = (std::sync::Arc::clone(&queue), taken.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let (key, _) = queue.next().await;
+                        taken.send(key).await.unwrap();
+                        queue.done(key, None);
+                    }
+                })
+            })
+            .collect();
+        for key in 0..1_000_u32 {
+            queue.now(key);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 1_000 {
+            seen.insert(timeout(Duration::from_secs(20), all.recv()).await.unwrap().unwrap());
+        }
+        workers.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
