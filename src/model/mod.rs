@@ -11,6 +11,7 @@ mod quantity;
 mod storage;
 mod workload;
 
+pub use metadata::is_object_name;
 pub use node::{
     CsiDriver, CsiDriverSpec, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiVolumeLimit, Namespace, Node, NodeSpec,
     NodeStatus,

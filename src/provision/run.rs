@@ -18,7 +18,7 @@ use super::events::Events;
 use super::metrics::ProvisionMetrics;
 use super::{claims, volumes};
 use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
-use crate::model::{Claim, Volume};
+use crate::model::{Claim, Node, Volume};
 use crate::runtime::api::{ApiError, in_time};
 use crate::runtime::follow::{Change, follow};
 use crate::runtime::lease::Leadership;
@@ -251,7 +251,14 @@ fn watch(
     let (reports, task) = follow(Api::all(client.clone()), config(), move |_| again());
     tasks.push(Box::pin(task));
     // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
-    let (nodes, task) = follow(Api::all(client.clone()), config(), |_| {});
+    let push = Arc::clone(queue);
+    let known = locals.clone();
+    let (nodes, task) = follow(Api::<Node>::all(client.clone()), config(), move |change| {
+        let Change::Deleted(node) = change else { return };
+        for local in known.state().iter().filter(|local| local.spec.node_name == node.name()) {
+            push.now(Key::Local(local.name().to_owned()));
+        }
+    });
     tasks.push(Box::pin(task));
     (Stores { claims, classes, volumes, nodes, pools, reports, locals }, tasks)
 }
