@@ -84,12 +84,12 @@ fn tell_of_missing_node(context: &Context, local: &LocalVolume) {
         return;
     }
     if let Some(volume) = volume_of(context, local).and_then(|name| context.volume(&name)) {
-        let note = format!(
+        let message = format!(
             "node {node} does not exist, and only its agent can remove the directory: bring the node back, or remove \
              the finalizer of LocalVolume {} to give the directory up",
             local.name()
         );
-        context.events.warning(&*volume, "VolumeFailedDelete", &note);
+        context.events.warning(&*volume, "VolumeFailedDelete", &message);
     }
 }
 
