@@ -119,8 +119,8 @@ async fn old_volume(ground: &Ground<'_>, row: &str, by: &str, path: &Path, host:
 pub async fn released_volumes_of_microk8s_are_cleaned_where_label_and_name_differ(scope: &Scope) -> Result<()> {
     let ground = Ground::new(scope, json!({})).await?;
     let label = scope.unique("host");
-    let patch = json!({ "metadata": { "labels": { "kubernetes.io/hostname": label } } });
-    ground.nodes().patch(ground.node.name(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    let labelled = json!({ "metadata": { "labels": { "kubernetes.io/hostname": label } } });
+    ground.nodes().patch(ground.node.name(), &PatchParams::default(), &Patch::Merge(&labelled)).await?;
     let mut made = Vec::new();
     for (row, host) in [("by-name", ground.node.name()), ("by-label", label.as_str())] {
         let path = ground.base().join(format!("{}-{row}-pvc-1", scope.namespace()));
