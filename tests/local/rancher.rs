@@ -267,6 +267,6 @@ pub async fn every_row_of_its_own_tests_serves_and_cleans_up(scope: &Scope) -> R
     let mut expected = expected.to_vec();
     expected.sort();
     ensure!(left.split_whitespace().eq(expected.iter().map(String::as_str)), "{left}");
-    node.shell(&format!("test ! -e /etc/passwd_ && test ! -e /opt/local-path-provisioner && rm -rf {base}")).await?;
-    Ok(())
+    // Where the pattern that climbs would have led.
+    node.shell("test ! -e /var/lib/etc").await.map(drop)
 }

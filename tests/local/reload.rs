@@ -96,8 +96,15 @@ pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Resu
     scope.create::<StorageClass>(class_with(&pool, &json!({}))).await?;
     let cluster = scope.cluster()?;
     let log = |of: &str| cluster.directory().join("logs").join(format!("latebind-reload-{of}.log"));
-    let controller =
-        ["run", "--role=controller", "--provisioner=on", "--metrics-listen=127.0.0.1:0", "--lease-namespace=default"];
+    let controller = [
+        "run",
+        "--role=controller",
+        "--provisioner=on",
+        "--metrics-listen=127.0.0.1:0",
+        "--lease-namespace=default",
+        // Claims that wait for a path that no agent has looked at yet are refused soon.
+        "--agent-patience=3s",
+    ];
     let allowed = directory.path().to_str().unwrap();
     let agent =
         ["run", "--role=agent", "--metrics-listen=127.0.0.1:0", "--node-name", node.name(), "--base-path", allowed];
