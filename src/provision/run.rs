@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use super::volume::LOCAL_VOLUME;
 use super::{claims, volumes};
 use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
@@ -222,9 +223,16 @@ fn watch(
         follow(Api::<Claim>::all(client.clone()), config(), move |change| on_claim(&push, &known, &change));
     tasks.push(Box::pin(task));
     let push = Arc::clone(queue);
-    let known = locals.clone();
-    let (volumes, task) =
-        follow(Api::<Volume>::all(client.clone()), config(), move |change| on_volume(&push, &known, &change));
+    let (known, gone) = (locals.clone(), Arc::clone(disposed));
+    let (volumes, task) = follow(Api::<Volume>::all(client.clone()), config(), move |change| {
+        // Not sooner: as long as the cache shows the volume, its LocalVolume would be taken for lost and made again.
+        if let Change::Deleted(volume) = &change
+            && let Some(name) = volume.metadata.annotations.as_ref().and_then(|them| them.get(LOCAL_VOLUME))
+        {
+            gone.remove(name);
+        }
+        on_volume(&push, &known, &change);
+    });
     tasks.push(Box::pin(task));
 
     let waiting = |claims: &Store<Claim>| {
