@@ -33,8 +33,7 @@ mod seen;
 #[path = "provision/table.rs"]
 mod table;
 
-use makers::Maker;
-use pace::Ground;
+use pace::{Ground, Way};
 use seen::Seen;
 use table::Row;
 
@@ -101,46 +100,56 @@ async fn measure(plan: &Plan) -> Result<table::Report> {
     if std::env::var_os("LATEBIND_BENCH_WITHOUT_RANCHER").is_none() {
         rows = rancher(&ground, plan).await?;
     }
-    let mut null = Row::new("null: posts volumes, makes nothing");
-    let mut ours = Row::new("latebind");
+    let mut last = [
+        Row::new("null: posts volumes, makes nothing"),
+        Row::new("latebind"),
+        Row::new("latebind, claims annotated at birth"),
+    ];
     let (of_null, of_ours) = (makers::null(&ground.cluster).await?, makers::latebind(&ground.cluster).await?);
+    let ways = [
+        Way { maker: &of_null, hook: false },
+        Way { maker: &of_ours, hook: false },
+        Way { maker: &of_ours, hook: true },
+    ];
     for round in 1..=plan.rounds {
-        for (row, maker) in [(&mut null, &of_null), (&mut ours, &of_ours)] {
-            row.add(ground.pace(maker, plan.claims).await?);
+        for (row, way) in last.iter_mut().zip(ways) {
+            row.add(ground.pace(way, plan.claims).await?);
             row.tell(&format!("round {round}"));
         }
     }
-    null.single = ground.single(&of_null, plan.single).await?;
-    ours.single = ground.single(&of_ours, plan.single).await?;
-    let many = many(&ground, &of_ours, plan.many).await?;
+    for (row, way) in last.iter_mut().zip(ways) {
+        row.single = ground.single(way, plan.single).await?;
+    }
+    let many = many(&ground, ways[2], plan.many).await?;
     drop(of_null);
     ground.cluster.shut_down().await?;
-    rows.extend([null, ours]);
+    rows.extend(last);
     Ok(table::Report { rows, many, volumes: plan.many })
 }
 
 async fn rancher(ground: &Ground, plan: &Plan) -> Result<Vec<Row>> {
     let maker = makers::rancher(&ground.cluster).await?;
+    let way = Way { maker: &maker, hook: false };
     let mut default = Row::new("rancher v0.0.30, default flags");
-    default.add(ground.pace(&maker, plan.few).await?);
+    default.add(ground.pace(way, plan.few).await?);
     default.tell("default flags");
-    default.single = ground.single(&maker, plan.single_of_rancher).await?;
+    default.single = ground.single(way, plan.single_of_rancher).await?;
     makers::with_best_flags(&ground.cluster).await?;
     let mut best = Row::new("rancher v0.0.30, 100 workers");
-    best.add(ground.pace(&maker, plan.claims).await?);
+    best.add(ground.pace(way, plan.claims).await?);
     best.tell("100 workers");
-    best.single = ground.single(&maker, plan.single_of_rancher).await?;
+    best.single = ground.single(way, plan.single_of_rancher).await?;
     makers::remove_rancher(&ground.cluster).await?;
     Ok(vec![default, best])
 }
 
 /// Memory with many volumes, all on one node.
-async fn many(ground: &Ground, maker: &Maker, count: usize) -> Result<makers::Costs> {
+async fn many(ground: &Ground, way: Way<'_>, count: usize) -> Result<makers::Costs> {
     let nodes = [ground.cluster.nodes()[0].name()];
-    let created = ground.create(maker.class(), count, &nodes).await?;
+    let created = ground.create(way, count, &nodes).await?;
     ground.bound(&created).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let costs = maker.costs(&ground.cluster).await?;
+    let costs = way.maker.costs(&ground.cluster).await?;
     // The costs come node by node, controller first, and the agent of the node without volumes tells nothing.
     let most = |part: &str| {
         costs.iter().filter(|(name, _)| *name == part).copied().max_by(|a, b| a.1.memory.total_cmp(&b.1.memory))

@@ -49,9 +49,24 @@ pub struct Pace {
     pub seconds: f64,
 }
 
-fn claim(name: &str, class: &str, node: &str) -> PersistentVolumeClaim {
+/// Who is served how.
+#[derive(Clone, Copy)]
+pub struct Way<'a> {
+    pub maker: &'a Maker,
+    /// The claims are born with the two annotations that name their provisioner, as a claim hook adds them.
+    pub hook: bool,
+}
+
+fn claim(name: &str, way: Way<'_>, node: &str) -> PersistentVolumeClaim {
+    let class = way.maker.class();
+    let mut annotations = json!({ "volume.kubernetes.io/selected-node": node });
+    if way.hook {
+        for key in ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"] {
+            annotations[key] = json!("local.latebind.dev");
+        }
+    }
     let object = json!({
-        "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": node } },
+        "metadata": { "name": name, "annotations": annotations },
         "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
             "resources": { "requests": { "storage": "1Mi" } } } });
     serde_json::from_value(object).unwrap()
@@ -67,10 +82,10 @@ impl Ground {
     }
 
     /// Creates claims with a selected node; their UIDs, and when each was answered.
-    pub async fn create(&self, class: &str, count: usize, nodes: &[&str]) -> Result<Vec<(String, Instant)>> {
+    pub async fn create(&self, way: Way<'_>, count: usize, nodes: &[&str]) -> Result<Vec<(String, Instant)>> {
         let claims = self.claims();
         let created = stream::iter(0..count).map(|number| {
-            let object = claim(&format!("{class}-{number}"), class, nodes[number % nodes.len()]);
+            let object = claim(&format!("many-{number}"), way, nodes[number % nodes.len()]);
             let claims = claims.clone();
             async move {
                 let made = claims.create(&PostParams::default(), &object).await?;
@@ -87,12 +102,13 @@ impl Ground {
     }
 
     /// Many claims at once, on both nodes.
-    pub async fn pace(&self, maker: &Maker, claims: usize) -> Result<Pace> {
+    pub async fn pace(&self, way: Way<'_>, claims: usize) -> Result<Pace> {
+        let maker = way.maker;
         let names: Vec<&str> = self.cluster.nodes().iter().map(latebind_cluster::Node::name).collect();
         tokio::time::sleep(REST).await;
         let (mark, before) = (audit::mark(&self.cluster)?, maker.costs(&self.cluster).await?);
         let begun = Instant::now();
-        let created = self.create(maker.class(), claims, &names).await?;
+        let created = self.create(way, claims, &names).await?;
         let uids: Vec<String> = created.iter().map(|(uid, _)| uid.clone()).collect();
         let volumes = self.seen.volumes(&uids, PATIENCE).await?;
         let bound = self.bound(&created).await?;
@@ -141,11 +157,11 @@ impl Ground {
     }
 
     /// One claim at a time, with nothing else to do: from the request that creates it to its volume. In order of length.
-    pub async fn single(&self, maker: &Maker, count: usize) -> Result<Vec<Duration>> {
+    pub async fn single(&self, way: Way<'_>, count: usize) -> Result<Vec<Duration>> {
         let node = self.cluster.nodes()[0].name();
         let mut took = Vec::new();
         for number in 0..count {
-            let object = claim(&format!("single-{number}"), maker.class(), node);
+            let object = claim(&format!("single-{number}"), way, node);
             tokio::time::sleep(SHORT_REST).await;
             let begun = Instant::now();
             let made = self.claims().create(&PostParams::default(), &object).await?;
@@ -153,7 +169,7 @@ impl Ground {
             took.push(self.seen.volumes(&uid, PATIENCE).await?[0].saturating_duration_since(begun));
             self.seen.bound(&uid, PATIENCE).await?;
         }
-        self.clear(maker).await?;
+        self.clear(way.maker).await?;
         took.sort();
         Ok(took)
     }
