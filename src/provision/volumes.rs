@@ -218,9 +218,9 @@ async fn remove(context: &Context, volume: &Volume, name: &str) -> Result<Option
         return Ok(Some(Duration::from_secs(1)));
     }
     if held {
+        // This comes back as a change of the volume, which is deleted then.
         set_finalizer(context, volume, false).await?;
-    }
-    if !leaving {
+    } else {
         let exactly = Preconditions { uid: volume.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
         match in_time(context.volumes().delete(volume.name(), &parameters)).await {
@@ -228,7 +228,9 @@ async fn remove(context: &Context, volume: &Volume, name: &str) -> Result<Option
             deleted => drop(deleted?),
         }
     }
-    context.metrics.removed();
+    if leaving || !held {
+        context.metrics.removed();
+    }
     Ok(None)
 }
 
