@@ -3,7 +3,8 @@
 //!
 //! The controller manager has its defaults, which cap everybody. rancher's provisioner gets fewer claims than the others
 //! unless `LATEBIND_LONG_TESTS` is set or `--long` given: with its default flags 100 claims take it six minutes. With
-//! `LATEBIND_UPDATE` set the figures become docs/results/provision.md.
+//! `LATEBIND_UPDATE` set the figures become docs/results/provision.md, with `LATEBIND_BENCH_REQUESTS` every kind of request is
+//! listed, and `LATEBIND_BENCH_ROUNDS=1` makes it shorter.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that cannot run has failed")]
 
@@ -71,13 +72,16 @@ fn main() -> Result<ExitCode> {
         println!("nothing measured; {}", prerequisites::explain(&lacking));
         return Ok(ExitCode::SUCCESS);
     }
-    let plan = if std::env::var_os("LATEBIND_BENCH_SMALL").is_some() {
+    let mut plan = if std::env::var_os("LATEBIND_BENCH_SMALL").is_some() {
         GLIMPSE
     } else if latebind_cluster::suite::long() || given("--long") {
         LONG
     } else {
         SHORT
     };
+    if let Some(rounds) = std::env::var("LATEBIND_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()) {
+        plan.rounds = rounds;
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(measure(&plan))?;
     let page = report.page();
