@@ -4,7 +4,7 @@
 //! the volume is released. It is a process of its own so that its cost can be read.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
 use futures::StreamExt;
@@ -32,11 +32,11 @@ pub fn start(kubeconfig: &Path) -> Result<Process> {
 }
 
 /// Is the provisioner until it is killed, if that is what this process is for.
-pub fn take_role() {
-    let Some(kubeconfig) = std::env::var_os(KUBECONFIG) else { return };
+pub fn take_role() -> Option<ExitCode> {
+    let kubeconfig = std::env::var_os(KUBECONFIG)?;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(work(Path::new(&kubeconfig))).unwrap();
-    std::process::exit(1);
+    Some(ExitCode::FAILURE)
 }
 
 async fn work(kubeconfig: &Path) -> Result<()> {
