@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use super::volume::LOCAL_VOLUME;
 use super::{claims, volumes};
 use crate::cluster::live::{Change as Moved, LiveCluster, Observer};
 use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
@@ -264,7 +265,7 @@ struct Feed(Arc<Context>);
 
 impl Observer for Feed {
     fn changed(&self, change: Moved) {
-        let Context { queue, live, stores, synced, .. } = &*self.0;
+        let Context { queue, live, stores, synced, disposed, .. } = &*self.0;
         // What the first lists bring is looked at as a whole.
         if !synced.load(Ordering::Acquire) {
             return;
@@ -279,6 +280,11 @@ impl Observer for Feed {
             Moved::Volume(change) => {
                 let gone = change.after.is_none();
                 if let Some(volume) = change.after.or(change.before) {
+                    // Not sooner: as long as the cache shows the volume, its LocalVolume would be taken for lost and made
+                    // again.
+                    if let Some(name) = volume.metadata.annotation(LOCAL_VOLUME).filter(|_| gone) {
+                        disposed.remove(name);
+                    }
                     on_volume(queue, &stores.locals, &volume, gone);
                 }
             }

@@ -64,11 +64,9 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
             match patched {
                 Err(error) if error.is_conflict() || error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
-                Ok(patched) => {
+                // The order comes back as a change of the LocalVolume, which is deleted then.
+                Ok(_) => {
                     context.metrics.disposed();
-                    if !local.is_deleting() {
-                        delete_local(context, &patched).await?;
-                    }
                     Ok(None)
                 }
             }
@@ -208,26 +206,32 @@ async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result
     }
 }
 
-/// The directory is gone: so goes the volume.
+/// The directory is gone: so goes the volume. Its finalizer has nothing left to guard and is lifted first: once the volume
+/// is being deleted the controller manager lifts one of its own, and the two would conflict.
 async fn remove(context: &Context, volume: &Volume, name: &str) -> Result<Option<Duration>, ApiError> {
+    let held = volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == VOLUME_FINALIZER);
+    let leaving = volume.metadata.deletion_timestamp.is_some();
+    if leaving && !held {
+        return Ok(None);
+    }
     // The directory may have been ordered anew since.
     if volume.status.phase != "Released" || if_found(context.locals().get(name)).await?.is_some() {
         return Ok(Some(Duration::from_secs(1)));
     }
-    let exactly = Preconditions { uid: volume.metadata.uid.as_ref().map(String::from), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
-    if volume.metadata.deletion_timestamp.is_none() {
+    if held {
+        // This comes back as a change of the volume, which is deleted then.
+        set_finalizer(context, volume, false).await?;
+    } else {
+        let exactly = Preconditions { uid: volume.metadata.uid.as_ref().map(String::from), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
         match in_time(context.volumes().delete(volume.name(), &parameters)).await {
             Err(error) if error.is_not_found() => {}
             deleted => drop(deleted?),
         }
     }
-    let live = if_found(context.volumes().get(volume.name())).await?.map(|volume| volume.object);
-    if let Some(live) = live.filter(|live| live.metadata.uid == volume.metadata.uid) {
-        set_finalizer(context, &live, false).await?;
+    if leaving || !held {
+        context.metrics.removed();
     }
-    context.disposed.remove(name);
-    context.metrics.removed();
     Ok(None)
 }
 
