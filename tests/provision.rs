@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             hostile::annotations_of_a_claim_choose_no_path,
             hostile::released_volumes_of_microk8s_are_cleaned_where_label_and_name_differ,
             hostile::adopted_paths_that_lead_elsewhere_are_left_alone,
+            hostile::an_adopted_class_means_what_its_annotations_say,
             hostile::a_volume_is_never_made_inside_another,
             ends::a_deleted_local_volume_takes_no_data_with_it,
             ends::a_local_volume_whose_finalizer_was_torn_off_is_made_again,

@@ -34,7 +34,7 @@ pub fn operations(pod: &Pod, remedy: &Remedy) -> Patch {
         }
         (Remedy::SelectInTemplate { volumes }, Some(node_name)) => {
             for (index, volume) in pod.spec.volumes.iter().enumerate() {
-                if volumes.contains(&volume.name) {
+                if volumes.iter().any(|named| volume.name == *named) {
                     operations.extend(select_in_template(pod, index, node_name));
                 }
             }

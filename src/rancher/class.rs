@@ -10,16 +10,16 @@ use crate::provision::{ClassParameters, ParameterError, PathPattern};
 /// # Errors
 /// When a parameter cannot be kept: a volume with other properties than ordered must not be made.
 pub fn parameters(class: &Class) -> Result<ClassParameters, ParameterError> {
-    let annotations = class.metadata.annotations.as_ref();
     let mut ours = class.clone();
     ours.parameters.clear();
     // The other provisioner's default is hostPath.
-    let kind = annotations.and_then(|all| all.get("defaultVolumeType")).filter(|kind| !kind.trim().is_empty());
+    let kind = class.metadata.annotation(VOLUME_TYPE).filter(|kind| !kind.trim().is_empty());
     let local = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("local"));
     if let Some(kind) = kind.filter(|kind| !local && !kind.eq_ignore_ascii_case("hostpath")) {
-        return Err(wrong(class, "defaultVolumeType", kind, "`local` or `hostPath`"));
+        return Err(wrong(class, VOLUME_TYPE, kind, "`local` or `hostPath`"));
     }
     ours.parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
+    let annotations = class.metadata.annotations.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
     for (key, value) in in_force(annotations, Some(&class.parameters)) {
         let (key, value) = match translate(key, value) {
             Translated::Ours(key, value) => (key, value),
@@ -53,15 +53,24 @@ pub(super) enum Translated {
     Unknown,
 }
 
+/// Annotations that stand for parameters of the same name.
+const BY_ANNOTATION: [&str; 4] = ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"];
+const VOLUME_TYPE: &str = "defaultVolumeType";
+
+/// True for the annotations of a class that say how it is served.
+#[must_use]
+pub fn is_read(annotation: &str) -> bool {
+    annotation == VOLUME_TYPE || BY_ANNOTATION.contains(&annotation)
+}
+
 /// What a class says, by annotation or by parameter; the latter wins. Empty values say nothing.
 pub(super) fn in_force<'a>(
-    annotations: Option<&'a BTreeMap<String, String>>,
+    annotations: impl Iterator<Item = (&'a str, &'a str)>,
     parameters: Option<&'a BTreeMap<String, String>>,
 ) -> BTreeMap<&'a str, &'a str> {
-    const BY_ANNOTATION: [&str; 4] = ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"];
-    let annotated = annotations.into_iter().flatten().filter(|(key, _)| BY_ANNOTATION.contains(&key.as_str()));
-    let said = annotated.chain(parameters.into_iter().flatten()).filter(|(_, value)| !value.trim().is_empty());
-    said.map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    let annotated = annotations.filter(|(key, _)| BY_ANNOTATION.contains(key));
+    let given = parameters.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    annotated.chain(given).filter(|(_, value)| !value.trim().is_empty()).collect()
 }
 
 /// Translates one parameter.

@@ -81,7 +81,8 @@ fn translate(class: &StorageClass, notes: &mut Vec<String>) -> StorageClass {
     let name = class.name_any();
     let annotations = class.metadata.annotations.clone().unwrap_or_default();
     let mut parameters = BTreeMap::from([("pool".to_owned(), name.clone())]);
-    for (key, value) in in_force(Some(&annotations), class.parameters.as_ref()) {
+    let annotated = annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in in_force(annotated, class.parameters.as_ref()) {
         match super::class::translate(key, value) {
             Translated::Ours(ours, value) => drop(parameters.insert(ours.to_owned(), value)),
             Translated::Unique(pattern) => {

@@ -1,7 +1,7 @@
 //! Names, annotations and paths that try to lead elsewhere.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -228,4 +228,26 @@ pub async fn a_volume_is_never_made_inside_another(scope: &Scope) -> Result<()> 
     ground.delete_claim("victim").await?;
     ground.volume_gone(&victim.name_any()).await?;
     ground.all_clean().await
+}
+
+/// Caches keep few annotations; those that say how such a class is served must be among them.
+pub async fn an_adopted_class_means_what_its_annotations_say(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let annotations = json!({ "defaultVolumeType": "local", "userPattern": "1000", "permPattern": "0750" });
+    let base = ground.base();
+    let patch = json!({ "spec": { "nodes": [{ "names": [ground.node.name()], "paths": [{ "path": base }] }] } });
+    let name = scope.unique("adopted");
+    scope
+        .create::<StorageClass>(
+            json!({ "metadata": { "name": name, "annotations": annotations }, "provisioner": RANCHER,
+            "volumeBindingMode": "WaitForFirstConsumer" }),
+        )
+        .await?;
+    scope.create::<latebind::crd::LocalPool>(json!({ "metadata": { "name": name }, "spec": patch["spec"] })).await?;
+    ground.claim("data", json!({ "spec": { "storageClassName": name } })).await?;
+    let volume = ground.bound("data").await?;
+    assert!(volume.spec.as_ref().unwrap().local.is_some(), "{volume:?}");
+    let made = super::ground::path_of(&volume).metadata()?;
+    assert_eq!((made.mode() & 0o7777, made.uid()), (0o750, 1000));
+    Ok(())
 }
