@@ -11,10 +11,17 @@ use latebind_cluster::tests;
 mod ends;
 #[path = "provision/ground.rs"]
 mod ground;
+#[path = "provision/hook.rs"]
+mod hook;
 #[path = "provision/made.rs"]
 mod made;
+#[path = "install/manifest.rs"]
+#[allow(dead_code, reason = "shared with the suite install")]
+mod manifest;
 #[path = "provision/nodes.rs"]
 mod nodes;
+#[path = "provision/orphans.rs"]
+mod orphans;
 #[path = "provision/refused.rs"]
 mod refused;
 
@@ -41,6 +48,11 @@ fn main() -> ExitCode {
             nodes::a_node_that_is_gone_is_given_up,
             nodes::a_shared_label_is_refused,
             nodes::an_agent_on_a_dead_node_stops_nobody_else,
+            nodes::a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_are_seen,
+            orphans::an_orphan_stays_unless_its_removal_was_asked_for_and_it_is_old,
+            orphans::an_orphan_that_a_volume_names_stays,
+            orphans::an_orphan_whose_claim_is_there_stays,
+            orphans::an_orphan_is_removed_through_the_trash_and_no_more_than_the_bound,
             ends::a_deleted_local_volume_takes_no_data_with_it,
             ends::a_local_volume_whose_finalizer_was_torn_off_is_made_again,
             ends::a_retained_volume_keeps_its_directory_whatever_is_deleted,
@@ -53,6 +65,11 @@ fn main() -> ExitCode {
             ends::a_directory_that_another_volume_names_is_left_alone,
             ends::a_released_volume_of_rancher_is_cleaned_where_label_and_name_differ,
         ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "hook::new_claims_are_told_who_makes_their_volume",
+        hook::new_claims_are_told_who_makes_their_volume,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
-use super::{claims, volumes};
-use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
+use super::{claims, orphans, volumes};
+use crate::crd::{LocalNode, LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
 use crate::runtime::api::{ApiError, in_time};
 use crate::runtime::follow::{Change, follow};
@@ -62,6 +62,7 @@ impl Provisioner {
             pools_refilled,
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
+            asked: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
         Self { context: Arc::new(context), tasks, leadership }
@@ -248,7 +249,15 @@ fn watch(
     });
     tasks.push(Box::pin(task));
     let again = waiting(&claims);
-    let (reports, task) = follow(Api::all(client.clone()), config(), move |_| again());
+    let push = Arc::clone(queue);
+    let (reports, task) = follow(Api::<LocalNode>::all(client.clone()), config(), move |change| {
+        match &change {
+            Change::Applied(report) => push.now(Key::Report(report.name_any())),
+            Change::Deleted(_) => {}
+            Change::Refilled => push.now(Key::Everything),
+        }
+        again();
+    });
     tasks.push(Box::pin(task));
     // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
     let (nodes, task) = follow(Api::all(client.clone()), config(), |_| {});
@@ -330,6 +339,9 @@ fn everything(context: &Context) {
     for volume in context.stores.volumes.state() {
         context.queue.now(Key::Volume(volume.name().to_owned()));
     }
+    for report in context.stores.reports.state() {
+        context.queue.now(Key::Report(report.name_any()));
+    }
 }
 
 async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError> {
@@ -348,6 +360,10 @@ async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError
         },
         Key::Volume(name) => match context.volume(name) {
             Some(volume) => volumes::reconcile_volume(context, volume).await,
+            None => Ok(None),
+        },
+        Key::Report(name) => match context.stores.reports.get(&ObjectRef::new(name)) {
+            Some(report) => orphans::reconcile(context, report).await,
             None => Ok(None),
         },
     }

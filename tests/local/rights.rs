@@ -82,6 +82,7 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         node_name: node.name().to_owned(),
         bases: AllowedBases::new([directory.path().to_str().unwrap()])?,
         unlinks_per_second: 1000,
+        remove_orphans: None,
     };
     tokio::spawn(agent::run(mine.clone(), options, AgentMetrics::default(), || {}, stop.clone()));
 
