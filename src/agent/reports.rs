@@ -42,7 +42,10 @@ pub(super) async fn report_for_ever(agent: Arc<Agent>) {
         if let Some(next) = look(&agent).await {
             // A person who deletes the object accepts the Node as it is, and should not wait long for it.
             let refresh = if is_true(&next.conditions, NODE_REPLACED) { REFRESH_REPLACED } else { REFRESH };
-            let due = written.as_ref().is_none_or(|(at, old)| at.elapsed() >= refresh || differs(old, &next));
+            // A Node whose disks are confirmed is not told apart from an earlier one by what was found there.
+            let confirms = agent.is_replaced() && !is_true(&next.conditions, NODE_REPLACED);
+            let due =
+                confirms || written.as_ref().is_none_or(|(at, old)| at.elapsed() >= refresh || differs(old, &next));
             if due {
                 match write(&agent, &next).await {
                     Ok(()) => written = Some((Instant::now(), next)),
@@ -229,8 +232,9 @@ async fn write(agent: &Agent, status: &LocalNodeStatus) -> Result<(), ApiError> 
 
 /// Empties the trash of every base, no faster than allowed.
 pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
-    // Ten rounds a second.
-    let budget = (agent.options.unlinks_per_second / 10).max(1);
+    // Ten rounds a second. The first step of a round finds out that a directory is not empty; one must be left for what is
+    // in it, or nothing would ever be removed.
+    let budget = (agent.options.unlinks_per_second / 10).max(2);
     loop {
         let mut left = false;
         for path in known_bases(&agent) {

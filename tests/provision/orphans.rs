@@ -130,7 +130,7 @@ pub async fn an_orphan_whose_claim_is_there_stays(scope: &Scope) -> Result<()> {
 }
 
 pub async fn an_orphan_is_removed_through_the_trash_and_no_more_than_the_bound(scope: &Scope) -> Result<()> {
-    let mut ground = Ground::without_agent(scope, json!({})).await?;
+    let ground = Ground::without_agent(scope, json!({})).await?;
     let mut files = Vec::new();
     for number in 0..3 {
         let file = left(scope, &ground, &scope.unique(&format!("gone{number}"))).await?;
