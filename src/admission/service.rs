@@ -145,7 +145,7 @@ fn log(hook: Hook, reply: &Reply) {
                 decision,
                 code = answer.code.map(crate::binding::Code::as_str),
                 "answered"
-            )
+            );
         }
         Decision::Ignored | Decision::Exempt | Decision::Clean => {
             tracing::trace!(hook, uid = ?reply.uid, dry_run, decision, "answered");

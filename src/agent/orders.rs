@@ -102,12 +102,11 @@ fn was_ready(local: &LocalVolume) -> bool {
 }
 
 async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
-    let outcome = match may_remove(agent, &local).await? {
-        Err(kept) => Err(kept),
-        Ok(()) => {
-            let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
-            blocking(move || agent.dispose(&local)).await
-        }
+    let outcome = if let Err(kept) = may_remove(agent, &local).await? {
+        Err(kept)
+    } else {
+        let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
+        blocking(move || agent.dispose(&local)).await
     };
     agent.metrics.ordered("dispose", outcome.is_ok());
     let Err(error) = outcome else {

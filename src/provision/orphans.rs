@@ -50,8 +50,8 @@ pub(crate) async fn reconcile(context: &Context, report: Arc<LocalNode>) -> Resu
             Some(why) => {
                 kept = true;
                 context.metrics.orphan(false);
-                let note = format!("{}/{} is not removed: {why}", orphan.base, orphan.path);
-                once(context, &report, "OrphanKept", note);
+                let text = format!("{}/{} is not removed: {why}", orphan.base, orphan.path);
+                once(context, &report, "OrphanKept", &text);
             }
             None => order(context, &report, orphan).await?,
         }
@@ -110,15 +110,16 @@ fn tell(context: &Context, report: &LocalNode) {
     let conditions = report.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     for kind in [NODE_REPLACED, ORPHANS_HELD] {
         if let Some(said) = condition(conditions, kind).filter(|said| said.status == "True") {
-            once(context, report, kind, said.message.clone());
+            once(context, report, kind, &said.message);
         }
     }
 }
 
-fn once(context: &Context, report: &LocalNode, reason: &'static str, note: String) {
+fn once(context: &Context, report: &LocalNode, reason: &'static str, note: &str) {
     let key = format!("{reason} {}", report.name_any());
-    if lock(&context.said).insert(key, note.clone()).as_ref() != Some(&note) {
-        context.events.warning(report, reason, &note);
+    let before = lock(&context.said).insert(key, note.to_owned());
+    if before.as_deref() != Some(note) {
+        context.events.warning(report, reason, note);
     }
 }
 
