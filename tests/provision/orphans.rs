@@ -182,6 +182,6 @@ pub async fn an_orphan_is_removed_through_the_trash_and_no_more_than_the_bound(s
     .await?;
     let torn_off = json!({ "metadata": { "finalizers": null } });
     let locals = scope.all::<LocalVolume>();
-    locals.patch(&order.name_any(), &Default::default(), &kube::api::Patch::Merge(&torn_off)).await?;
+    locals.patch(&order.name_any(), &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&torn_off)).await?;
     Ok(())
 }
