@@ -70,8 +70,8 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench decide
 	$(CARGO) bench --bench lint
 	$(CARGO) bench --bench load
-	$(CARGO) bench --bench provision
 	$(CLUSTER) build
+	$(CARGO) bench --bench provision
 	$(CARGO) bench --bench cached
 	$(CARGO) bench --bench rescue
 

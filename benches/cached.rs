@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 #[path = "load/client.rs"]
 mod client;
 #[path = "load/process.rs"]
+#[allow(dead_code, reason = "shared with benchmarks that use more of it")]
 mod process;
 
 use process::{Process, pinned};

@@ -60,6 +60,7 @@ const GLIMPSE: Plan = Plan {
 #[path = "load/client.rs"]
 mod client;
 #[path = "load/process.rs"]
+#[allow(dead_code, reason = "shared with benchmarks that use more of it")]
 mod process;
 
 use process::{Process, pinned};

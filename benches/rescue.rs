@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +20,12 @@ use latebind_cluster::{Cluster, Options, eventually, guard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+#[path = "load/process.rs"]
+#[allow(dead_code, reason = "shared with benchmarks that use more of it")]
+mod process;
+
+use process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests of ours at a time.
@@ -124,7 +130,7 @@ async fn memory(cluster: &Cluster, scale: usize) -> Result<()> {
     let empty = {
         let rescuer = Rescuer::start(cluster, &["--dry-run"])?;
         rescuer.ready().await?;
-        rescuer.resident()?
+        rescuer.resident()
     };
     let client = cluster.client();
     let (nodes, claims, volumes, pods) = (5000 / scale, 10_000 / scale, 10_000 / scale, 5000 / scale);
@@ -136,7 +142,7 @@ async fn memory(cluster: &Cluster, scale: usize) -> Result<()> {
         let rescuer = Rescuer::start(cluster, &["--dry-run"])?;
         rescuer.ready().await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        rescuer.resident()?
+        rescuer.resident()
     };
     println!(
         "memory of the controller: {controller:.1} MiB with {nodes} Nodes, {claims} claims, {pods} pinned Pods \
@@ -147,7 +153,7 @@ async fn memory(cluster: &Cluster, scale: usize) -> Result<()> {
         let rescuer = Rescuer::start(cluster, &["--dry-run"])?;
         rescuer.ready().await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        rescuer.resident()?
+        rescuer.resident()
     };
     println!("the same with {volumes} volumes: {with_volumes:.1} MiB");
     Ok(())
@@ -274,7 +280,7 @@ fn volume(number: usize) -> Value {
 
 /// `latebind run --role controller` with an administrator's rights; killed when dropped.
 struct Rescuer {
-    process: Child,
+    process: Process,
     probes: String,
 }
 
@@ -305,7 +311,7 @@ impl Rescuer {
         };
         // Read on, or the process would block when the pipe is full.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Ok(Self { process, probes })
+        Ok(Self { process: Process(process), probes })
     }
 
     async fn ready(&self) -> Result<()> {
@@ -334,18 +340,7 @@ impl Rescuer {
     }
 
     /// Resident memory in MiB.
-    fn resident(&self) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kibibytes / 1024.0)
-    }
-}
-
-impl Drop for Rescuer {
-    fn drop(&mut self) {
-        // It has ended already, which is as good.
-        let _ended = self.process.kill();
-        let _ended = self.process.wait();
+    fn resident(&self) -> f64 {
+        self.process.memory("VmRSS")
     }
 }

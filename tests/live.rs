@@ -186,7 +186,7 @@ async fn objects_appear_change_and_vanish_in_every_index(scope: &Scope) -> Resul
     let claim = view.claim("facts", "facts-claim").found().context("claim")?;
     ensure!(claim.selected_node() == Some("facts-node"));
     // What decisions do not read is not kept.
-    ensure!(claim.metadata.managed_fields.is_none() && claim.annotation("other").is_none());
+    ensure!(claim.annotation("other").is_none());
     let namespace = view.namespace("facts").found().context("namespace")?;
     ensure!(namespace.metadata.annotations.as_ref().is_some_and(|annotations| annotations.len() == 1));
 

@@ -17,7 +17,7 @@ pub mod validate;
 use std::collections::BTreeSet;
 
 use crate::binding::{ClusterView, Finding, PodVerdict, Remedy, Rules, Severity};
-use crate::model::{Pod, WorkloadKind};
+use crate::model::{Pod, Text, WorkloadKind};
 use crate::policy::Mode;
 use review::{Answer, Decision, Request, ReviewError, Reviewed};
 
@@ -166,9 +166,9 @@ impl From<Pass> for Answer {
 }
 
 /// The request's namespace is the one that the API server has authorized.
-fn set_namespace(namespace: &mut Option<String>, of_request: &str) {
+fn set_namespace(namespace: &mut Option<Text>, of_request: &str) {
     if !of_request.is_empty() && namespace.as_deref() != Some(of_request) {
-        *namespace = Some(of_request.to_owned());
+        *namespace = Some(of_request.into());
     }
 }
 

@@ -34,7 +34,7 @@ pub fn operations(pod: &Pod, remedy: &Remedy) -> Patch {
         }
         (Remedy::SelectInTemplate { volumes }, Some(node_name)) => {
             for (index, volume) in pod.spec.volumes.iter().enumerate() {
-                if volumes.contains(&volume.name) {
+                if volumes.iter().any(|named| volume.name == *named) {
                     operations.extend(select_in_template(pod, index, node_name));
                 }
             }
@@ -119,7 +119,7 @@ pub(super) fn annotate(claim: &Claim, keys: &[&str], value: &str) -> Patch {
             vec![add(&["metadata", "annotations"], Value::Object(all))]
         }
         Some(known) => {
-            let missing = keys.iter().filter(|key| !known.contains_key(**key));
+            let missing = keys.iter().filter(|key| !known.contains_key(key));
             missing.map(|key| add(&["metadata", "annotations", key], json!(value))).collect()
         }
     })

@@ -51,9 +51,9 @@ pub enum ReviewError {
 
 /// A text that is borrowed where JSON has no escapes in it. `null` reads as empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text<'a>(Cow<'a, str>);
+pub struct BorrowedText<'a>(Cow<'a, str>);
 
-impl std::ops::Deref for Text<'_> {
+impl std::ops::Deref for BorrowedText<'_> {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -61,29 +61,29 @@ impl std::ops::Deref for Text<'_> {
     }
 }
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for BorrowedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for BorrowedText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextVisitor;
         impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
+            type Value = BorrowedText<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
             fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
+                Ok(BorrowedText(Cow::Borrowed(text)))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
+                Ok(BorrowedText(Cow::Owned(text.to_owned())))
             }
             fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(Text::default())
+                Ok(BorrowedText::default())
             }
         }
         deserializer.deserialize_any(TextVisitor)
@@ -95,9 +95,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 #[serde(rename_all = "camelCase")]
 struct Review<'a, const EAGER: bool> {
     #[serde(borrow, default)]
-    api_version: Text<'a>,
+    api_version: BorrowedText<'a>,
     #[serde(borrow, default)]
-    kind: Text<'a>,
+    kind: BorrowedText<'a>,
     #[serde(borrow, default)]
     request: Option<Reading<'a, EAGER>>,
 }
@@ -107,10 +107,10 @@ struct Review<'a, const EAGER: bool> {
 pub struct GroupKind<'a> {
     /// The API group; empty for the core.
     #[serde(borrow, default)]
-    pub group: Text<'a>,
+    pub group: BorrowedText<'a>,
     /// The kind.
     #[serde(borrow, default)]
-    pub kind: Text<'a>,
+    pub kind: BorrowedText<'a>,
 }
 
 /// Who asks.
@@ -118,24 +118,24 @@ pub struct GroupKind<'a> {
 pub struct Requester<'a> {
     /// Groups of the user.
     #[serde(borrow, default)]
-    pub groups: Option<Vec<Text<'a>>>,
+    pub groups: Option<Vec<BorrowedText<'a>>>,
 }
 
 /// What the API server asks about.
 #[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
     /// Identifies the request; the answer repeats it.
-    pub uid: Text<'a>,
+    pub uid: BorrowedText<'a>,
     /// What the object is.
     pub kind: GroupKind<'a>,
     /// `status`, `binding` and the like; empty for the object itself.
-    pub sub_resource: Text<'a>,
+    pub sub_resource: BorrowedText<'a>,
     /// The object's name; empty when the API server is yet to make one up.
-    pub name: Text<'a>,
+    pub name: BorrowedText<'a>,
     /// The object's namespace.
-    pub namespace: Text<'a>,
+    pub namespace: BorrowedText<'a>,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
-    pub operation: Text<'a>,
+    pub operation: BorrowedText<'a>,
     /// Who asks.
     pub user_info: Option<Requester<'a>>,
     /// The object as it would be stored; absent on `DELETE`.

@@ -95,7 +95,7 @@ fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
     let node = agent.node()?;
     let mut paths: Vec<PoolPath> = Vec::new();
     for pool in agent.pools.state() {
-        for path in pool.spec.paths_on(&node) {
+        for path in pool.spec.paths_on(&node.object) {
             match paths.iter_mut().find(|known| known.path == path.path) {
                 // Two pools may share a path; the stricter one counts.
                 Some(known) => known.require_mount |= path.require_mount,

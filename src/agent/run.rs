@@ -16,7 +16,7 @@ use super::metrics::AgentMetrics;
 use super::orphans::Orphans;
 use super::{orders, reports};
 use crate::crd::{LocalPool, LocalVolume};
-use crate::model::{Namespace, Node};
+use crate::model::{Namespace, Node, Wire};
 use crate::runtime::api::in_time;
 use crate::runtime::follow::{Change, follow};
 use crate::runtime::queue::Queue;
@@ -46,7 +46,7 @@ pub(super) struct Agent {
     pub cluster: String,
     pub locals: Store<LocalVolume>,
     pub pools: Store<LocalPool>,
-    nodes: Store<Node>,
+    nodes: Store<Wire<Node>>,
     pub report: Notify,
     pub sweep: Notify,
     pub metrics: AgentMetrics,
@@ -59,12 +59,12 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn node(&self) -> Option<Arc<Node>> {
+    pub(super) fn node(&self) -> Option<Arc<Wire<Node>>> {
         self.nodes.get(&ObjectRef::new(&self.options.node_name))
     }
 
     pub(super) fn node_uid(&self) -> String {
-        self.node().and_then(|node| node.metadata.uid.clone()).unwrap_or_default()
+        self.node().and_then(|node| node.object.metadata.uid.as_ref().map(String::from)).unwrap_or_default()
     }
 
     pub(super) fn report_soon(&self) {
@@ -124,7 +124,7 @@ pub async fn run(
         follow(Api::<LocalPool>::all(client.clone()), watcher::Config::default(), move |_| pool_change.notify_one());
     let own = watcher::Config::default().fields(&format!("metadata.name={}", options.node_name));
     let node_change = Arc::clone(&wake);
-    let (nodes, noding) = follow(Api::<Node>::all(client.clone()), own, move |_| node_change.notify_one());
+    let (nodes, noding) = follow(Api::<Wire<Node>>::all(client.clone()), own, move |_| node_change.notify_one());
 
     let agent = Arc::new(Agent {
         client,
@@ -203,12 +203,12 @@ async fn turn(agent: &Arc<Agent>, queue: &Queue<String>, name: &str) -> Option<D
 
 /// The UID of the namespace that every cluster has, and keeps.
 async fn cluster_uid(client: &Client) -> String {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespaces: Api<Wire<Namespace>> = Api::all(client.clone());
     loop {
         match in_time(namespaces.get("kube-system")).await {
-            Ok(Namespace { metadata }) => {
-                if let Some(uid) = metadata.uid {
-                    return uid;
+            Ok(namespace) => {
+                if let Some(uid) = namespace.object.metadata.uid {
+                    return uid.into();
                 }
             }
             Err(error) => tracing::warn!(%error, "the cluster does not say who it is, asking again"),

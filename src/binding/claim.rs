@@ -57,7 +57,7 @@ fn verdict(remedy: ClaimRemedy, consumer: Option<&Pod>, findings: Vec<Finding>) 
     ClaimVerdict {
         remedy,
         consumer: consumer.map(|pod| format!("{}/{}", pod.namespace(), pod.display_name())),
-        consumer_uid: consumer.and_then(|pod| pod.metadata.uid.clone()),
+        consumer_uid: consumer.and_then(|pod| pod.metadata.uid.as_ref().map(String::from)),
         findings,
     }
 }
@@ -65,7 +65,7 @@ fn verdict(remedy: ClaimRemedy, consumer: Option<&Pod>, findings: Vec<Finding>) 
 /// Creation time and UID: the order in which consumers have their say.
 fn order(pod: &Pod) -> (Option<String>, Option<String>) {
     let created = pod.metadata.creation_timestamp.as_ref().map(|created| created.0.to_string());
-    (created, pod.metadata.uid.clone())
+    (created, pod.metadata.uid.as_deref().map(str::to_owned))
 }
 
 /// The Pod's volume that is the claim. An ephemeral volume counts only if the Pod owns the claim.
@@ -78,5 +78,5 @@ fn volume_of(pod: &Pod, claim: &Claim) -> Option<String> {
         }
         (None, None) => false,
     });
-    found.map(|volume| volume.name.clone())
+    found.map(|volume| volume.name.to_string())
 }

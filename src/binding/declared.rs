@@ -1,16 +1,13 @@
 //! The claims that a Pod declares, and the row of the truth table in which each of them stands.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::claim_state::{ClaimState, Delayed, Reach, Selected, claim_state};
 use super::finding::{Code, FieldPath, Finding};
 use super::selector::topology_allows;
 use super::volume_choice::choose;
 use super::{ClaimRemedy, ClusterView, Lookup, VolumeVerdict};
-use crate::model::{Claim, Node, Pod, PodVolume, Volume};
+use crate::model::{Claim, Metadata, Node, Pod, PodVolume, Text, Volume};
 
 /// One volume of a Pod that is, or stands for, a claim.
 #[derive(Clone, Debug)]
@@ -57,14 +54,17 @@ impl Declared {
 
 /// The claim that a generic ephemeral volume's template would make.
 fn templated(pod: &Pod, volume: &PodVolume, name: Option<&str>) -> Claim {
-    let template =
-        volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.clone()).unwrap_or_default();
-    let written: BTreeMap<_, _> = template.metadata.and_then(|metadata| metadata.annotations).unwrap_or_default();
-    let metadata = ObjectMeta {
-        name: name.map(str::to_owned),
+    let template = volume
+        .ephemeral
+        .as_ref()
+        .and_then(|source| source.volume_claim_template.as_deref().cloned())
+        .unwrap_or_default();
+    let written = template.metadata.and_then(|metadata| metadata.annotations).unwrap_or_default();
+    let metadata = Metadata {
+        name: name.map(Text::from),
         namespace: pod.metadata.namespace.clone(),
         annotations: Some(written),
-        ..ObjectMeta::default()
+        ..Metadata::default()
     };
     Claim { metadata, spec: template.spec, ..Claim::default() }
 }
@@ -72,7 +72,9 @@ fn templated(pod: &Pod, volume: &PodVolume, name: Option<&str>) -> Claim {
 /// True when the Pod is the controller of the claim, as it is of those of its own ephemeral volumes.
 pub(super) fn is_owned_by(claim: &Claim, pod: &Pod) -> bool {
     let owners = claim.metadata.owner_references.iter().flatten();
-    owners.into_iter().any(|owner| owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref())
+    owners
+        .into_iter()
+        .any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == pod.metadata.uid.as_deref())
 }
 
 /// Every claim that the Pod declares, in the order of its volumes.
@@ -92,7 +94,7 @@ pub(super) fn declared_claims(
             let (claim_name, from_template, state) = if let Some(source) = &volume.persistent_volume_claim {
                 let state = view.claim(pod.namespace(), &source.claim_name).found();
                 let state = state.map_or(ClaimState::Missing, |claim| state_of(&claim));
-                (Some(source.claim_name.clone()), false, state)
+                (Some(source.claim_name.to_string()), false, state)
             } else if volume.ephemeral.is_some() {
                 let pod_name = pod.metadata.name.as_deref().filter(|name| !name.is_empty());
                 let name = pod_name.map(|pod_name| format!("{pod_name}-{}", volume.name));
@@ -111,7 +113,7 @@ pub(super) fn declared_claims(
             };
             Some(Declared {
                 index,
-                volume: volume.name.clone(),
+                volume: volume.name.to_string(),
                 claim_name,
                 ephemeral: volume.ephemeral.is_some(),
                 from_template,

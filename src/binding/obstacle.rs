@@ -122,7 +122,7 @@ fn missing_extended_resource<'a>(pod: &'a Pod, node: &Node) -> Option<&'a str> {
         let native = !name.contains('/') || name.contains("kubernetes.io/");
         !native && **amount > Quantity::ZERO
     });
-    extended.map(|(name, _)| name.as_str()).find(|name| !node.status.allocatable.contains_key(*name))
+    extended.map(|(name, _)| name.as_str()).find(|name| !node.status.allocatable.contains_key(name))
 }
 
 /// A hard topology spread constraint that could exclude the node. With the defaults the pin leaves the node's domain as
@@ -260,9 +260,10 @@ fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) 
             continue;
         }
         let driver = match &claim.state {
-            ClaimState::Bound { volume, .. } => {
-                view.volume(volume).found().and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.clone()))
-            }
+            ClaimState::Bound { volume, .. } => view
+                .volume(volume)
+                .found()
+                .and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.to_string())),
             ClaimState::Delayed(delayed) if delayed.class.is_dynamic() => Some(delayed.class.provisioner.clone()),
             _ => None,
         };

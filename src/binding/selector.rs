@@ -1,18 +1,15 @@
 //! Selectors: labels, node affinity terms, topology terms, taints and tolerations.
 
-use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration, TopologySelectorTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::model::{Node, PodSpec, Volume};
+use crate::model::{Labels, Node, PodSpec, Text, Volume};
 
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
-
-static NO_LABELS: Labels = Labels::new();
+static NO_LABELS: LazyLock<Labels> = LazyLock::new(Labels::default);
 
 /// The labels, or none.
 #[must_use]
@@ -26,11 +23,12 @@ pub fn labels(found: Option<&Labels>) -> &Labels {
 /// Source: `apimachinery/pkg/apis/meta/v1/helpers.go`, `LabelSelectorAsSelector`.
 #[must_use]
 pub fn label_selector_matches(selector: &LabelSelector, labels: &Labels) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let equal =
+        selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key).is_some_and(|found| found == value));
     equal
         && selector.match_expressions.iter().flatten().all(|expression| {
             let values = expression.values.as_deref().unwrap_or_default();
-            requirement_matches(&expression.operator, values, labels.get(&expression.key).map(String::as_str))
+            requirement_matches(&expression.operator, values, labels.get(&expression.key).map(Text::as_str))
         })
 }
 
@@ -64,7 +62,7 @@ pub fn is_empty_term(term: &NodeSelectorTerm) -> bool {
 fn term_matches(term: &NodeSelectorTerm, labels: &Labels, name: Option<&str>) -> bool {
     let on_labels = |requirement: &NodeSelectorRequirement| {
         let values = requirement.values.as_deref().unwrap_or_default();
-        requirement_matches(&requirement.operator, values, labels.get(&requirement.key).map(String::as_str))
+        requirement_matches(&requirement.operator, values, labels.get(&requirement.key).map(Text::as_str))
     };
     let on_name = |requirement: &NodeSelectorRequirement| match requirement.values.as_deref() {
         Some([value]) if requirement.key == "metadata.name" => {
@@ -151,7 +149,7 @@ mod tests {
     }
 
     fn node(name: &str, labels: &[(&str, &str)]) -> Node {
-        let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let labels: Labels = labels.iter().map(|(key, value)| (*key, Text::from(*value))).collect();
         serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
     }
 

@@ -424,7 +424,7 @@ mod tests {
         let found = of_volume(&volume("v", &json!({"local": {"path": "/opt/x"}, "nodeAffinity": on(&["n1"])})), &[]);
         assert_eq!(found, [(Code::VolumeOnRootDisk, "spec.local.path".to_owned())]);
         let mut made = volume("v", &json!({"local": {"path": "/opt/x"}, "nodeAffinity": on(&["n1"])}));
-        made.metadata.annotations = Some([(PROVISIONED_BY.to_owned(), "rancher.io/local-path".to_owned())].into());
+        made.metadata.annotations = Some([(PROVISIONED_BY, "rancher.io/local-path".into())].into());
         assert!(of_volume(&made, &[]).is_empty(), "what a provisioner made is the pool's affair");
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::selector::{label_selector_matches, labels, volume_reachable};
 use super::{ClusterView, Lookup};
-use crate::model::{Claim, Node, Volume};
+use crate::model::{Claim, Node, Text, Volume};
 
 const FILESYSTEM: &str = "Filesystem";
 
@@ -13,11 +13,11 @@ const FILESYSTEM: &str = "Filesystem";
 /// deleted. The class is not compared: a volume that is reserved for the claim need not have the same one.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `FindMatchingVolume`.
 fn serves(volume: &Volume, claim: &Claim) -> bool {
-    fn mode(given: Option<&String>) -> &str {
-        given.map(String::as_str).filter(|mode| !mode.is_empty()).unwrap_or(FILESYSTEM)
+    fn mode(given: Option<&Text>) -> &str {
+        given.map(Text::as_str).filter(|mode| !mode.is_empty()).unwrap_or(FILESYSTEM)
     }
-    fn attributes(class: Option<&String>) -> &str {
-        class.map(String::as_str).unwrap_or_default()
+    fn attributes(class: Option<&Text>) -> &str {
+        class.map(Text::as_str).unwrap_or_default()
     }
     let (offered, asked) = (&volume.spec, &claim.spec);
     volume.capacity() >= claim.request()

@@ -67,14 +67,13 @@ fn decide_ordinal(
 ) -> (Pod, PodVerdict) {
     let mut pod = pod.clone();
     pod.metadata.generate_name = None;
-    pod.metadata.name = Some(format!("{}-{ordinal}", workload.name()));
+    pod.metadata.name = Some(format!("{}-{ordinal}", workload.name()).into());
     let mut templated = BTreeMap::new();
     let mut made = BTreeMap::new();
     for (place, template) in workload.claim_templates.iter().enumerate() {
         let name = claim_name(template, workload, ordinal);
-        let source = ClaimSource { claim_name: name.clone() };
-        let volume =
-            PodVolume { name: template.name().to_owned(), persistent_volume_claim: Some(source), ephemeral: None };
+        let source = ClaimSource { claim_name: name.as_str().into() };
+        let volume = PodVolume { name: template.name().into(), persistent_volume_claim: Some(source), ephemeral: None };
         // The controller replaces a volume of the same name.
         let index = pod.spec.volumes.iter().position(|other| other.name == volume.name);
         let index = index.unwrap_or_else(|| {
@@ -84,8 +83,8 @@ fn decide_ordinal(
         pod.spec.volumes[index] = volume;
         templated.insert(index, place);
         let mut claim = template.clone();
-        claim.metadata.name = Some(name.clone());
-        claim.metadata.namespace = Some(workload.namespace().to_owned());
+        claim.metadata.name = Some(name.as_str().into());
+        claim.metadata.namespace = Some(workload.namespace().into());
         made.insert(name, Arc::new(claim));
     }
     let view = WithTemplates { view, namespace: workload.namespace(), made };

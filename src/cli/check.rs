@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Exit;
 use super::run::ClusterArgs;
-use crate::model::{Class, Node, SELECTED_NODE};
+use crate::model::{Class, Node, SELECTED_NODE, Wire};
 
 /// One call of the API server may take this long: it waits for webhooks itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -77,13 +77,14 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 /// A node and a class to try with.
 async fn ground(client: &Client) -> anyhow::Result<(String, String)> {
     let list = ListParams::default();
-    let classes = timeout(CALL_TIMEOUT, Api::<Class>::all(client.clone()).list(&list)).await??;
-    let class = classes.items.iter().find(|class| class.is_delayed() && class.is_dynamic());
+    let classes = timeout(CALL_TIMEOUT, Api::<Wire<Class>>::all(client.clone()).list(&list)).await??;
+    let class = classes.items.iter().map(|class| &class.object).find(|class| class.is_delayed() && class.is_dynamic());
     let class =
         class.context("no class with a provisioner waits for the first consumer, so there is nothing to try")?;
-    let nodes = timeout(CALL_TIMEOUT, Api::<Node>::all(client.clone()).list(&list)).await??;
+    let nodes = timeout(CALL_TIMEOUT, Api::<Wire<Node>>::all(client.clone()).list(&list)).await??;
     let free = |node: &&Node| node.is_ready() && !node.spec.unschedulable && node.spec.taints.is_empty();
-    let node = nodes.items.iter().find(free).or(nodes.items.first()).context("the cluster has no nodes")?;
+    let mut all = nodes.items.iter().map(|node| &node.object);
+    let node = all.clone().find(free).or(all.next()).context("the cluster has no nodes")?;
     Ok((node.name().to_owned(), class.name().to_owned()))
 }
 

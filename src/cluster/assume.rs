@@ -1,18 +1,17 @@
 //! Assumptions about what manifests leave out, each of which is named when it was used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::NodeCondition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, Serializer};
 
 use crate::binding::{ClusterView, Lookup};
 use crate::model::{
-    Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, NodeStatus, Pod, StorageCapacity, Volume,
+    Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Labels, Metadata, Namespace, Node, NodeCondition, NodeStatus,
+    Pod, StorageCapacity, Text, Volume,
 };
 
 /// What is assumed of a class that is not among the facts.
@@ -157,7 +156,7 @@ impl<V> AssumingView<V> {
         };
         self.note(assumption);
         Lookup::Found(Arc::new(Class {
-            metadata: ObjectMeta { name: Some(name.unwrap_or("(default)").to_owned()), ..ObjectMeta::default() },
+            metadata: Metadata { name: Some(name.unwrap_or("(default)").into()), ..Metadata::default() },
             provisioner: ASSUMED_PROVISIONER.to_owned(),
             volume_binding_mode: Some(mode.to_owned()),
             ..Class::default()
@@ -178,11 +177,11 @@ impl<V> AssumingView<V> {
 fn schedulable_node(name: &str) -> Node {
     // The name of a Node may be longer than a label value may be: then its label is anybody's guess.
     const LONGEST_LABEL_VALUE: usize = 63;
-    let ready = NodeCondition { type_: "Ready".to_owned(), status: "True".to_owned(), ..NodeCondition::default() };
-    let hostname = (name.len() <= LONGEST_LABEL_VALUE).then(|| (HOSTNAME_LABEL.to_owned(), name.to_owned()));
-    let labels: BTreeMap<_, _> = hostname.into_iter().collect();
+    let ready = NodeCondition { type_: "Ready".into(), status: "True".into() };
+    let hostname = (name.len() <= LONGEST_LABEL_VALUE).then(|| (HOSTNAME_LABEL, Text::from(name)));
+    let labels: Labels = hostname.into_iter().collect();
     Node {
-        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() },
+        metadata: Metadata { name: Some(name.into()), labels: Some(labels), ..Metadata::default() },
         status: NodeStatus { conditions: vec![ready], ..NodeStatus::default() },
         ..Node::default()
     }

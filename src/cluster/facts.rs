@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::binding::{ClusterView, Lookup, default_class};
-use crate::model::{Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, StorageCapacity, Volume};
+use crate::model::{
+    Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, StorageCapacity, Text, Volume,
+};
 
 /// What it means that an object is not among the facts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +105,10 @@ impl Fact {
     }
 }
 
+fn name_of(given: Option<&Text>) -> String {
+    given.map(String::from).unwrap_or_default()
+}
+
 impl Facts {
     /// No facts yet.
     #[must_use]
@@ -122,16 +128,16 @@ impl Facts {
             Fact::Node(node) => self.add_node(Arc::new(node)),
             Fact::Volume(volume) => self.add_volume(&Arc::new(volume)),
             Fact::Namespace(namespace) => {
-                self.namespaces.insert(namespace.metadata.name.clone().unwrap_or_default(), Arc::new(namespace));
+                self.namespaces.insert(name_of(namespace.metadata.name.as_ref()), Arc::new(namespace));
             }
             Fact::CsiDriver(driver) => {
-                self.drivers.insert(driver.metadata.name.clone().unwrap_or_default(), Arc::new(driver));
+                self.drivers.insert(name_of(driver.metadata.name.as_ref()), Arc::new(driver));
             }
             Fact::CsiNode(node) => {
-                self.driver_nodes.insert(node.metadata.name.clone().unwrap_or_default(), Arc::new(node));
+                self.driver_nodes.insert(name_of(node.metadata.name.as_ref()), Arc::new(node));
             }
             Fact::StorageCapacity(capacity) => {
-                self.capacities.entry(capacity.storage_class_name.clone()).or_default().push(Arc::new(capacity));
+                self.capacities.entry(capacity.storage_class_name.to_string()).or_default().push(Arc::new(capacity));
             }
             Fact::Pod(pod) => self.add_pod(&Arc::new(pod)),
         }
@@ -146,7 +152,7 @@ impl Facts {
 
     fn add_volume(&mut self, volume: &Arc<Volume>) {
         if let Some(reference) = &volume.spec.claim_ref {
-            let claim = (reference.namespace.clone().unwrap_or_default(), reference.name.clone().unwrap_or_default());
+            let claim = (name_of(reference.namespace.as_ref()), name_of(reference.name.as_ref()));
             self.volumes_by_claim.entry(claim).or_default().push(Arc::clone(volume));
         } else {
             self.free_volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));
@@ -157,7 +163,7 @@ impl Facts {
     fn add_pod(&mut self, pod: &Arc<Pod>) {
         for volume in &pod.spec.volumes {
             let claim_name = match (&volume.persistent_volume_claim, &volume.ephemeral, &pod.metadata.name) {
-                (Some(source), _, _) => source.claim_name.clone(),
+                (Some(source), _, _) => source.claim_name.to_string(),
                 (None, Some(_), Some(pod_name)) => format!("{pod_name}-{}", volume.name),
                 _ => continue,
             };

@@ -1,17 +1,15 @@
 //! Facts of a running cluster, read once: for commands that look and end.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::Fact;
-use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, StorageCapacity, Volume};
+use crate::model::{Claim, Class, CsiDriver, CsiNode, Modelled, Namespace, Node, StorageCapacity, Volume, Wire};
 
 /// Objects of one answer, as kubectl asks for.
 const PAGE: u32 = 500;
@@ -66,26 +64,27 @@ impl ServerFacts {
     /// When the cluster cannot be asked for one of the kinds: half of the facts would lead to wrong decisions.
     pub async fn read(client: &Client, namespaces: &BTreeSet<String>) -> Result<Self, ServerError> {
         let mut read = Self::default();
-        read.list(&Api::<DeserializeGuard<Node>>::all(client.clone()), Fact::Node).await?;
-        read.list(&Api::<DeserializeGuard<Volume>>::all(client.clone()), Fact::Volume).await?;
-        read.list(&Api::<DeserializeGuard<Class>>::all(client.clone()), Fact::Class).await?;
-        read.list(&Api::<DeserializeGuard<CsiDriver>>::all(client.clone()), Fact::CsiDriver).await?;
-        read.list(&Api::<DeserializeGuard<CsiNode>>::all(client.clone()), Fact::CsiNode).await?;
-        let capacities: Api<DeserializeGuard<StorageCapacity>> = Api::all(client.clone());
+        read.list(&Api::<DeserializeGuard<Wire<Node>>>::all(client.clone()), Fact::Node).await?;
+        read.list(&Api::<DeserializeGuard<Wire<Volume>>>::all(client.clone()), Fact::Volume).await?;
+        read.list(&Api::<DeserializeGuard<Wire<Class>>>::all(client.clone()), Fact::Class).await?;
+        read.list(&Api::<DeserializeGuard<Wire<CsiDriver>>>::all(client.clone()), Fact::CsiDriver).await?;
+        read.list(&Api::<DeserializeGuard<Wire<CsiNode>>>::all(client.clone()), Fact::CsiNode).await?;
+        let capacities: Api<DeserializeGuard<Wire<StorageCapacity>>> = Api::all(client.clone());
         read.list(&capacities, Fact::StorageCapacity).await?;
         for name in namespaces {
-            let claims: Api<DeserializeGuard<Claim>> = Api::namespaced(client.clone(), name);
+            let claims: Api<DeserializeGuard<Wire<Claim>>> = Api::namespaced(client.clone(), name);
             read.list(&claims, Fact::Claim).await?;
             read.namespace(client, name).await?;
         }
         Ok(read)
     }
 
-    async fn list<K>(&mut self, api: &Api<DeserializeGuard<K>>, fact: fn(K) -> Fact) -> Result<(), ServerError>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-    {
-        let kind = K::plural(&()).into_owned();
+    async fn list<K: Modelled>(
+        &mut self,
+        api: &Api<DeserializeGuard<Wire<K>>>,
+        fact: fn(K) -> Fact,
+    ) -> Result<(), ServerError> {
+        let kind = K::Kind::plural(&()).into_owned();
         let mut params = ListParams::default().limit(PAGE);
         let (before, mut pages) = (self.facts.len(), 0);
         loop {
@@ -101,7 +100,7 @@ impl ServerFacts {
             };
             for item in answer.items {
                 match item.0 {
-                    Ok(object) => self.facts.push(fact(object)),
+                    Ok(object) => self.facts.push(fact(object.object)),
                     Err(invalid) => {
                         let name = invalid.metadata.name.unwrap_or_default();
                         self.malformed.push(format!("{kind} {name}: {}", invalid.error));
@@ -119,11 +118,11 @@ impl ServerFacts {
     /// Its annotations say how Pods of it may be pinned. One that does not exist yet has none.
     async fn namespace(&mut self, client: &Client, name: &str) -> Result<(), ServerError> {
         let kind = "namespaces";
-        let api: Api<Namespace> = Api::all(client.clone());
+        let api: Api<Wire<Namespace>> = Api::all(client.clone());
         let found = timeout(CALL, api.get_opt(name)).await;
         let found = found.map_err(|_| ServerError::Slow { kind: kind.to_owned() })?;
         let found = found.map_err(|error| ServerError::of(kind, &error))?;
-        self.facts.extend(found.map(Fact::Namespace));
+        self.facts.extend(found.map(|namespace| Fact::Namespace(namespace.object)));
         Ok(())
     }
 }

@@ -1,47 +1,58 @@
 //! Metadata of objects.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use serde::{Deserialize, Deserializer};
 
-use super::Object;
+use super::{Labels, Object, Text};
 
-/// The fields that are read. `managedFields`, which nobody here reads, is often longer than the rest of the object and
-/// would be kept as a tree of small maps.
-#[derive(Deserialize)]
-#[serde(remote = "ObjectMeta", rename_all = "camelCase", default = "ObjectMeta::default")]
-struct Metadata {
-    annotations: Option<BTreeMap<String, String>>,
-    creation_timestamp: Option<Time>,
-    #[serde(skip)]
-    deletion_grace_period_seconds: Option<i64>,
-    deletion_timestamp: Option<Time>,
-    finalizers: Option<Vec<String>>,
-    generate_name: Option<String>,
-    generation: Option<i64>,
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(skip)]
-    managed_fields: Option<Vec<ManagedFieldsEntry>>,
-    name: Option<String>,
-    namespace: Option<String>,
-    owner_references: Option<Vec<OwnerReference>>,
-    resource_version: Option<String>,
-    #[serde(skip)]
-    self_link: Option<String>,
-    uid: Option<String>,
+/// The metadata that is read. `managedFields`, which nobody here reads, is often longer than the rest of the object.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Annotations.
+    pub annotations: Option<Labels>,
+    /// When the API server stored the object.
+    pub creation_timestamp: Option<Time>,
+    /// Since when the object is to go.
+    pub deletion_timestamp: Option<Time>,
+    /// Who must agree before it goes.
+    pub finalizers: Option<Vec<Text>>,
+    /// What a generated name begins with.
+    pub generate_name: Option<Text>,
+    /// Labels.
+    pub labels: Option<Labels>,
+    /// Name, unique in the namespace.
+    pub name: Option<Text>,
+    /// Namespace; none for objects of the whole cluster.
+    pub namespace: Option<Text>,
+    /// The objects that this one goes with.
+    pub owner_references: Option<Vec<OwnerReference>>,
+    /// Changes with every write.
+    pub resource_version: Option<Text>,
+    /// Different for an object of the same name that is made later.
+    pub uid: Option<Text>,
 }
 
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Read(#[serde(with = "Metadata")] ObjectMeta);
+impl Metadata {
+    /// The value of an annotation.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(Text::as_str)
+    }
 
-/// Reads metadata, as far as anybody here reads it.
-pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    Ok(Object::<Read>::deserialize(deserializer)?.0.0)
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(Text::as_str)
+    }
+}
+
+/// Reads metadata.
+pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+    Ok(Object::<Metadata>::deserialize(deserializer)?.0)
 }
 
 /// The same; `null` as nothing.
-pub(crate) fn metadata_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    Ok(Option::<Object<Read>>::deserialize(deserializer)?.map(|read| read.0.0).unwrap_or_default())
+pub(crate) fn metadata_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+    Ok(Option::<Object<Metadata>>::deserialize(deserializer)?.map(|read| read.0).unwrap_or_default())
 }

@@ -4,16 +4,21 @@
 //! and a field that a newer API server adds cannot break them. Objects are never written back through these types.
 //! `null` stands for "absent" wherever the API server reads it so.
 
+mod map;
 mod metadata;
 mod node;
 mod pod;
 mod quantity;
 mod storage;
+mod text;
+mod wire;
 mod workload;
 
+pub use map::{Labels, Map};
+pub use metadata::Metadata;
 pub use node::{
-    CsiDriver, CsiDriverSpec, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiVolumeLimit, Namespace, Node, NodeSpec,
-    NodeStatus,
+    CsiDriver, CsiDriverSpec, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiVolumeLimit, Namespace, Node, NodeCondition,
+    NodeSpec, NodeStatus,
 };
 pub use pod::{
     Affinity, ClaimSource, Container, EphemeralSource, NodeAffinity, Pod, PodAffinity, PodSpec, PodStatus, PodVolume,
@@ -21,9 +26,12 @@ pub use pod::{
 };
 pub use quantity::{ParseQuantityError, Quantity};
 pub use storage::{
-    Claim, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, DataSource, PathSource,
-    StorageCapacity, Volume, VolumeSpec, VolumeStatus,
+    Claim, ClaimReference, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, DataSource,
+    PathSource, StorageCapacity, Volume, VolumeSpec, VolumeStatus,
 };
+pub use text::Text;
+pub(crate) use text::Texts;
+pub use wire::{Modelled, Wire, reference};
 pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind};
 
 use std::fmt;
@@ -90,6 +98,15 @@ where
     T: Deserialize<'de>,
 {
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|object| object.0))
+}
+
+/// The same for an object that most do not have: it costs the others no room.
+pub(crate) fn boxed_object<'de, D, T>(deserializer: D) -> Result<Option<Box<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(object(deserializer)?.map(Box::new))
 }
 
 /// Reads an object; `null` as the type's default.

@@ -1,21 +1,17 @@
 //! Nodes, and what CSI drivers say about them.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{NodeCondition, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 
-use super::metadata::metadata;
-use super::{Quantity, null_as_default};
+use super::metadata::{Metadata, metadata};
+use super::{Map, Quantity, Text, null_as_default};
 
 /// A Node: labels, taints, conditions and what it offers.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::Node)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Node {
     /// Name, labels, UID.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What an administrator or a controller asks of it.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: NodeSpec,
@@ -40,10 +36,21 @@ pub struct NodeSpec {
 pub struct NodeStatus {
     /// Amounts of each resource, extended ones included.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub allocatable: BTreeMap<String, Quantity>,
+    pub allocatable: Map<Quantity>,
     /// Conditions; `Ready` is the one that is read.
     #[serde(default, deserialize_with = "null_as_default")]
     pub conditions: Vec<NodeCondition>,
+}
+
+/// A condition of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeCondition {
+    /// What it is about.
+    #[serde(default, rename = "type", deserialize_with = "null_as_default")]
+    pub type_: Text,
+    /// `True`, `False` or `Unknown`.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub status: Text,
 }
 
 impl Node {
@@ -56,7 +63,7 @@ impl Node {
     /// The value of a label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+        self.metadata.label(key)
     }
 
     /// False only when the kubelet, or the node lifecycle controller for it, says otherwise.
@@ -67,21 +74,19 @@ impl Node {
 }
 
 /// A Namespace: only its labels and annotations are read.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::Namespace)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Namespace {
     /// Name, labels, annotations.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
 }
 
 /// A CSIDriver object.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::storage::v1::CSIDriver)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct CsiDriver {
     /// Its name is the driver's name.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What the driver wants of Kubernetes.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: CsiDriverSpec,
@@ -100,12 +105,11 @@ pub struct CsiDriverSpec {
 }
 
 /// A CSINode object: which drivers run on a node.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::storage::v1::CSINode)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct CsiNode {
     /// Its name is the node's name.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// The drivers.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: CsiNodeSpec,
@@ -124,7 +128,7 @@ pub struct CsiNodeSpec {
 pub struct CsiNodeDriver {
     /// The driver's name.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub name: String,
+    pub name: Text,
     /// How many volumes of the driver the node can hold.
     #[serde(default)]
     pub allocatable: Option<CsiVolumeLimit>,

@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration, TopologySpreadConstraint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::metadata::metadata;
+use super::metadata::{Metadata, metadata};
 use super::storage::ClaimTemplate;
-use super::{MIRROR_POD, Quantity, null_as_default, object, object_or_default, objects};
+use super::{MIRROR_POD, Map, Quantity, Text, boxed_object, null_as_default, object, object_or_default, objects};
 
 /// A Pod: where it may run, and which volumes its containers mount.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::Pod)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Pod {
     /// Name, namespace, annotations, UID.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What is asked for.
     #[serde(default, deserialize_with = "object_or_default")]
     pub spec: PodSpec,
@@ -32,13 +31,13 @@ pub struct Pod {
 pub struct PodSpec {
     /// The node that the Pod names; empty and absent mean the same.
     #[serde(default)]
-    pub node_name: Option<String>,
+    pub node_name: Option<Text>,
     /// Labels that the node must carry.
     #[serde(default)]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Affinity; only required terms are read.
-    #[serde(default, deserialize_with = "object")]
-    pub affinity: Option<Affinity>,
+    #[serde(default, deserialize_with = "boxed_object")]
+    pub affinity: Option<Box<Affinity>>,
     /// Taints that the Pod tolerates.
     #[serde(default, deserialize_with = "null_as_default")]
     pub tolerations: Vec<Toleration>,
@@ -47,7 +46,7 @@ pub struct PodSpec {
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// The scheduler that is to place the Pod.
     #[serde(default)]
-    pub scheduler_name: Option<String>,
+    pub scheduler_name: Option<Text>,
     /// Gates that hold the Pod back from scheduling; only their number counts.
     #[serde(default, deserialize_with = "null_as_default")]
     pub scheduling_gates: Vec<IgnoredAny>,
@@ -56,10 +55,10 @@ pub struct PodSpec {
     pub priority: Option<i32>,
     /// The class that the priority comes from.
     #[serde(default)]
-    pub priority_class_name: Option<String>,
+    pub priority_class_name: Option<Text>,
     /// `Never`, or `PreemptLowerPriority` (the default).
     #[serde(default)]
-    pub preemption_policy: Option<String>,
+    pub preemption_policy: Option<Text>,
     /// Volumes.
     #[serde(default, deserialize_with = "objects")]
     pub volumes: Vec<PodVolume>,
@@ -83,7 +82,7 @@ pub struct PodSpec {
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`, or empty before the first write.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub phase: String,
+    pub phase: Text,
     /// When the kubelet acknowledged the Pod.
     #[serde(default)]
     pub start_time: Option<Time>,
@@ -140,7 +139,7 @@ pub struct Container {
 pub struct VolumeReference {
     /// Name of an entry of `spec.volumes`, or of a claim template.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub name: String,
+    pub name: Text,
 }
 
 /// Amounts of resources that a container, claim or template asks for.
@@ -148,10 +147,10 @@ pub struct VolumeReference {
 pub struct ResourceAmounts {
     /// At least this much.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub requests: BTreeMap<String, Quantity>,
+    pub requests: Map<Quantity>,
     /// At most this much; also the request where none is given.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub limits: BTreeMap<String, Quantity>,
+    pub limits: Map<Quantity>,
 }
 
 /// A volume of a Pod. Sources other than claims need no binding and are not read.
@@ -160,7 +159,7 @@ pub struct ResourceAmounts {
 pub struct PodVolume {
     /// Name, unique in the Pod.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub name: String,
+    pub name: Text,
     /// A claim of the Pod's namespace.
     #[serde(default)]
     pub persistent_volume_claim: Option<ClaimSource>,
@@ -175,7 +174,7 @@ pub struct PodVolume {
 pub struct ClaimSource {
     /// Name of the claim.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub claim_name: String,
+    pub claim_name: Text,
 }
 
 /// Source of a generic ephemeral volume.
@@ -183,8 +182,8 @@ pub struct ClaimSource {
 #[serde(rename_all = "camelCase")]
 pub struct EphemeralSource {
     /// What the claim is made from; its name will be `<pod>-<volume>`.
-    #[serde(default, deserialize_with = "object")]
-    pub volume_claim_template: Option<ClaimTemplate>,
+    #[serde(default, deserialize_with = "boxed_object")]
+    pub volume_claim_template: Option<Box<ClaimTemplate>>,
 }
 
 impl Pod {
@@ -210,7 +209,7 @@ impl Pod {
     /// True for the API server's image of a static Pod, which must keep its node name.
     #[must_use]
     pub fn is_mirror(&self) -> bool {
-        self.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_POD))
+        self.metadata.annotation(MIRROR_POD).is_some()
     }
 
     /// True when the kubelet has acknowledged the Pod and not rejected it.

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ObjectReference, TopologySelectorTerm, VolumeNodeAffinity};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::api::core::v1::{TopologySelectorTerm, VolumeNodeAffinity};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 
-use super::metadata::metadata;
+use super::metadata::{Metadata, metadata};
 use super::pod::ResourceAmounts;
-use super::{BETA_CLASS, NO_PROVISIONER, Quantity, SELECTED_NODE, null_as_default, object};
+use super::{BETA_CLASS, Labels, Map, NO_PROVISIONER, Quantity, SELECTED_NODE, Text, null_as_default, object};
 
 /// A PersistentVolumeClaim.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::PersistentVolumeClaim)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Claim {
     /// Name, namespace, annotations, UID.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What is asked for.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: ClaimSpec,
@@ -31,25 +30,25 @@ pub struct Claim {
 pub struct ClaimSpec {
     /// How the volume will be used.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub access_modes: Vec<String>,
+    pub access_modes: Vec<Text>,
     /// How much is asked for.
     #[serde(default, deserialize_with = "null_as_default")]
     pub resources: ResourceAmounts,
     /// The class; empty is not the same as absent.
     #[serde(default)]
-    pub storage_class_name: Option<String>,
+    pub storage_class_name: Option<Text>,
     /// `Filesystem` (the default) or `Block`.
     #[serde(default)]
-    pub volume_mode: Option<String>,
+    pub volume_mode: Option<Text>,
     /// The volume that the claim is bound to, or asks for by name.
     #[serde(default)]
-    pub volume_name: Option<String>,
+    pub volume_name: Option<Text>,
     /// Labels that the volume must carry.
     #[serde(default)]
-    pub selector: Option<LabelSelector>,
+    pub selector: Option<Box<LabelSelector>>,
     /// Class of mutable volume attributes.
     #[serde(default)]
-    pub volume_attributes_class_name: Option<String>,
+    pub volume_attributes_class_name: Option<Text>,
     /// What the volume is to be filled from; only its kind is read.
     #[serde(default)]
     pub data_source: Option<DataSource>,
@@ -63,7 +62,7 @@ pub struct ClaimSpec {
 pub struct DataSource {
     /// Kind of the object.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub kind: String,
+    pub kind: Text,
 }
 
 /// `status` of a claim.
@@ -71,7 +70,7 @@ pub struct DataSource {
 pub struct ClaimStatus {
     /// `Pending`, `Bound`, `Lost`, or empty before the first write.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub phase: String,
+    pub phase: Text,
 }
 
 /// What a generic ephemeral volume makes its claim from.
@@ -90,10 +89,10 @@ pub struct ClaimTemplate {
 pub struct ClaimTemplateMetadata {
     /// Annotations, copied to the claim.
     #[serde(default)]
-    pub annotations: Option<BTreeMap<String, String>>,
+    pub annotations: Option<Labels>,
     /// Labels, copied to the claim.
     #[serde(default)]
-    pub labels: Option<BTreeMap<String, String>>,
+    pub labels: Option<Labels>,
 }
 
 impl Claim {
@@ -112,7 +111,7 @@ impl Claim {
     /// The value of an annotation.
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+        self.metadata.annotation(key)
     }
 
     /// The class by annotation or field; `None` when neither is given. The annotation wins.
@@ -154,12 +153,11 @@ impl Claim {
 }
 
 /// A PersistentVolume.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::core::v1::PersistentVolume)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Volume {
     /// Name, labels, annotations.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// What it offers, where, to whom.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: VolumeSpec,
@@ -174,28 +172,28 @@ pub struct Volume {
 pub struct VolumeSpec {
     /// Size, by resource `storage`.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub capacity: BTreeMap<String, Quantity>,
+    pub capacity: Map<Quantity>,
     /// How it may be used.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub access_modes: Vec<String>,
+    pub access_modes: Vec<Text>,
     /// The class; empty and absent mean the same.
     #[serde(default)]
-    pub storage_class_name: Option<String>,
+    pub storage_class_name: Option<Text>,
     /// `Filesystem` (the default) or `Block`.
     #[serde(default)]
-    pub volume_mode: Option<String>,
+    pub volume_mode: Option<Text>,
     /// The claim that owns it, or is to own it.
     #[serde(default)]
-    pub claim_ref: Option<ObjectReference>,
+    pub claim_ref: Option<ClaimReference>,
     /// The nodes from which it can be reached.
     #[serde(default)]
     pub node_affinity: Option<VolumeNodeAffinity>,
     /// Class of mutable volume attributes.
     #[serde(default)]
-    pub volume_attributes_class_name: Option<String>,
+    pub volume_attributes_class_name: Option<Text>,
     /// `Delete` or `Retain`.
     #[serde(default)]
-    pub persistent_volume_reclaim_policy: Option<String>,
+    pub persistent_volume_reclaim_policy: Option<Text>,
     /// Source: a disk or directory of a node.
     #[serde(default)]
     pub local: Option<PathSource>,
@@ -207,12 +205,26 @@ pub struct VolumeSpec {
     pub csi: Option<CsiSource>,
 }
 
+/// The claim that a volume belongs to.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ClaimReference {
+    /// Namespace of the claim.
+    #[serde(default)]
+    pub namespace: Option<Text>,
+    /// Name of the claim.
+    #[serde(default)]
+    pub name: Option<Text>,
+    /// UID of the claim; without it any claim of that name may have the volume.
+    #[serde(default)]
+    pub uid: Option<Text>,
+}
+
 /// Source of a volume that is a path on a node.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PathSource {
     /// The path.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub path: String,
+    pub path: Text,
 }
 
 /// Source of a volume that a CSI driver serves.
@@ -220,7 +232,7 @@ pub struct PathSource {
 pub struct CsiSource {
     /// The driver's name.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub driver: String,
+    pub driver: Text,
 }
 
 /// `status` of a volume.
@@ -228,7 +240,7 @@ pub struct CsiSource {
 pub struct VolumeStatus {
     /// `Pending`, `Available`, `Bound`, `Released`, `Failed`, or empty before the first write.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub phase: String,
+    pub phase: Text,
 }
 
 impl Volume {
@@ -241,9 +253,7 @@ impl Volume {
     /// The class by annotation or field; empty when neither is given. The annotation wins.
     #[must_use]
     pub fn class_name(&self) -> &str {
-        let annotations = self.metadata.annotations.as_ref();
-        let annotation = annotations.and_then(|annotations| annotations.get(BETA_CLASS));
-        annotation.map(String::as_str).or(self.spec.storage_class_name.as_deref()).unwrap_or_default()
+        self.metadata.annotation(BETA_CLASS).or(self.spec.storage_class_name.as_deref()).unwrap_or_default()
     }
 
     /// The size.
@@ -265,13 +275,12 @@ impl Volume {
 }
 
 /// A StorageClass.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::storage::v1::StorageClass)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Class {
     /// Name, annotations.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// Who makes the volumes.
     #[serde(default, deserialize_with = "null_as_default")]
     pub provisioner: String,
@@ -316,24 +325,20 @@ impl Class {
     pub fn is_default(&self) -> bool {
         const KEYS: [&str; 2] =
             ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-        let annotations = self.metadata.annotations.as_ref();
-        annotations.is_some_and(|annotations| {
-            KEYS.iter().any(|key| annotations.get(*key).is_some_and(|value| value == "true"))
-        })
+        KEYS.iter().any(|key| self.metadata.annotation(key) == Some("true"))
     }
 }
 
 /// A CSIStorageCapacity object: how much room a class has in one part of the cluster.
-#[derive(Clone, Debug, Default, Deserialize, kube::Resource)]
-#[resource(inherit = k8s_openapi::api::storage::v1::CSIStorageCapacity)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageCapacity {
     /// Name, namespace.
     #[serde(deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// The class.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub storage_class_name: String,
+    pub storage_class_name: Text,
     /// The nodes; absent means none.
     #[serde(default)]
     pub node_topology: Option<LabelSelector>,

@@ -1,10 +1,9 @@
 //! Workloads: objects that hold a Pod template.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::metadata::metadata_or_default;
+use super::metadata::{Metadata, metadata_or_default};
 use super::null_as_default;
 use super::pod::{Pod, PodSpec, PodStatus};
 use super::storage::Claim;
@@ -81,7 +80,7 @@ pub struct Workload {
     /// The kind.
     pub kind: WorkloadKind,
     /// Name, namespace, annotations.
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// The template; absent where the object leaves it out.
     pub template: Option<PodTemplate>,
     /// Claims that each Pod of a StatefulSet gets.
@@ -97,7 +96,7 @@ pub struct Workload {
 pub struct PodTemplate {
     /// Labels and annotations of the Pods.
     #[serde(default, deserialize_with = "metadata_or_default")]
-    pub metadata: ObjectMeta,
+    pub metadata: Metadata,
     /// `spec` of the Pods.
     #[serde(default, deserialize_with = "null_as_default")]
     pub spec: PodSpec,
@@ -172,12 +171,12 @@ impl Workload {
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {
         let template = self.template.as_ref()?;
-        let metadata = ObjectMeta {
-            generate_name: Some(format!("{}-", self.name())),
+        let metadata = Metadata {
+            generate_name: Some(format!("{}-", self.name()).into()),
             namespace: self.metadata.namespace.clone(),
             labels: template.metadata.labels.clone(),
             annotations: template.metadata.annotations.clone(),
-            ..ObjectMeta::default()
+            ..Metadata::default()
         };
         Some(Pod { metadata, spec: template.spec.clone(), status: PodStatus::default() })
     }

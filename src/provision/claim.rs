@@ -1,6 +1,6 @@
 //! What a claim may ask for.
 
-use crate::model::Claim;
+use crate::model::{Claim, Text};
 
 /// Why a claim gets no volume from us, however long it waits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,9 +29,9 @@ pub fn refusal(claim: &Claim) -> Option<Refusal> {
     if let Some(mode) = spec.volume_mode.as_deref().filter(|mode| !matches!(*mode, "" | "Filesystem")) {
         return Some(Refusal::VolumeMode(mode.to_owned()));
     }
-    let served = |mode: &String| matches!(mode.as_str(), "ReadWriteOnce" | "ReadWriteOncePod");
+    let served = |mode: &Text| matches!(mode.as_str(), "ReadWriteOnce" | "ReadWriteOncePod");
     if let Some(mode) = spec.access_modes.iter().find(|mode| !served(mode)) {
-        return Some(Refusal::AccessMode(mode.clone()));
+        return Some(Refusal::AccessMode(mode.to_string()));
     }
     if spec.access_modes.is_empty() {
         return Some(Refusal::AccessMode("(none)".to_owned()));
@@ -40,7 +40,7 @@ pub fn refusal(claim: &Claim) -> Option<Refusal> {
         return Some(Refusal::Selector);
     }
     if let Some(source) = spec.data_source_ref.as_ref().or(spec.data_source.as_ref()) {
-        return Some(Refusal::DataSource(source.kind.clone()));
+        return Some(Refusal::DataSource(source.kind.to_string()));
     }
     if bytes(claim).is_none() {
         return Some(Refusal::Size);

@@ -15,7 +15,7 @@ use super::placement::{NodeObstacle, affinity_value, choose_path};
 use super::volume::{VolumeOrder, build, local_volume, volume_name};
 use crate::binding::selector::topology_allows;
 use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
-use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE};
+use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Wire, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -34,7 +34,7 @@ struct Request {
 
 /// Brings a claim one step further. `Some` asks for another look after that time.
 pub(crate) async fn reconcile(context: &Context, claim: Arc<Claim>) -> Result<Option<Duration>, ApiError> {
-    let Some(uid) = claim.metadata.uid.clone() else { return Ok(None) };
+    let Some(uid) = claim.metadata.uid.as_ref().map(String::from) else { return Ok(None) };
     if claim.volume_name().is_some() || claim.metadata.deletion_timestamp.is_some() {
         context.forget(&uid);
         return Ok(None);
@@ -90,8 +90,8 @@ async fn find_node(context: &Context, name: &str) -> Result<Option<Arc<Node>>, A
         return Ok(Some(node));
     }
     // It may be so new that the cache has not heard of it.
-    let nodes: Api<Node> = Api::all(context.client.clone());
-    Ok(if_found(nodes.get(name)).await?.map(Arc::new))
+    let nodes: Api<Wire<Node>> = Api::all(context.client.clone());
+    Ok(if_found(nodes.get(name)).await?.map(|node| Arc::new(node.object)))
 }
 
 /// Nobody chose: the class binds immediately.
@@ -119,7 +119,7 @@ async fn on_any(context: &Context, request: &Request) -> Result<Option<Duration>
     let Some(pool) = pool(context, request) else { return Ok(Some(PATIENCE)) };
     let mut best: Option<(i64, Arc<Node>)> = None;
     let mut why = format!("no node that pool {} has paths on is ready and schedulable", request.parameters.pool);
-    for node in context.stores.nodes.state() {
+    for node in context.all_nodes() {
         let wanted = pinned.as_ref().is_none_or(|name| name == node.name());
         if !wanted || pinned.is_none() && (node.spec.unschedulable || !node.is_ready()) {
             continue;
@@ -162,7 +162,7 @@ fn candidate(
     if !topology_allows(&request.class.allowed_topologies, node) {
         return Err(NodeObstacle::Topology(node.name().to_owned()));
     }
-    affinity_value(node, &request.parameters.affinity_key, context.stores.nodes.state())?;
+    affinity_value(node, &request.parameters.affinity_key, context.all_nodes())?;
     let report = context.stores.reports.get(&kube::runtime::reflector::ObjectRef::new(node.name()));
     let volumes = context.locals_on(node.name());
     choose_path(
@@ -194,7 +194,7 @@ async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<On
         return Ok(Ok(Some(SOON)));
     }
     if local.is_ready() {
-        let value = match affinity_value(node, &request.parameters.affinity_key, context.stores.nodes.state()) {
+        let value = match affinity_value(node, &request.parameters.affinity_key, context.all_nodes()) {
             Ok(value) => value,
             Err(obstacle) => return Ok(Err(obstacle)),
         };
@@ -234,7 +234,7 @@ async fn order(
     };
     let local = local_volume(LocalVolumeSpec {
         node_name: node.name().to_owned(),
-        node_uid: node.metadata.uid.clone().unwrap_or_default(),
+        node_uid: node.metadata.uid.as_ref().map(String::from).unwrap_or_default(),
         pool: request.parameters.pool.clone(),
         base: path.path,
         path: directory.to_string(),
@@ -270,7 +270,7 @@ async fn order(
 async fn publish(context: &Context, request: &Request, local: &LocalVolume, value: &str) -> Result<(), ApiError> {
     let claim = &request.claim;
     let live = if_found(context.claims(claim.namespace()).get(claim.name())).await?;
-    let unchanged = live.as_ref().is_some_and(|live| {
+    let unchanged = live.as_ref().is_some_and(|Wire { object: live, .. }| {
         live.metadata.uid.as_deref() == Some(request.uid.as_str())
             && live.metadata.deletion_timestamp.is_none()
             && live.volume_name().is_none()
@@ -293,7 +293,7 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
             context.metrics.made(waited.map(|since| since.elapsed()));
             let name = volume_name(&request.uid);
             let note = format!("made volume {name} on node {} in {}", local.spec.node_name, local.spec.base);
-            context.events.normal(claim.as_ref(), "ProvisioningSucceeded", &note);
+            context.events.normal(reference(claim.as_ref()), "ProvisioningSucceeded", &note);
         }
         Err(error) if error.is_conflict() => {}
         Err(error) => return Err(error),
@@ -327,13 +327,13 @@ async fn give_up(context: &Context, request: &Request, node: &str, why: &str) ->
 
 /// The node that a Pod with this claim names. A Pod that the scheduler places has none before its claims are bound.
 async fn pinned_node(context: &Context, claim: &Claim) -> Result<Option<String>, ApiError> {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), claim.namespace());
+    let pods: Api<Wire<Pod>> = Api::namespaced(context.client.clone(), claim.namespace());
     let found = in_time(pods.list(&ListParams::default())).await?;
-    let pinned = found.items.iter().find(|pod| {
+    let pinned = found.items.iter().map(|pod| &pod.object).find(|pod| {
         let waits = !matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-        waits && pod.spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) && mounts(pod, claim.name())
+        waits && pod.pinned_node().is_some() && mounts(pod, claim.name())
     });
-    Ok(pinned.and_then(|pod| pod.spec.node_name.clone()))
+    Ok(pinned.and_then(Pod::pinned_node).map(str::to_owned))
 }
 
 fn mounts(pod: &Pod, claim: &str) -> bool {

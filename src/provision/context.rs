@@ -13,8 +13,10 @@ use tokio::sync::Notify;
 use super::PROVISIONER;
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use crate::binding::ClusterView;
+use crate::cluster::live::LiveCluster;
 use crate::crd::{LocalNode, LocalPool, LocalVolume};
-use crate::model::{Claim, Class, Node, Volume};
+use crate::model::{Claim, Class, Node, Text, Volume, Wire, reference};
 use crate::rancher::MICROK8S;
 use crate::runtime::queue::Queue;
 
@@ -61,11 +63,8 @@ pub(crate) enum Key {
     Report(String),
 }
 
+/// What only the provisioner watches. The rest it shares with the other loops.
 pub(crate) struct Stores {
-    pub claims: Store<Claim>,
-    pub classes: Store<Class>,
-    pub volumes: Store<Volume>,
-    pub nodes: Store<Node>,
     pub pools: Store<LocalPool>,
     pub reports: Store<LocalNode>,
     pub locals: Store<LocalVolume>,
@@ -74,6 +73,7 @@ pub(crate) struct Stores {
 pub(crate) struct Context {
     pub client: Client,
     pub options: Options,
+    pub live: LiveCluster,
     pub stores: Stores,
     pub queue: Arc<Queue<Key>>,
     pub events: Events,
@@ -126,7 +126,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Context {
     pub(crate) fn class(&self, name: &str) -> Option<Arc<Class>> {
-        self.stores.classes.get(&ObjectRef::new(name))
+        self.live.class(name).found()
     }
 
     /// The class of a claim, if it is one of ours. Of MicroK8s only old volumes are served.
@@ -135,8 +135,27 @@ impl Context {
         self.class(claim.class_name()?).filter(ours)
     }
 
+    pub(crate) fn claim(&self, namespace: &str, name: &str) -> Option<Arc<Claim>> {
+        self.live.claim(namespace, name).found()
+    }
+
+    /// Every claim; none before the first list has ended, and nothing is decided before.
+    pub(crate) fn all_claims(&self) -> Vec<Arc<Claim>> {
+        self.live.claims().found().unwrap_or_default()
+    }
+
+    /// The same of volumes.
+    pub(crate) fn all_volumes(&self) -> Vec<Arc<Volume>> {
+        self.live.volumes().found().unwrap_or_default()
+    }
+
+    /// The same of Nodes.
+    pub(crate) fn all_nodes(&self) -> Vec<Arc<Node>> {
+        self.live.nodes().found().unwrap_or_default()
+    }
+
     pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
-        self.stores.nodes.get(&ObjectRef::new(name))
+        self.live.node(name).found()
     }
 
     pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalVolume>> {
@@ -144,10 +163,10 @@ impl Context {
     }
 
     pub(crate) fn volume(&self, name: &str) -> Option<Arc<Volume>> {
-        self.stores.volumes.get(&ObjectRef::new(name))
+        self.live.volume(name).found()
     }
 
-    pub(crate) fn claims(&self, namespace: &str) -> Api<Claim> {
+    pub(crate) fn claims(&self, namespace: &str) -> Api<Wire<Claim>> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
@@ -155,7 +174,7 @@ impl Context {
         Api::all(self.client.clone())
     }
 
-    pub(crate) fn volumes(&self) -> Api<Volume> {
+    pub(crate) fn volumes(&self) -> Api<Wire<Volume>> {
         Api::all(self.client.clone())
     }
 
@@ -185,28 +204,22 @@ impl Context {
 
     /// Warns about a claim, once for each thing that there is to say.
     pub(crate) fn refuse(&self, claim: &Claim, note: String) {
-        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        let uid = claim.metadata.uid.as_ref().map(String::from).unwrap_or_default();
         let repeated = lock(&self.said).get(&uid).is_some_and(|before| *before == note);
         if !repeated {
             self.metrics.refused();
-            self.events.warning(claim, "ProvisioningFailed", &note);
+            self.events.warning(reference(claim), "ProvisioningFailed", &note);
             lock(&self.said).insert(uid, note);
         }
     }
 
     /// Drops what was kept about claims and volumes that are gone.
     pub(crate) fn tidy(&self) {
-        let claims: BTreeSet<String> =
-            self.stores.claims.state().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
-        lock(&self.said).retain(|uid, _| claims.contains(uid));
-        lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid));
-        let owners: BTreeSet<String> = self
-            .stores
-            .volumes
-            .state()
-            .iter()
-            .filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone())
-            .collect();
+        let claims: BTreeSet<Text> = self.all_claims().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
+        lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
+        lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
+        let owners: BTreeSet<Text> =
+            self.all_volumes().iter().filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone()).collect();
         self.disposed.retain(|name| owners.iter().any(|uid| name.starts_with(uid.as_str())));
     }
 

@@ -1,6 +1,7 @@
 //! Events on claims and volumes, written in the background so that nobody waits for them.
 
-use kube::{Client, Resource, ResourceExt};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use tokio::sync::mpsc;
 
 use crate::runtime::api::in_time;
@@ -31,19 +32,19 @@ impl Events {
     }
 
     /// A normal event.
-    pub(crate) fn normal<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &str, note: &str) {
+    pub(crate) fn normal(&self, about: ObjectReference, reason: &str, note: &str) {
         self.send(about, false, reason, note);
     }
 
     /// A warning.
-    pub(crate) fn warning<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &str, note: &str) {
-        tracing::info!(kind = %K::kind(&()), name = about.name_any(), reason, note, "warning");
+    pub(crate) fn warning(&self, about: ObjectReference, reason: &str, note: &str) {
+        tracing::info!(kind = about.kind, name = about.name, reason, note, "warning");
         self.send(about, true, reason, note);
     }
 
-    fn send<K: Resource<DynamicType = ()>>(&self, about: &K, warning: bool, reason: &str, note: &str) {
+    fn send(&self, about: ObjectReference, warning: bool, reason: &str, note: &str) {
         let (reason, note) = (reason.to_owned(), note.to_owned());
-        let said = Said { warning, reason, note, regarding: about.object_ref(&()), related: None };
+        let said = Said { warning, reason, note, regarding: about, related: None };
         if self.0.try_send(said).is_err() {
             tracing::debug!("too many events at once, this one is left out");
         }

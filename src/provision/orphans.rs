@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::api::{ListParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 
 use super::context::{Context, lock};
 use super::volume::{local_volume, volume_name};
@@ -14,7 +14,7 @@ use crate::crd::{
     ClaimIdentity, Disposal, LocalNode, LocalVolume, LocalVolumeSpec, NODE_REPLACED, ORPHANS_HELD, Origin, Orphan,
     Reclaim, VolumePath, checked_base, condition,
 };
-use crate::model::{Claim, Node, Volume};
+use crate::model::{Claim, Node, Volume, Wire};
 use crate::runtime::api::{ApiError, in_time};
 
 /// All volumes and claims are listed for it, so not more often than this for one node.
@@ -42,7 +42,9 @@ pub(crate) async fn reconcile(context: &Context, report: Arc<LocalNode>) -> Resu
     }
     // No cache: what may destroy is decided by what the API server says now.
     let volumes = in_time(context.volumes().list(&ListParams::default())).await?.items;
-    let claims = in_time(Api::<Claim>::all(context.client.clone()).list(&ListParams::default())).await?.items;
+    let claims = in_time(Api::<Wire<Claim>>::all(context.client.clone()).list(&ListParams::default())).await?.items;
+    let volumes: Vec<Volume> = volumes.into_iter().map(|read| read.object).collect();
+    let claims: Vec<Claim> = claims.into_iter().map(|read| read.object).collect();
     let node = context.node(&node_name);
     let mut kept = false;
     for orphan in due {
@@ -99,7 +101,7 @@ async fn order(context: &Context, report: &LocalNode, orphan: &Orphan) -> Result
         Ok(_) => {
             context.metrics.orphan(true);
             let note = format!("no volume names {}/{}: its removal is ordered", orphan.base, orphan.path);
-            context.events.normal(report, "OrphanRemovalOrdered", &note);
+            context.events.normal(report.object_ref(&()), "OrphanRemovalOrdered", &note);
             Ok(())
         }
     }
@@ -119,7 +121,7 @@ fn once(context: &Context, report: &LocalNode, reason: &'static str, note: &str)
     let key = format!("{reason} {}", report.name_any());
     let before = lock(&context.said).insert(key, note.to_owned());
     if before.as_deref() != Some(note) {
-        context.events.warning(report, reason, note);
+        context.events.warning(report.object_ref(&()), reason, note);
     }
 }
 

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use super::volume::LOCAL_VOLUME;
 use super::{claims, orphans, volumes};
+use crate::cluster::live::{Change as Moved, LiveCluster, Observer};
 use crate::crd::{LocalNode, LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
 use crate::runtime::api::{ApiError, in_time};
@@ -40,19 +42,28 @@ pub struct Provisioner {
 
 impl Provisioner {
     /// A provisioner that writes while `leadership` allows it; without one it must be the only one of the cluster.
+    ///
+    /// Claims, volumes, classes and Nodes are those of `live`, which is to tell [`Provisioner::observer`].
     #[must_use]
-    pub fn new(client: Client, options: Options, leadership: Option<Leadership>, registry: &mut Registry) -> Self {
+    pub fn new(
+        client: Client,
+        live: LiveCluster,
+        options: Options,
+        leadership: Option<Leadership>,
+        registry: &mut Registry,
+    ) -> Self {
         let queue = Arc::new(Queue::default());
         let disposed = Arc::new(Disposed::default());
         let (promised, pools_refilled) = (Arc::default(), Arc::default());
         let metrics = ProvisionMetrics::new();
         metrics.register(registry);
         let (events, writing) = Events::start(client.clone());
-        let (stores, mut tasks) = watch(&client, &queue, &disposed, &promised, &pools_refilled);
+        let (stores, mut tasks) = watch(&client, &live, &queue, &disposed, &promised, &pools_refilled);
         tasks.push(Box::pin(writing));
         let context = Context {
             client,
             options,
+            live,
             stores,
             queue,
             events,
@@ -68,6 +79,12 @@ impl Provisioner {
         Self { context: Arc::new(context), tasks, leadership }
     }
 
+    /// What is to hear of every change of the facts.
+    #[must_use]
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::new(Feed(Arc::clone(&self.context)))
+    }
+
     /// Tells of a claim, by its UID, whether anything has been made for it. `None` while nobody knows.
     pub fn started(&self) -> impl Fn(&str) -> Option<bool> + Send + Sync + 'static {
         let context = Arc::downgrade(&self.context);
@@ -81,7 +98,7 @@ impl Provisioner {
         for task in tasks {
             running.spawn(task);
         }
-        if stop.run_until_cancelled(ready(&context.stores)).await.is_none() {
+        if stop.run_until_cancelled(ready(&context)).await.is_none() {
             return;
         }
         context.synced.store(true, Ordering::Release);
@@ -196,6 +213,7 @@ impl Worker {
 
 fn watch(
     client: &Client,
+    live: &LiveCluster,
     queue: &Arc<Queue<Key>>,
     disposed: &Arc<Disposed>,
     promised: &Arc<Promised>,
@@ -217,29 +235,11 @@ fn watch(
         })
     };
     tasks.push(Box::pin(task));
-    let push = Arc::clone(queue);
-    let known = locals.clone();
-    let (claims, task) =
-        follow(Api::<Claim>::all(client.clone()), config(), move |change| on_claim(&push, &known, &change));
-    tasks.push(Box::pin(task));
-    let push = Arc::clone(queue);
-    let known = locals.clone();
-    let (volumes, task) =
-        follow(Api::<Volume>::all(client.clone()), config(), move |change| on_volume(&push, &known, &change));
-    tasks.push(Box::pin(task));
-
-    let waiting = |claims: &Store<Claim>| {
-        let (queue, claims) = (Arc::clone(queue), claims.clone());
-        move || {
-            for claim in claims.state().iter().filter(|claim| claim.volume_name().is_none()) {
-                queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
-            }
-        }
+    let waiting = || {
+        let (queue, live) = (Arc::clone(queue), live.clone());
+        move || waiting_again(&queue, &live)
     };
-    let again = waiting(&claims);
-    let (classes, task) = follow(Api::all(client.clone()), config(), move |_| again());
-    tasks.push(Box::pin(task));
-    let again = waiting(&claims);
+    let again = waiting();
     let refilled = Arc::clone(pools_refilled);
     let (pools, task) = follow(Api::all(client.clone()), config(), move |change| {
         if matches!(change, Change::Refilled) {
@@ -248,7 +248,7 @@ fn watch(
         again();
     });
     tasks.push(Box::pin(task));
-    let again = waiting(&claims);
+    let again = waiting();
     let push = Arc::clone(queue);
     let (reports, task) = follow(Api::<LocalNode>::all(client.clone()), config(), move |change| {
         match &change {
@@ -259,10 +259,49 @@ fn watch(
         again();
     });
     tasks.push(Box::pin(task));
-    // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
-    let (nodes, task) = follow(Api::all(client.clone()), config(), |_| {});
-    tasks.push(Box::pin(task));
-    (Stores { claims, classes, volumes, nodes, pools, reports, locals }, tasks)
+    (Stores { pools, reports, locals }, tasks)
+}
+
+/// Has every claim without a volume looked at.
+fn waiting_again(queue: &Queue<Key>, live: &LiveCluster) {
+    for claim in live.claims().found().iter().flatten().filter(|claim| claim.volume_name().is_none()) {
+        queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
+    }
+}
+
+/// Puts what the shared facts tell of into the queue.
+struct Feed(Arc<Context>);
+
+impl Observer for Feed {
+    fn changed(&self, change: Moved) {
+        let Context { queue, live, stores, synced, disposed, .. } = &*self.0;
+        // What the first lists bring is looked at as a whole.
+        if !synced.load(Ordering::Acquire) {
+            return;
+        }
+        match change {
+            Moved::Claim(change) => {
+                let gone = change.after.is_none();
+                if let Some(claim) = change.after.or(change.before) {
+                    on_claim(queue, &stores.locals, &claim, gone);
+                }
+            }
+            Moved::Volume(change) => {
+                let gone = change.after.is_none();
+                if let Some(volume) = change.after.or(change.before) {
+                    // Not sooner: as long as the cache shows the volume, its LocalVolume would be taken for lost and made
+                    // again.
+                    if let Some(name) = volume.metadata.annotation(LOCAL_VOLUME).filter(|_| gone) {
+                        disposed.remove(name);
+                    }
+                    on_volume(queue, &stores.locals, &volume, gone);
+                }
+            }
+            Moved::Class(_) => waiting_again(queue, live),
+            // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
+            Moved::Node(_) | Moved::Pod(_) => {}
+        }
+    }
 }
 
 fn on_local(queue: &Queue<Key>, disposed: &Disposed, change: &Change<'_, LocalVolume>) {
@@ -286,11 +325,10 @@ fn on_local(queue: &Queue<Key>, disposed: &Disposed, change: &Change<'_, LocalVo
     queue.now(Key::Volume(super::volume_name(&claim.uid)));
 }
 
-fn on_claim(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_, Claim>) {
-    let (Change::Applied(claim) | Change::Deleted(claim)) = change else { return queue.now(Key::Everything) };
+fn on_claim(queue: &Queue<Key>, locals: &Store<LocalVolume>, claim: &Claim, gone: bool) {
     queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     // A bound claim says nothing new about its directory before it goes.
-    if claim.volume_name().is_none() || matches!(change, Change::Deleted(_)) {
+    if claim.volume_name().is_none() || gone {
         for local in locals.state() {
             if claim.metadata.uid.as_deref() == Some(local.spec.claim.uid.as_str()) {
                 queue.now(Key::Local(local.name().to_owned()));
@@ -299,10 +337,9 @@ fn on_claim(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_,
     }
 }
 
-fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_, Volume>) {
-    let (Change::Applied(volume) | Change::Deleted(volume)) = change else { return queue.now(Key::Everything) };
+fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, volume: &Volume, gone: bool) {
     queue.now(Key::Volume(volume.name().to_owned()));
-    if volume.status.phase == "Released" || matches!(change, Change::Deleted(_)) {
+    if volume.status.phase == "Released" || gone {
         let uid = volume.spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_deref());
         for local in locals.state() {
             if uid == Some(local.spec.claim.uid.as_str()) {
@@ -313,12 +350,10 @@ fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, change: &Change<'_
 }
 
 /// Waits until every cache has been filled once.
-async fn ready(stores: &Stores) {
+async fn ready(context: &Context) {
+    let stores = &context.stores;
     let all = tokio::join!(
-        stores.claims.wait_until_ready(),
-        stores.classes.wait_until_ready(),
-        stores.volumes.wait_until_ready(),
-        stores.nodes.wait_until_ready(),
+        context.live.synced(),
         stores.pools.wait_until_ready(),
         stores.reports.wait_until_ready(),
         stores.locals.wait_until_ready(),
@@ -330,13 +365,13 @@ async fn ready(stores: &Stores) {
 /// Asks for a look at everything there is, and forgets what is kept about things that are not.
 fn everything(context: &Context) {
     context.tidy();
-    for claim in context.stores.claims.state() {
+    for claim in context.all_claims() {
         context.queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     }
     for local in context.stores.locals.state() {
         context.queue.now(Key::Local(local.name().to_owned()));
     }
-    for volume in context.stores.volumes.state() {
+    for volume in context.all_volumes() {
         context.queue.now(Key::Volume(volume.name().to_owned()));
     }
     for report in context.stores.reports.state() {
@@ -350,7 +385,7 @@ async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError
             everything(context);
             Ok(None)
         }
-        Key::Claim(namespace, name) => match context.stores.claims.get(&ObjectRef::new(name).within(namespace)) {
+        Key::Claim(namespace, name) => match context.claim(namespace, name) {
             Some(claim) => claims::reconcile(context, claim).await,
             None => Ok(None),
         },

@@ -70,7 +70,7 @@ pub fn build(order: &VolumeOrder<'_>) -> PersistentVolume {
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeSpec {
-            access_modes: Some(claim.spec.access_modes.clone()),
+            access_modes: Some(claim.spec.access_modes.iter().map(String::from).collect()),
             capacity: Some(BTreeMap::from([("storage".to_owned(), Quantity(claim.request().to_string()))])),
             claim_ref: Some(ObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -86,7 +86,7 @@ pub fn build(order: &VolumeOrder<'_>) -> PersistentVolume {
             node_affinity: Some(affinity(&parameters.affinity_key, order.affinity_value)),
             persistent_volume_reclaim_policy: Some(if delete { "Delete" } else { "Retain" }.to_owned()),
             storage_class_name: Some(class.name().to_owned()),
-            volume_attributes_class_name: claim.spec.volume_attributes_class_name.clone(),
+            volume_attributes_class_name: claim.spec.volume_attributes_class_name.as_ref().map(String::from),
             volume_mode: Some("Filesystem".to_owned()),
             ..PersistentVolumeSpec::default()
         }),
@@ -135,10 +135,10 @@ pub fn local_volume(spec: LocalVolumeSpec) -> LocalVolume {
 /// `None` when the volume is not one of ours, or does not say enough.
 #[must_use]
 pub fn recovered(volume: &Volume) -> Option<LocalVolume> {
-    let annotation = |key: &str| volume.metadata.annotations.as_ref()?.get(key).cloned();
+    let annotation = |key: &str| volume.metadata.annotation(key).map(str::to_owned);
     let base = annotation(BASE)?;
     let source = volume.spec.local.as_ref().or(volume.spec.host_path.as_ref())?;
-    let path = VolumePath::parse(source.path.strip_prefix(&base)?.strip_prefix('/')?).ok()?;
+    let path = VolumePath::parse(source.path.strip_prefix(base.as_str())?.strip_prefix('/')?).ok()?;
     let reference = volume.spec.claim_ref.as_ref()?;
     // The volume may have been handed on to another claim; the directory stays that of the first.
     let uid = volume.name().strip_prefix("pvc-")?.to_owned();
@@ -151,8 +151,8 @@ pub fn recovered(volume: &Volume) -> Option<LocalVolume> {
         require_mount: annotation(REQUIRE_MOUNT).is_some(),
         bytes: i64::try_from(volume.capacity().units()).unwrap_or(i64::MAX),
         claim: ClaimIdentity {
-            namespace: reference.namespace.clone().unwrap_or_default(),
-            name: reference.name.clone().unwrap_or_default(),
+            namespace: reference.namespace.as_ref().map(String::from).unwrap_or_default(),
+            name: reference.name.as_ref().map(String::from).unwrap_or_default(),
             uid,
         },
         origin: Origin::Recovered,
@@ -175,7 +175,7 @@ pub fn reclaim(volume: &Volume) -> Reclaim {
 /// True when the volume is the one of this directory.
 #[must_use]
 pub fn serves(volume: &Volume, local: &LocalVolume) -> bool {
-    let annotation = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(LOCAL_VOLUME));
+    let annotation = volume.metadata.annotation(LOCAL_VOLUME);
     let source = volume.spec.local.as_ref().or(volume.spec.host_path.as_ref());
     match annotation {
         Some(name) => name == local.name(),

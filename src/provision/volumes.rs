@@ -11,7 +11,7 @@ use super::disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 use super::volume::{LOCAL_VOLUME, reclaim, recovered, serves, volume_name};
 use super::{PROVISIONED_BY, VOLUME_FINALIZER};
 use crate::crd::{LocalVolume, Origin, Reclaim};
-use crate::model::{Node, Volume};
+use crate::model::{Node, Text, Volume, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -32,9 +32,9 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
     }
     // The caches only said that it is worth asking. What may destroy is decided by what the API server says now.
     let claim = &local.spec.claim;
-    let live_claim = if_found(context.claims(&claim.namespace).get(&claim.name)).await?;
+    let live_claim = if_found(context.claims(&claim.namespace).get(&claim.name)).await?.map(|claim| claim.object);
     let name = volume_of(context, &local).unwrap_or_else(|| volume_name(&claim.uid));
-    let live_volume = if_found(context.volumes().get(&name)).await?;
+    let live_volume = if_found(context.volumes().get(&name)).await?.map(|volume| volume.object);
     let live_claim = live_claim.filter(|live| live.metadata.uid.as_deref() == Some(claim.uid.as_str()));
     let class = live_claim.as_ref().and_then(|live| context.class(live.class_name()?));
     let verdict = disposal(
@@ -50,7 +50,7 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
         Verdict::Dispose(_) if path_is_shared(context, &local, &name) => {
             if let Some(volume) = &live_volume {
                 let note = "another volume names this path, or one above or below it: the directory is left alone";
-                context.events.warning(volume, "VolumeFailedDelete", note);
+                context.events.warning(reference(volume), "VolumeFailedDelete", note);
             }
             Ok(Some(RECHECK))
         }
@@ -64,11 +64,9 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
             match patched {
                 Err(error) if error.is_conflict() || error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
-                Ok(patched) => {
+                // The order comes back as a change of the LocalVolume, which is deleted then.
+                Ok(_) => {
                     context.metrics.disposed();
-                    if !local.is_deleting() {
-                        delete_local(context, &patched).await?;
-                    }
                     Ok(None)
                 }
             }
@@ -83,8 +81,9 @@ fn may_end(context: &Context, local: &LocalVolume) -> bool {
         return volume.status.phase == "Released" || !serves(&volume, local);
     }
     let claim = &local.spec.claim;
-    let key = kube::runtime::reflector::ObjectRef::new(&claim.name).within(&claim.namespace);
-    let found = context.stores.claims.get(&key).filter(|it| it.metadata.uid.as_deref() == Some(claim.uid.as_str()));
+    let found = context
+        .claim(&claim.namespace, &claim.name)
+        .filter(|it| it.metadata.uid.as_deref() == Some(claim.uid.as_str()));
     found.is_none_or(|claim| claim.selected_node() != Some(local.spec.node_name.as_str()))
 }
 
@@ -93,7 +92,7 @@ fn volume_of(context: &Context, local: &LocalVolume) -> Option<String> {
     if local.spec.origin != Origin::Adopted {
         return Some(volume_name(&local.spec.claim.uid));
     }
-    context.stores.volumes.find(|volume| serves(volume, local)).map(|volume| volume.name().to_owned())
+    context.all_volumes().iter().find(|volume| serves(volume, local)).map(|volume| volume.name().to_owned())
 }
 
 /// Somebody made a volume by hand that leads into this directory.
@@ -101,7 +100,7 @@ fn path_is_shared(context: &Context, local: &LocalVolume, own: &str) -> bool {
     let node = context.node(&local.spec.node_name);
     let path = format!("{}/{}", local.spec.base, local.spec.path);
     let shared =
-        context.stores.volumes.find(|volume| volume.name() != own && leads_into(volume, &path, node.as_deref()));
+        context.all_volumes().into_iter().find(|it| it.name() != own && leads_into(it, &path, node.as_deref()));
     shared.is_some()
 }
 
@@ -128,7 +127,7 @@ async fn delete_local(context: &Context, local: &LocalVolume) -> Result<(), ApiE
 /// Brings a volume one step further: its LocalVolume is made again if it was lost, its policy is followed, and it goes
 /// when its directory is gone.
 pub(crate) async fn reconcile_volume(context: &Context, volume: Arc<Volume>) -> Result<Option<Duration>, ApiError> {
-    let annotation = |key: &str| volume.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let annotation = |key: &str| volume.metadata.annotation(key);
     if !annotation(PROVISIONED_BY).is_some_and(|by| context.options.serves(by)) {
         return Ok(None);
     }
@@ -145,7 +144,7 @@ async fn own(context: &Context, volume: &Volume, name: &str) -> Result<Option<Du
     let Some(local) = context.local(name) else {
         let Some(lost) = recovered(volume) else {
             let note = "the annotations of this volume do not say where its directory is: it is left alone";
-            context.events.warning(volume, "VolumeFailedDelete", note);
+            context.events.warning(reference(volume), "VolumeFailedDelete", note);
             return Ok(None);
         };
         tracing::info!(volume = volume.name(), "its LocalVolume is missing and is made again");
@@ -164,7 +163,7 @@ async fn own(context: &Context, volume: &Volume, name: &str) -> Result<Option<Du
 /// The administrator may change the policy at any time. Data is kept as soon as either side says so.
 async fn follow_policy(context: &Context, volume: &Volume, local: &LocalVolume) -> Result<(), ApiError> {
     let wanted = reclaim(volume);
-    let held = volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == VOLUME_FINALIZER);
+    let held = volume.metadata.finalizers.iter().flatten().any(|finalizer| *finalizer == VOLUME_FINALIZER);
     let leaving = volume.metadata.deletion_timestamp.is_some();
     match wanted {
         // First it is written down that the data stays, then the volume may vanish without us.
@@ -197,8 +196,8 @@ async fn set_reclaim(context: &Context, local: &LocalVolume, reclaim: Reclaim) -
 }
 
 async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result<(), ApiError> {
-    let others = volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != VOLUME_FINALIZER);
-    let finalizers: Vec<&str> = others.map(String::as_str).chain(held.then_some(VOLUME_FINALIZER)).collect();
+    let others = volume.metadata.finalizers.iter().flatten().filter(|finalizer| **finalizer != *VOLUME_FINALIZER);
+    let finalizers: Vec<&str> = others.map(Text::as_str).chain(held.then_some(VOLUME_FINALIZER)).collect();
     let patch = json!({ "metadata": {
         "uid": volume.metadata.uid,
         "resourceVersion": volume.metadata.resource_version,
@@ -211,26 +210,32 @@ async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result
     }
 }
 
-/// The directory is gone: so goes the volume.
+/// The directory is gone: so goes the volume. Its finalizer has nothing left to guard and is lifted first: once the volume
+/// is being deleted the controller manager lifts one of its own, and the two would conflict.
 async fn remove(context: &Context, volume: &Volume, name: &str) -> Result<Option<Duration>, ApiError> {
+    let held = volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == VOLUME_FINALIZER);
+    let leaving = volume.metadata.deletion_timestamp.is_some();
+    if leaving && !held {
+        return Ok(None);
+    }
     // The directory may have been ordered anew since.
     if volume.status.phase != "Released" || if_found(context.locals().get(name)).await?.is_some() {
         return Ok(Some(Duration::from_secs(1)));
     }
-    let exactly = Preconditions { uid: volume.metadata.uid.clone(), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
-    if volume.metadata.deletion_timestamp.is_none() {
+    if held {
+        // This comes back as a change of the volume, which is deleted then.
+        set_finalizer(context, volume, false).await?;
+    } else {
+        let exactly = Preconditions { uid: volume.metadata.uid.as_ref().map(String::from), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
         match in_time(context.volumes().delete(volume.name(), &parameters)).await {
             Err(error) if error.is_not_found() => {}
             deleted => drop(deleted?),
         }
     }
-    let live = if_found(context.volumes().get(volume.name())).await?;
-    if let Some(live) = live.filter(|live| live.metadata.uid == volume.metadata.uid) {
-        set_finalizer(context, &live, false).await?;
+    if leaving || !held {
+        context.metrics.removed();
     }
-    context.disposed.remove(name);
-    context.metrics.removed();
     Ok(None)
 }
 
@@ -239,12 +244,12 @@ async fn adopted(context: &Context, volume: &Volume) -> Result<Option<Duration>,
     if volume.status.phase != "Released" || reclaim(volume) != Reclaim::Delete {
         return Ok(None);
     }
-    let nodes = context.stores.nodes.state();
+    let nodes = context.all_nodes();
     let pools = context.stores.pools.state();
     let order = match rancher::adoption(volume, &nodes, &pools) {
         Ok(order) => order,
         Err(error) => {
-            context.events.warning(volume, "VolumeFailedDelete", &error.to_string());
+            context.events.warning(reference(volume), "VolumeFailedDelete", &error.to_string());
             return Ok(Some(Duration::from_secs(60)));
         }
     };

@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use super::{MICROK8S, RANCHER};
 use crate::binding::selector::volume_reachable;
 use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, Origin, PathError, Reclaim, VolumePath};
-use crate::model::{Node, Volume};
+use crate::model::{Node, Text, Volume};
 use crate::provision::local_volume;
 
 /// Why a volume of another provisioner is left alone.
@@ -44,13 +44,13 @@ pub fn adoption(volume: &Volume, nodes: &[Arc<Node>], pools: &[Arc<LocalPool>]) 
         let rest = source.path.strip_prefix(&path.path)?.strip_prefix('/')?;
         Some((pool, path, rest.trim_end_matches('/')))
     });
-    let outside = || AdoptionError::Outside(source.path.clone(), node.name().to_owned());
+    let outside = || AdoptionError::Outside(source.path.to_string(), node.name().to_owned());
     let (pool, path, rest) = beneath.max_by_key(|(_, path, _)| path.path.len()).ok_or_else(outside)?;
     let reference = volume.spec.claim_ref.as_ref().ok_or(AdoptionError::NoClaim)?;
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let text = |value: &Option<Text>| value.as_ref().map(String::from).unwrap_or_default();
     Ok(local_volume(LocalVolumeSpec {
         node_name: node.name().to_owned(),
-        node_uid: node.metadata.uid.clone().unwrap_or_default(),
+        node_uid: text(&node.metadata.uid),
         pool: pool.name_any(),
         base: path.path.clone(),
         path: VolumePath::parse(rest)?.to_string(),
@@ -59,7 +59,7 @@ pub fn adoption(volume: &Volume, nodes: &[Arc<Node>], pools: &[Arc<LocalPool>]) 
         claim: ClaimIdentity {
             namespace: text(&reference.namespace),
             name: text(&reference.name),
-            uid: reference.uid.clone().ok_or(AdoptionError::NoClaim)?,
+            uid: reference.uid.as_ref().map(String::from).ok_or(AdoptionError::NoClaim)?,
         },
         origin: Origin::Adopted,
         reclaim: Reclaim::Delete,
@@ -67,15 +67,16 @@ pub fn adoption(volume: &Volume, nodes: &[Arc<Node>], pools: &[Arc<LocalPool>]) 
     }))
 }
 
+/// Annotation in which rancher's provisioner wrote down the node of a volume. MicroK8s' own annotation names the node that
+/// the provisioner ran on, which need not be that of the volume.
+pub const SELECTED_NODE: &str = "local.path.provisioner/selected-node";
+
 /// The volume's node: by the name that its maker wrote down, else the one node that its affinity matches by labels, else
 /// the one whose name stands where a label's value should be.
 fn node_of<'a>(volume: &Volume, nodes: &'a [Arc<Node>]) -> Option<&'a Node> {
-    // MicroK8s' own annotation names the node that the provisioner ran on, which need not be that of the volume.
-    const NAME: &str = "local.path.provisioner/selected-node";
-    let annotations = volume.metadata.annotations.as_ref();
     let by_name = |name: &str| nodes.iter().find(|node| node.name() == name).map(AsRef::as_ref);
     // It is there or it is gone; another node that happens to fit is not the one.
-    if let Some(name) = annotations.and_then(|annotations| annotations.get(NAME)) {
+    if let Some(name) = volume.metadata.annotation(SELECTED_NODE) {
         return by_name(name);
     }
     let required = volume.spec.node_affinity.as_ref()?.required.as_ref()?;

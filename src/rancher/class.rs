@@ -12,7 +12,7 @@ pub fn parameters(class: &Class) -> Result<ClassParameters, ParameterError> {
     let mut plain = class.clone();
     plain.parameters.clear();
     let mut read = ClassParameters::of(&plain)?;
-    let annotation = |key: &str| class.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let annotation = |key: &str| class.metadata.annotation(key);
     // The other provisioner's default.
     read.volume_type = VolumeType::HostPath;
     if let Some(kind) = annotation("defaultVolumeType") {

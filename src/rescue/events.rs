@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::RescueMetrics;
 use super::plan::Report;
-use crate::model::{Claim, Pod};
+use crate::model::{Claim, Pod, reference};
 use crate::runtime::events::{Recorder, Said};
 
 /// Events that wait: two for each of a thousand Pods that are stuck at the start, twice over. More are dropped, since an
@@ -44,8 +44,8 @@ pub(super) fn events(client: Client, instance: String, metrics: RescueMetrics) -
 impl Events {
     /// Tells people at the claim, and at the Pod if there is one.
     pub fn tell(&self, claim: &Claim, pod: Option<&Pod>, report: &Report) {
-        let claim = reference("PersistentVolumeClaim", &claim.metadata);
-        let pod = pod.map(|pod| reference("Pod", &pod.metadata));
+        let claim = reference(claim);
+        let pod = pod.map(reference);
         if let Some(pod) = &pod {
             self.hand_in(report, pod.clone(), Some(claim.clone()));
         }
@@ -85,16 +85,5 @@ impl Senders {
             }
         });
         stop.run_until_cancelled(futures::future::join_all(senders)).await;
-    }
-}
-
-fn reference(kind: &str, metadata: &kube::api::ObjectMeta) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some(kind.to_owned()),
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
-        uid: metadata.uid.clone(),
-        ..ObjectReference::default()
     }
 }

@@ -8,7 +8,7 @@ use super::SELECTED_BY;
 use super::tracking::{ClaimKey, Tracking};
 use crate::binding::ClusterView;
 use crate::cluster::live::{Change, Changed, LiveCluster, Observer, declared_claims};
-use crate::model::{Claim, Class, Node, Pod, Volume};
+use crate::model::{Claim, Class, Node, Pod, Text, Volume};
 use crate::runtime::queue::Queue;
 
 /// Puts claims into the queue when something changes that their plan reads.
@@ -72,8 +72,8 @@ impl Feed {
     fn volume(&self, change: &Changed<Volume>) {
         for volume in change.before.iter().chain(&change.after) {
             if let Some(reference) = &volume.spec.claim_ref {
-                let named = (reference.namespace.clone(), reference.name.clone());
-                let key = (named.0.unwrap_or_default(), named.1.unwrap_or_default());
+                let text = |text: &Option<Text>| text.as_ref().map(String::from).unwrap_or_default();
+                let key = (text(&reference.namespace), text(&reference.name));
                 if self.tracking.contains(&key) {
                     self.queue.now(key);
                 }
@@ -135,5 +135,5 @@ fn key_of(claim: &Claim) -> ClaimKey {
 }
 
 fn claims_of(pod: &Pod) -> impl Iterator<Item = ClaimKey> + '_ {
-    declared_claims(pod).map(|name| (pod.namespace().to_owned(), name))
+    declared_claims(pod).map(|name| (pod.namespace().to_owned(), name.into()))
 }

@@ -136,7 +136,7 @@ pub fn plan(claim: &Claim, view: &dyn ClusterView, rules: &Rules, past: &Past) -
     let verdict = decide_claim(claim, view, rules);
     // The Pod on whose behalf the verdict is, or else the first one that waits.
     let pod = match &verdict.consumer_uid {
-        Some(uid) => waiting.iter().find(|(pod, _)| pod.metadata.uid.as_ref() == Some(uid)),
+        Some(uid) => waiting.iter().find(|(pod, _)| pod.metadata.uid.as_deref() == Some(uid.as_str())),
         None => waiting.first(),
     };
     let plan = pod.map_or(Plan::quiet(), |(pod, index)| for_pod(claim, pod, *index, &verdict, view, past));
@@ -167,7 +167,7 @@ fn volume_index(pod: &Pod, claim: &Claim) -> Option<usize> {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             let mut owners = claim.metadata.owner_references.iter().flatten();
             claim.name() == format!("{name}-{}", volume.name)
-                && owners.any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
+                && owners.any(|owner| Some(owner.uid.as_str()) == pod.metadata.uid.as_deref())
         }
         (None, None) => false,
     })
@@ -177,7 +177,7 @@ fn volume_index(pod: &Pod, claim: &Claim) -> Option<usize> {
 fn bound_elsewhere(pod: &Arc<Pod>, index: usize, view: &dyn ClusterView, rules: &Rules) -> Plan {
     let decided = decide_pod(pod, view, rules);
     let name = &pod.spec.volumes[index].name;
-    let volume = decided.volumes.iter().find(|volume| volume.volume == *name);
+    let volume = decided.volumes.iter().find(|volume| *name == volume.volume);
     let Some(ClaimRemedy::Hopeless { reason }) = volume.map(|volume| &volume.remedy) else { return Plan::quiet() };
     let report = decided.findings.iter().find(|finding| finding.code == *reason).map(tell);
     Plan { step: Step::Nothing, stuck: Some(*reason), consumer: Some(Arc::clone(pod)), report }
@@ -252,7 +252,7 @@ fn tell(finding: &Finding) -> Report {
 
 /// Selects the Pod's node, the first time or again.
 fn select_node(claim: &Claim, pod: &Arc<Pod>, node: &str, view: &dyn ClusterView, past: &Past) -> Plan {
-    let pod_uid = pod.metadata.uid.clone().unwrap_or_default();
+    let pod_uid = pod.metadata.uid.as_ref().map(String::from).unwrap_or_default();
     let class = claim.class_name().unwrap_or_default();
     let provisioner = view.class(class).found().map(|class| class.provisioner.clone()).and_then(external);
     let write = |count| Write::SelectNode {

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-
 use crate::binding::{ClusterView, Lookup};
-use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume};
+use crate::model::{
+    Claim, ClaimReference, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Text, Volume,
+};
 
 /// Promises by volume. As many as writes under way and not yet seen.
 #[derive(Debug, Default)]
@@ -18,18 +18,17 @@ pub(super) struct Reservations(HashMap<String, Promise>);
 #[derive(Debug)]
 struct Promise {
     /// The volume's version that was decided on; at any other, the watch has caught up.
-    version: Option<String>,
-    claim: ObjectReference,
+    version: Option<Text>,
+    claim: ClaimReference,
 }
 
 impl Reservations {
     /// Promises a volume.
     pub fn promise(&mut self, volume: &Volume, claim: &Claim) {
-        let claim = ObjectReference {
+        let claim = ClaimReference {
             namespace: claim.metadata.namespace.clone(),
             name: claim.metadata.name.clone(),
             uid: claim.metadata.uid.clone(),
-            ..ObjectReference::default()
         };
         let promise = Promise { version: volume.metadata.resource_version.clone(), claim };
         self.0.insert(volume.name().to_owned(), promise);

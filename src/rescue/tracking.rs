@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::plan::{Plan, Report};
 use super::{SELECTED_BY, Words};
 use crate::binding::Code;
-use crate::model::Claim;
+use crate::model::{Claim, Text};
 
 /// Namespace and name of a claim.
 pub(super) type ClaimKey = (String, String);
@@ -20,7 +20,7 @@ const LASTING: Duration = Duration::from_secs(3);
 /// One claim.
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
-    pub uid: Option<String>,
+    pub uid: Option<Text>,
     pub class: Option<String>,
     /// The node of the Pod that waits for it.
     pub node: Option<String>,
@@ -31,7 +31,7 @@ pub(super) struct Tracked {
     /// What its provisioner said, and when that was read.
     pub words: Option<(Words, Instant)>,
     /// The version of the claim on which a write was made; while it is current, the watch lags.
-    pub written: Option<String>,
+    pub written: Option<Text>,
     /// Writes that failed in a row.
     pub failures: u32,
     /// What people have been told.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::plan::Write;
 use super::{GAVE_UP, SELECTED_BY, SELECTIONS, Words};
-use crate::model::{Claim, Node, SELECTED_NODE, Volume};
+use crate::model::{Claim, Node, SELECTED_NODE, Text, Volume, Wire};
 
 const PROVISIONERS: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
@@ -110,21 +110,21 @@ impl Writer {
     }
 
     async fn patch_claim(&self, claim: &Claim, write: &Write, before: Instant) -> Outcome {
-        let api: Api<Claim> = Api::namespaced(self.client.clone(), claim.namespace());
+        let api: Api<Wire<Claim>> = Api::namespaced(self.client.clone(), claim.namespace());
         let patch = Patch::Merge(claim_patch(claim, write));
         outcome(before, api.patch(claim.name(), &self.params, &patch)).await
     }
 
     async fn patch_volume(&self, volume: &Volume, patch: &Value, before: Instant) -> Outcome {
-        let api: Api<Volume> = Api::all(self.client.clone());
+        let api: Api<Wire<Volume>> = Api::all(self.client.clone());
         outcome(before, api.patch(volume.name(), &self.params, &Patch::Merge(patch))).await
     }
 
     /// `Done` when the API server itself says that the claim is what was decided on: unbound, and nobody's else.
     async fn still_waits(&self, claim: &Claim, before: Instant) -> Outcome {
-        let api: Api<Claim> = Api::namespaced(self.client.clone(), claim.namespace());
+        let api: Api<Wire<Claim>> = Api::namespaced(self.client.clone(), claim.namespace());
         match timeout_at(before, api.get(claim.name())).await {
-            Ok(Ok(now)) => {
+            Ok(Ok(Wire { object: now, .. })) => {
                 let same = now.metadata.uid == claim.metadata.uid && now.selected_node() == claim.selected_node();
                 let free = now.volume_name().is_none() && now.metadata.deletion_timestamp.is_none();
                 if same && free { Outcome::Done } else { Outcome::Conflict }
@@ -136,7 +136,7 @@ impl Writer {
 
     /// `Done` when the API server itself says that the Node does not exist.
     async fn is_gone(&self, node: &str, before: Instant) -> Outcome {
-        let api: Api<Node> = Api::all(self.client.clone());
+        let api: Api<Wire<Node>> = Api::all(self.client.clone());
         match timeout_at(before, api.get_metadata_opt(node)).await {
             Ok(Ok(None)) => Outcome::Done,
             Ok(Ok(Some(_))) => Outcome::Conflict,
@@ -163,7 +163,7 @@ async fn outcome<T>(before: Instant, request: impl Future<Output = kube::Result<
 }
 
 /// The metadata that makes a patch fail if the object is not the one that was decided on.
-fn preconditions(uid: Option<&String>, version: Option<&String>, annotations: &Value) -> Value {
+fn preconditions(uid: Option<&Text>, version: Option<&Text>, annotations: &Value) -> Value {
     json!({"metadata": {"uid": uid, "resourceVersion": version, "annotations": annotations}})
 }
 

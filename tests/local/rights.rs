@@ -11,13 +11,13 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use latebind::agent::{self, AgentMetrics, AllowedBases, Base, Order};
 use latebind::crd::{LocalNode, LocalVolume, VolumePath};
-use latebind::provision::{self, Provisioner};
+use latebind::provision;
 use latebind_cluster::{Cluster, Scope, SimulatedNode, eventually};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::chart::provisioner;
-use crate::ground::{PATIENCE, path_of};
+use crate::ground::{PATIENCE, path_of, provision_with};
 use crate::manifest::NAMESPACE;
 
 const AGENTS: &str = "latebind-agent";
@@ -75,9 +75,7 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         pool: Some(("latebind-local".to_owned(), base.to_str().unwrap().to_owned())),
         ..provision::Options::default()
     };
-    let mut registry = prometheus_client::registry::Registry::default();
-    let provisioner = Provisioner::new(controller, options, None, &mut registry);
-    tokio::spawn(provisioner.run(|| {}, stop.clone()));
+    provision_with(controller, options, &stop);
     let mine = agent_client(scope, node.name()).await?;
     let options = agent::Options {
         node_name: node.name().to_owned(),

@@ -12,6 +12,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use latebind::agent::AllowedBases;
+use latebind::cluster::live::{LiveCluster, WatchedPods};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume};
 use latebind::{agent, provision};
 use latebind_cluster::{Scope, SimulatedNode, eventually};
@@ -54,11 +55,18 @@ pub fn controller(client: Client) -> CancellationToken {
         agent_patience: AGENT_PATIENCE,
         ..provision::Options::default()
     };
-    let shutdown = token.clone();
-    let mut registry = prometheus_client::registry::Registry::default();
-    let provisioner = provision::Provisioner::new(client, options, None, &mut registry);
-    tokio::spawn(provisioner.run(|| {}, shutdown));
+    provision_with(client, options, &token);
     token
+}
+
+/// The same with other options.
+pub fn provision_with(client: Client, options: provision::Options, stop: &CancellationToken) {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let live = LiveCluster::new(WatchedPods::None);
+    let provisioner = provision::Provisioner::new(client.clone(), live.clone(), options, None, &mut registry);
+    let (observer, watching) = (provisioner.observer(), stop.clone());
+    tokio::spawn(async move { live.run(client, observer, watching).await });
+    tokio::spawn(provisioner.run(|| {}, stop.clone()));
 }
 
 /// The agent of a simulated node, working in a directory of this machine.

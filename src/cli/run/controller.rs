@@ -1,6 +1,7 @@
 //! The role `controller`: stuck claims and certificates, under one Lease.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::probing::Probing;
 use crate::binding::Rules;
-use crate::cluster::live::{LiveCluster, WatchedPods};
+use crate::cluster::live::{LiveCluster, Observer, WatchedPods};
 use crate::provision::{self, Provisioner};
 use crate::rescue::{Controller, Setup};
 use crate::runtime::lease::{Contender, LeaseTerms};
@@ -89,7 +90,7 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     let facts = readiness.part("facts");
     let provisioning = provisioner.map(|options| {
         let leadership = contender.as_ref().map(Contender::leadership);
-        let provisioner = Provisioner::new(client.clone(), options, leadership, &mut registry);
+        let provisioner = Provisioner::new(client.clone(), live.clone(), options, leadership, &mut registry);
         controller.ask_provisioner(provisioner.started());
         (provisioner, readiness.part("provisioner"))
     });
@@ -97,7 +98,10 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
 
     let stop = CancellationToken::new();
     tracing::info!(identity, dry_run, lease = format!("{namespace}/{lease_name}"), metrics, "running");
-    let mut tasks = start(client, &live, controller, contender, facts, &stop);
+    let observers: Vec<Arc<dyn Observer>> = std::iter::once(controller.observer())
+        .chain(provisioning.as_ref().map(|(provisioner, _)| provisioner.observer()))
+        .collect();
+    let mut tasks = start(client, &live, (controller, Arc::new(observers)), contender, facts, &stop);
     if let Some((renewal, every, leadership)) = renewal {
         let stop = stop.clone();
         let renewing = async move {
@@ -151,12 +155,11 @@ async fn until_the_end(
 fn start(
     client: Client,
     live: &LiveCluster,
-    controller: Controller,
+    (controller, observer): (Controller, Arc<dyn Observer>),
     contender: Option<Contender>,
     facts: Part,
     stop: &CancellationToken,
 ) -> Vec<Task> {
-    let observer = controller.observer();
     let watching = {
         let (live, stop) = (live.clone(), stop.clone());
         async move { Ok(live.run(client, observer, stop).await?) }

@@ -133,7 +133,7 @@ impl Asker<'_> {
             }
             let mut claim = template.clone();
             claim.metadata.name = Some(source.claim_name.clone());
-            claim.metadata.namespace = Some(pod.namespace().to_owned());
+            claim.metadata.namespace = Some(pod.namespace().into());
             facts.to_mut().add(Fact::Claim(claim));
         }
         facts

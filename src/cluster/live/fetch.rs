@@ -13,9 +13,9 @@ use futures::future::{BoxFuture, Shared, join_all};
 use kube::{Api, Client};
 
 use super::LiveCluster;
-use super::store::key;
+use super::store::Key;
 use crate::binding::{ClusterView, Lookup};
-use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume};
+use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume, Wire};
 
 /// How long one look may take. The API server waits for a review for 3 s, and for every webhook in turn.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -44,9 +44,9 @@ impl std::fmt::Debug for ClaimFetcher {
 
 struct State {
     /// Looks under way; at most rate times deadline.
-    flights: HashMap<String, Look>,
+    flights: HashMap<Key, Look>,
     /// Claims that did not exist a moment ago; at most rate times the time that they are kept.
-    negatives: HashMap<String, Instant>,
+    negatives: HashMap<Key, Instant>,
     tokens: f64,
     counted: Instant,
 }
@@ -69,7 +69,7 @@ impl State {
 #[derive(Clone, Debug)]
 pub struct FetchedClaims {
     live: LiveCluster,
-    fetched: HashMap<String, Lookup<Arc<Claim>>>,
+    fetched: HashMap<Key, Lookup<Arc<Claim>>>,
 }
 
 impl ClaimFetcher {
@@ -93,7 +93,7 @@ impl ClaimFetcher {
             .map(str::to_owned)
             .collect();
         let looks = missing.into_iter().map(|name| {
-            let key = key(namespace, &name);
+            let key = Key::new(namespace, &name);
             let look = self.look(namespace, &name, &key);
             async move { (key, look.await) }
         });
@@ -102,7 +102,7 @@ impl ClaimFetcher {
     }
 
     /// The look at one claim: one under way, one that is remembered, a new one, or none when the ration is used up.
-    fn look(&self, namespace: &str, name: &str, key: &str) -> Look {
+    fn look(&self, namespace: &str, name: &str, key: &Key) -> Look {
         let now = Instant::now();
         let mut state = self.lock();
         if let Some(flight) = state.flights.get(key) {
@@ -115,17 +115,17 @@ impl ClaimFetcher {
         if !state.admit(now) {
             return answered(Lookup::Unknown);
         }
-        let flight = self.clone().fly(namespace.to_owned(), name.to_owned(), key.to_owned()).boxed().shared();
-        state.flights.insert(key.to_owned(), flight.clone());
+        let flight = self.clone().fly(namespace.to_owned(), name.to_owned(), key.clone()).boxed().shared();
+        state.flights.insert(key.clone(), flight.clone());
         // A task of its own: those who wait may be gone before the answer, and it must leave the map all the same.
         tokio::spawn(flight.clone());
         flight
     }
 
-    async fn fly(self, namespace: String, name: String, key: String) -> Lookup<Arc<Claim>> {
-        let api: Api<Claim> = Api::namespaced(self.client.clone(), &namespace);
+    async fn fly(self, namespace: String, name: String, key: Key) -> Lookup<Arc<Claim>> {
+        let api: Api<Wire<Claim>> = Api::namespaced(self.client.clone(), &namespace);
         let answer = match tokio::time::timeout(DEADLINE, api.get_opt(&name)).await {
-            Ok(Ok(Some(claim))) => Lookup::Found(Arc::new(claim)),
+            Ok(Ok(Some(claim))) => Lookup::Found(Arc::new(claim.object)),
             Ok(Ok(None)) => Lookup::Absent,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a claim could not be looked at");
@@ -155,7 +155,7 @@ impl ClusterView for FetchedClaims {
     fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
         match self.live.claim(namespace, name) {
             Lookup::Found(claim) => Lookup::Found(claim),
-            cached => self.fetched.get(&key(namespace, name)).cloned().unwrap_or(cached),
+            cached => self.fetched.get(&Key::new(namespace, name)).cloned().unwrap_or(cached),
         }
     }
 

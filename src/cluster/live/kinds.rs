@@ -1,65 +1,81 @@
 //! What is kept of each kind, and what it is looked up by.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::store::Cached;
 use crate::model::{
-    BETA_CLASS, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, MIRROR_POD, NAMESPACE_NODE_SELECTOR, Namespace, Node,
-    Pod, SELECTED_NODE, StorageCapacity, Volume,
+    BETA_CLASS, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
+    Namespace, Node, Pod, SELECTED_NODE, StorageCapacity, Text, Texts, Volume,
 };
+use crate::provision::PROVISIONED_BY;
+use crate::rancher;
 
 /// Prefix of latebind's own annotations and labels.
 const OWN_PREFIX: &str = "latebind.dev/";
 const PROVISIONERS: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
-/// Drops the parts of the metadata that no decision reads, and the annotations that are not kept.
-fn trim(metadata: &mut ObjectMeta, annotation_is_read: impl Fn(&str) -> bool) {
+/// Drops the parts of the metadata that no decision reads, and the annotations that are not kept. What is left is shared
+/// where many objects say the same.
+fn trim(metadata: &mut Metadata, texts: &mut Texts, annotation_is_read: impl Fn(&str) -> bool) {
     metadata.finalizers = None;
     metadata.generate_name = None;
     metadata.owner_references = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| annotation_is_read(key));
+        annotations.retain(annotation_is_read);
         if annotations.is_empty() {
             metadata.annotations = None;
         }
+    }
+    texts.share_some(&mut metadata.namespace);
+    for (key, value) in
+        [&mut metadata.labels, &mut metadata.annotations].into_iter().flatten().flat_map(Map::entries_mut)
+    {
+        texts.share(key);
+        texts.share(value);
     }
 }
 
 impl Cached for Node {
     /// Value of the hostname label.
-    type Index = String;
+    type Index = Text;
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |_| false);
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
         self.status.conditions.retain(|condition| condition.type_ == "Ready");
         for condition in &mut self.status.conditions {
-            (condition.message, condition.reason) = (None, None);
-            (condition.last_heartbeat_time, condition.last_transition_time) = (None, None);
+            texts.share(&mut condition.type_);
+            texts.share(&mut condition.status);
         }
-        // Only extended resources decide anything; they alone carry a domain.
-        self.status.allocatable.retain(|resource, _| resource.contains('/'));
+        self.status.allocatable.retain(is_extended);
         for taint in &mut self.spec.taints {
             taint.time_added = None;
         }
     }
 
-    fn indexes(&self) -> Vec<String> {
-        self.label(HOSTNAME_LABEL).map(str::to_owned).into_iter().collect()
+    fn indexes(&self) -> Vec<Text> {
+        self.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME_LABEL)).cloned().into_iter().collect()
     }
 }
 
 impl Cached for Claim {
     type Index = ();
 
-    fn trim(&mut self) {
+    fn trim(&mut self, texts: &mut Texts) {
         // The owner tells whether the claim is a Pod's own.
         let owners = self.metadata.owner_references.take();
-        trim(&mut self.metadata, |key| {
+        trim(&mut self.metadata, texts, |key| {
             key == BETA_CLASS || key == SELECTED_NODE || key.starts_with(OWN_PREFIX) || PROVISIONERS.contains(&key)
         });
         self.metadata.labels = None;
         self.metadata.owner_references = owners;
+        let spec = &mut self.spec;
+        for text in [&mut spec.storage_class_name, &mut spec.volume_mode, &mut spec.volume_attributes_class_name] {
+            texts.share_some(text);
+        }
+        spec.access_modes.iter_mut().for_each(|mode| texts.share(mode));
+        for (resource, _) in spec.resources.requests.entries_mut().chain(spec.resources.limits.entries_mut()) {
+            texts.share(resource);
+        }
+        texts.share(&mut self.status.phase);
     }
 
     fn indexes(&self) -> Vec<()> {
@@ -71,25 +87,45 @@ impl Cached for Claim {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum VolumeIndex {
     /// The class.
-    FreeOfClass(String),
+    FreeOfClass(Text),
     /// Namespace and name of the claim in `claimRef`.
-    Claim(String, String),
+    Claim(Text, Text),
 }
 
 impl Cached for Volume {
     type Index = VolumeIndex;
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |key| key == BETA_CLASS);
-        if let Some(reference) = &mut self.spec.claim_ref {
-            (reference.api_version, reference.kind, reference.resource_version) = (None, None, None);
-            reference.field_path = None;
+    fn trim(&mut self, texts: &mut Texts) {
+        let finalizers = self.metadata.finalizers.take();
+        trim(&mut self.metadata, texts, |key| {
+            [BETA_CLASS, PROVISIONED_BY, rancher::SELECTED_NODE].contains(&key) || key.starts_with(OWN_PREFIX)
+        });
+        // The provisioner adds and removes its own among them.
+        self.metadata.finalizers = finalizers;
+        self.metadata.finalizers.iter_mut().flatten().for_each(|finalizer| texts.share(finalizer));
+        let spec = &mut self.spec;
+        if let Some(reference) = &mut spec.claim_ref {
+            texts.share_some(&mut reference.namespace);
         }
+        for text in [
+            &mut spec.storage_class_name,
+            &mut spec.volume_mode,
+            &mut spec.volume_attributes_class_name,
+            &mut spec.persistent_volume_reclaim_policy,
+        ] {
+            texts.share_some(text);
+        }
+        spec.access_modes.iter_mut().for_each(|mode| texts.share(mode));
+        spec.capacity.entries_mut().for_each(|(resource, _)| texts.share(resource));
+        if let Some(csi) = &mut spec.csi {
+            texts.share(&mut csi.driver);
+        }
+        texts.share(&mut self.status.phase);
     }
 
     fn indexes(&self) -> Vec<VolumeIndex> {
         vec![match &self.spec.claim_ref {
-            None => VolumeIndex::FreeOfClass(self.class_name().to_owned()),
+            None => VolumeIndex::FreeOfClass(self.class_name().into()),
             Some(reference) => VolumeIndex::Claim(
                 reference.namespace.clone().unwrap_or_default(),
                 reference.name.clone().unwrap_or_default(),
@@ -101,8 +137,8 @@ impl Cached for Volume {
 impl Cached for Class {
     type Index = ();
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |key| key.ends_with("is-default-class"));
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key.ends_with("is-default-class"));
     }
 
     fn indexes(&self) -> Vec<()> {
@@ -113,8 +149,8 @@ impl Cached for Class {
 impl Cached for CsiDriver {
     type Index = ();
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |_| false);
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
     }
 
     fn indexes(&self) -> Vec<()> {
@@ -125,8 +161,9 @@ impl Cached for CsiDriver {
 impl Cached for CsiNode {
     type Index = ();
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |_| false);
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+        self.spec.drivers.iter_mut().for_each(|driver| texts.share(&mut driver.name));
     }
 
     fn indexes(&self) -> Vec<()> {
@@ -136,14 +173,14 @@ impl Cached for CsiNode {
 
 impl Cached for StorageCapacity {
     /// The class.
-    type Index = String;
+    type Index = Text;
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |_| false);
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
         self.metadata.labels = None;
     }
 
-    fn indexes(&self) -> Vec<String> {
+    fn indexes(&self) -> Vec<Text> {
         vec![self.storage_class_name.clone()]
     }
 }
@@ -151,10 +188,10 @@ impl Cached for StorageCapacity {
 impl Cached for Namespace {
     type Index = ();
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |key| key == NAMESPACE_NODE_SELECTOR || key.starts_with(OWN_PREFIX));
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR || key.starts_with(OWN_PREFIX));
         if let Some(labels) = &mut self.metadata.labels {
-            labels.retain(|key, _| key.starts_with(OWN_PREFIX));
+            labels.retain(|key| key.starts_with(OWN_PREFIX));
         }
     }
 
@@ -165,30 +202,44 @@ impl Cached for Namespace {
 
 impl Cached for Pod {
     /// Namespace and name of a claim that the Pod declares.
-    type Index = (String, String);
+    type Index = (Text, Text);
 
-    fn trim(&mut self) {
-        trim(&mut self.metadata, |key| key == MIRROR_POD);
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key == MIRROR_POD);
         self.spec.volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
         let volumes = &self.spec.volumes;
         let containers =
             [&mut self.spec.init_containers, &mut self.spec.containers, &mut self.spec.ephemeral_containers];
         for container in containers.into_iter().flatten() {
             container.volume_mounts.retain(|mount| volumes.iter().any(|volume| volume.name == mount.name));
+            container.resources.requests.retain(is_extended);
+            container.resources.limits.retain(is_extended);
+            for mount in container.volume_mounts.iter_mut().chain(&mut container.volume_devices) {
+                texts.share(&mut mount.name);
+            }
         }
+        self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));
+        texts.share_some(&mut self.spec.node_name);
+        texts.share_some(&mut self.spec.scheduler_name);
+        texts.share(&mut self.status.phase);
     }
 
-    fn indexes(&self) -> Vec<(String, String)> {
-        declared_claims(self).map(|name| (self.namespace().to_owned(), name)).collect()
+    fn indexes(&self) -> Vec<(Text, Text)> {
+        declared_claims(self).map(|name| (self.namespace().into(), name)).collect()
     }
 }
 
+/// Only extended resources decide anything; they alone carry a domain.
+fn is_extended(resource: &str) -> bool {
+    resource.contains('/')
+}
+
 /// Names of the claims that the Pod declares: by name, and of its own ephemeral volumes.
-pub(crate) fn declared_claims(pod: &Pod) -> impl Iterator<Item = String> + '_ {
+pub(crate) fn declared_claims(pod: &Pod) -> impl Iterator<Item = Text> + '_ {
     pod.spec.volumes.iter().filter_map(|volume| {
         match (&volume.persistent_volume_claim, &volume.ephemeral, &pod.metadata.name) {
             (Some(source), _, _) => Some(source.claim_name.clone()),
-            (None, Some(_), Some(pod_name)) => Some(format!("{pod_name}-{}", volume.name)),
+            (None, Some(_), Some(pod_name)) => Some(format!("{pod_name}-{}", volume.name).into()),
             _ => None,
         }
     })

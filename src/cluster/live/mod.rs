@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::kinds::VolumeIndex;
 use self::metrics::{CacheCollector, Figures, WatchMetrics};
-use self::store::{Cached, Store, key};
+use self::store::{Cached, Key, Store};
 use crate::binding::{ClusterView, Lookup, default_class};
 use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume};
 
@@ -58,6 +58,15 @@ pub trait Observer: Send + Sync + 'static {
 /// No one listens.
 impl Observer for () {
     fn changed(&self, _: Change) {}
+}
+
+/// Several listen.
+impl Observer for Vec<Arc<dyn Observer>> {
+    fn changed(&self, change: Change) {
+        for observer in self {
+            observer.changed(change.clone());
+        }
+    }
 }
 
 /// A store and the counts of the watch that fills it.
@@ -219,6 +228,18 @@ impl LiveCluster {
         self.0.claims.store.all()
     }
 
+    /// Every volume.
+    #[must_use]
+    pub fn volumes(&self) -> Lookup<Vec<Arc<Volume>>> {
+        self.0.volumes.store.all()
+    }
+
+    /// Every Node.
+    #[must_use]
+    pub fn nodes(&self) -> Lookup<Vec<Arc<Node>>> {
+        self.0.nodes.store.all()
+    }
+
     /// Every Pod that is watched.
     #[must_use]
     pub fn pods(&self) -> Lookup<Vec<Arc<Pod>>> {
@@ -228,11 +249,11 @@ impl LiveCluster {
 
 impl ClusterView for LiveCluster {
     fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
-        self.0.claims.store.get(&key(namespace, name))
+        self.0.claims.store.get(&Key::new(namespace, name))
     }
 
     fn class(&self, name: &str) -> Lookup<Arc<Class>> {
-        self.0.classes.store.get(name)
+        self.0.classes.store.get(&Key::new("", name))
     }
 
     fn default_class(&self) -> Lookup<Arc<Class>> {
@@ -243,43 +264,43 @@ impl ClusterView for LiveCluster {
     }
 
     fn node(&self, name: &str) -> Lookup<Arc<Node>> {
-        self.0.nodes.store.get(name)
+        self.0.nodes.store.get(&Key::new("", name))
     }
 
     fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
-        self.0.nodes.store.find(&value.to_owned())
+        self.0.nodes.store.find(&value.into())
     }
 
     fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
-        self.0.volumes.store.get(name)
+        self.0.volumes.store.get(&Key::new("", name))
     }
 
     fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.0.volumes.store.find(&VolumeIndex::FreeOfClass(class_name.to_owned()))
+        self.0.volumes.store.find(&VolumeIndex::FreeOfClass(class_name.into()))
     }
 
     fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.0.volumes.store.find(&VolumeIndex::Claim(namespace.to_owned(), claim_name.to_owned()))
+        self.0.volumes.store.find(&VolumeIndex::Claim(namespace.into(), claim_name.into()))
     }
 
     fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
-        self.0.namespaces.store.get(name)
+        self.0.namespaces.store.get(&Key::new("", name))
     }
 
     fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {
-        self.0.drivers.store.get(name)
+        self.0.drivers.store.get(&Key::new("", name))
     }
 
     fn csi_node(&self, node_name: &str) -> Lookup<Arc<CsiNode>> {
-        self.0.driver_nodes.store.get(node_name)
+        self.0.driver_nodes.store.get(&Key::new("", node_name))
     }
 
     fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>> {
-        self.0.capacities.store.find(&class_name.to_owned())
+        self.0.capacities.store.find(&class_name.into())
     }
 
     fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
-        self.0.pods.store.find(&(namespace.to_owned(), claim_name.to_owned()))
+        self.0.pods.store.find(&(namespace.into(), claim_name.into()))
     }
 }
 

@@ -1,40 +1,55 @@
 //! One kind's objects in memory, by name and by index, as a watch reports them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Debug;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{HashMap, HashSet};
+use std::fmt::{self, Display, Formatter};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::binding::Lookup;
+use crate::model::{Modelled, Text, Texts, Wire};
 
 /// A kind that is kept in memory.
-pub(super) trait Cached:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
+pub(super) trait Cached: Modelled {
     /// What objects are looked up by, besides their name.
     type Index: Clone + Eq + Hash + Send + Sync;
 
-    /// Drops everything that no decision reads.
-    fn trim(&mut self);
+    /// Drops everything that no decision reads, and shares texts that many objects have.
+    fn trim(&mut self, texts: &mut Texts);
 
     /// What the object is to be found by.
     fn indexes(&self) -> Vec<Self::Index>;
 }
 
-/// `namespace/name`, or the name alone where there is no namespace. Neither part can hold a slash.
-pub(super) fn key(namespace: &str, name: &str) -> String {
-    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+/// Namespace, empty where there is none, and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    namespace: Text,
+    name: Text,
 }
 
-fn key_of(object: &impl Resource) -> String {
-    let metadata = object.meta();
-    key(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+impl Key {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    fn of(object: &impl Modelled) -> Self {
+        let metadata = object.metadata();
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Display for Key {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
 }
 
 /// An object before and after a change. Absent before: it appeared; absent after: it vanished.
@@ -51,7 +66,7 @@ pub(super) enum Outcome<K> {
     /// Objects changed; after a new list these may be many.
     Changed(Vec<Changed<K>>),
     /// An object could not be read and is not known from now on.
-    Malformed { name: String, error: String, gone: Option<Changed<K>> },
+    Malformed { name: Key, error: String, gone: Option<Changed<K>> },
 }
 
 struct Entry<K> {
@@ -60,11 +75,54 @@ struct Entry<K> {
     generation: u64,
 }
 
+/// Objects with one index, in the order of their names. Most have theirs alone.
+enum Found<K> {
+    One(Arc<K>),
+    Many(Vec<Arc<K>>),
+}
+
+impl<K: Modelled> Found<K> {
+    fn as_slice(&self) -> &[Arc<K>] {
+        match self {
+            Self::One(object) => std::slice::from_ref(object),
+            Self::Many(objects) => objects,
+        }
+    }
+
+    fn insert(&mut self, object: Arc<K>) {
+        let key = Key::of(&*object);
+        match self {
+            Self::One(only) if Key::of(&**only) == key => *only = object,
+            Self::One(only) => {
+                let mut both = vec![Arc::clone(only), object];
+                both.sort_by_key(|object| Key::of(&**object));
+                *self = Self::Many(both);
+            }
+            Self::Many(objects) => match objects.binary_search_by_key(&key, |object| Key::of(&**object)) {
+                Ok(place) => objects[place] = object,
+                Err(place) => objects.insert(place, object),
+            },
+        }
+    }
+
+    /// True when nothing is left.
+    fn remove(&mut self, key: &Key) -> bool {
+        match self {
+            Self::One(only) => Key::of(&**only) == *key,
+            Self::Many(objects) => {
+                objects.retain(|object| Key::of(&**object) != *key);
+                objects.is_empty()
+            }
+        }
+    }
+}
+
 struct Objects<K: Cached> {
-    by_name: HashMap<Arc<str>, Entry<K>>,
-    by_index: HashMap<K::Index, BTreeMap<Arc<str>, Arc<K>>>,
+    by_name: HashMap<Key, Entry<K>>,
+    by_index: HashMap<K::Index, Found<K>>,
     /// Objects that exist but could not be read.
-    malformed: HashSet<String>,
+    malformed: HashSet<Key>,
+    texts: Texts,
     generation: u64,
     synced: bool,
 }
@@ -81,6 +139,7 @@ impl<K: Cached> Default for Store<K> {
             by_name: HashMap::new(),
             by_index: HashMap::new(),
             malformed: HashSet::new(),
+            texts: Texts::default(),
             generation: 0,
             synced: false,
         };
@@ -93,7 +152,7 @@ impl<K: Cached> Store<K> {
     ///
     /// Objects of a new list are visible at once, and those that it lacks go when it ends: a second copy of a large
     /// store, and a time in which it is stale, are both avoided.
-    pub fn apply(&self, event: Event<DeserializeGuard<K>>) -> Outcome<K> {
+    pub fn apply(&self, event: Event<DeserializeGuard<Wire<K>>>) -> Outcome<K> {
         let mut objects = self.write();
         let changes = match event {
             Event::Init => {
@@ -102,11 +161,11 @@ impl<K: Cached> Store<K> {
                 Vec::new()
             }
             Event::InitApply(DeserializeGuard(Ok(object))) | Event::Apply(DeserializeGuard(Ok(object))) => {
-                vec![objects.put(object)]
+                vec![objects.put(object.object)]
             }
             Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => {
                 let metadata = &invalid.metadata;
-                let name = key(
+                let name = Key::new(
                     metadata.namespace.as_deref().unwrap_or_default(),
                     metadata.name.as_deref().unwrap_or_default(),
                 );
@@ -115,7 +174,11 @@ impl<K: Cached> Store<K> {
                 return Outcome::Malformed { name, error: invalid.error, gone };
             }
             Event::Delete(object) => {
-                let name = key_of(&object);
+                let metadata = kube::Resource::meta(&object);
+                let name = Key::new(
+                    metadata.namespace.as_deref().unwrap_or_default(),
+                    metadata.name.as_deref().unwrap_or_default(),
+                );
                 objects.malformed.remove(&name);
                 objects.remove(&name).into_iter().collect()
             }
@@ -130,7 +193,7 @@ impl<K: Cached> Store<K> {
     }
 
     /// An object by name: known not to exist only once the first list has ended, and if it could be read.
-    pub fn get(&self, key: &str) -> Lookup<Arc<K>> {
+    pub fn get(&self, key: &Key) -> Lookup<Arc<K>> {
         let objects = self.read();
         match objects.by_name.get(key) {
             Some(entry) => Lookup::Found(Arc::clone(&entry.object)),
@@ -145,7 +208,7 @@ impl<K: Cached> Store<K> {
         if !objects.synced {
             return Lookup::Unknown;
         }
-        Lookup::Found(objects.by_index.get(index).map(|found| found.values().cloned().collect()).unwrap_or_default())
+        Lookup::Found(objects.by_index.get(index).map(|found| found.as_slice().to_vec()).unwrap_or_default())
     }
 
     /// Every object, in no order.
@@ -184,45 +247,46 @@ impl<K: Cached> Store<K> {
 
 impl<K: Cached> Objects<K> {
     fn put(&mut self, mut object: K) -> Changed<K> {
-        object.trim();
-        let object = Arc::new(object);
-        let name: Arc<str> = key_of(&*object).into();
-        self.malformed.remove(&*name);
+        object.trim(&mut self.texts);
+        // A copy has no spare room, as lists that were read one item at a time have.
+        let object = Arc::new(object.clone());
+        let name = Key::of(&*object);
+        self.malformed.remove(&name);
         let entry = Entry { object: Arc::clone(&object), generation: self.generation };
-        let before = self.by_name.insert(Arc::clone(&name), entry).map(|entry| entry.object);
+        let before = self.by_name.insert(name.clone(), entry).map(|entry| entry.object);
         if let Some(before) = &before {
             self.unindex(&name, before);
         }
         for index in object.indexes() {
-            self.by_index.entry(index).or_default().insert(Arc::clone(&name), Arc::clone(&object));
+            match self.by_index.entry(index) {
+                Occupied(mut found) => found.get_mut().insert(Arc::clone(&object)),
+                Vacant(place) => drop(place.insert(Found::One(Arc::clone(&object)))),
+            }
         }
         Changed { before, after: Some(object) }
     }
 
-    fn remove(&mut self, name: &str) -> Option<Changed<K>> {
+    fn remove(&mut self, name: &Key) -> Option<Changed<K>> {
         let entry = self.by_name.remove(name)?;
         self.unindex(name, &entry.object);
         Some(Changed { before: Some(entry.object), after: None })
     }
 
-    fn unindex(&mut self, name: &str, object: &K) {
+    fn unindex(&mut self, name: &Key, object: &K) {
         for index in object.indexes() {
-            if let Some(found) = self.by_index.get_mut(&index) {
-                found.remove(name);
-                if found.is_empty() {
-                    self.by_index.remove(&index);
-                }
+            if self.by_index.get_mut(&index).is_some_and(|found| found.remove(name)) {
+                self.by_index.remove(&index);
             }
         }
     }
 
     fn end_list(&mut self) -> Vec<Changed<K>> {
         let current = self.generation;
-        let gone: Vec<Arc<str>> = self
+        let gone: Vec<Key> = self
             .by_name
             .iter()
             .filter(|(_, entry)| entry.generation != current)
-            .map(|(name, _)| Arc::clone(name))
+            .map(|(name, _)| name.clone())
             .collect();
         self.synced = true;
         gone.iter().filter_map(|name| self.remove(name)).collect()
@@ -235,11 +299,11 @@ mod tests {
     use kube::runtime::watcher::Event;
     use serde_json::json;
 
-    use super::{Outcome, Store};
+    use super::{Key, Outcome, Store};
     use crate::binding::Lookup;
-    use crate::model::Node;
+    use crate::model::{Node, Wire};
 
-    fn node(name: &str, hostname: &str) -> DeserializeGuard<Node> {
+    fn node(name: &str, hostname: &str) -> DeserializeGuard<Wire<Node>> {
         let object = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": hostname}}});
         serde_json::from_value(object).unwrap()
     }
@@ -253,12 +317,12 @@ mod tests {
         let store = Store::<Node>::default();
         store.apply(Event::Init);
         store.apply(Event::InitApply(node("a", "host-a")));
-        assert!(matches!(store.get("a"), Lookup::Found(_)));
-        assert!(matches!(store.get("b"), Lookup::Unknown));
-        assert!(matches!(store.find(&"host-a".to_owned()), Lookup::Unknown));
+        assert!(matches!(store.get(&Key::new("", "a")), Lookup::Found(_)));
+        assert!(matches!(store.get(&Key::new("", "b")), Lookup::Unknown));
+        assert!(matches!(store.find(&"host-a".into()), Lookup::Unknown));
         store.apply(Event::InitDone);
-        assert!(matches!(store.get("b"), Lookup::Absent));
-        assert_eq!(names(store.find(&"host-a".to_owned())), ["a"]);
+        assert!(matches!(store.get(&Key::new("", "b")), Lookup::Absent));
+        assert_eq!(names(store.find(&"host-a".into())), ["a"]);
     }
 
     #[test]
@@ -268,19 +332,19 @@ mod tests {
             store.apply(event);
         }
         store.apply(Event::InitDone);
-        assert_eq!(names(store.find(&"one".to_owned())), ["a", "b"]);
+        assert_eq!(names(store.find(&"one".into())), ["a", "b"]);
         store.apply(Event::Apply(node("a", "two")));
-        assert_eq!(names(store.find(&"one".to_owned())), ["b"]);
+        assert_eq!(names(store.find(&"one".into())), ["b"]);
         store.apply(Event::Init);
         // While the list runs, nothing that was known is lost.
-        assert!(matches!(store.get("b"), Lookup::Found(_)));
+        assert!(matches!(store.get(&Key::new("", "b")), Lookup::Found(_)));
         store.apply(Event::InitApply(node("a", "two")));
         let Outcome::Changed(gone) = store.apply(Event::InitDone) else { panic!("not malformed") };
         assert_eq!(gone.len(), 1);
-        assert!(matches!(store.get("b"), Lookup::Absent));
-        assert!(names(store.find(&"one".to_owned())).is_empty());
+        assert!(matches!(store.get(&Key::new("", "b")), Lookup::Absent));
+        assert!(names(store.find(&"one".into())).is_empty());
         store.apply(Event::Delete(node("a", "two")));
-        assert_eq!((store.len(), names(store.find(&"two".to_owned())).len()), (0, 0));
+        assert_eq!((store.len(), names(store.find(&"two".into())).len()), (0, 0));
     }
 
     #[test]
@@ -289,14 +353,14 @@ mod tests {
         store.apply(Event::Init);
         store.apply(Event::InitApply(node("a", "one")));
         store.apply(Event::InitDone);
-        let broken: DeserializeGuard<Node> =
+        let broken: DeserializeGuard<Wire<Node>> =
             serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": "none"}})).unwrap();
         let Outcome::Malformed { name, gone, .. } = store.apply(Event::Apply(broken)) else { panic!("malformed") };
-        assert_eq!((name.as_str(), gone.is_some()), ("a", true));
-        assert!(matches!(store.get("a"), Lookup::Unknown));
+        assert_eq!((name.to_string(), gone.is_some()), ("a".to_owned(), true));
+        assert!(matches!(store.get(&Key::new("", "a")), Lookup::Unknown));
         store.apply(Event::Apply(node("a", "one")));
-        assert!(matches!(store.get("a"), Lookup::Found(_)));
+        assert!(matches!(store.get(&Key::new("", "a")), Lookup::Found(_)));
         store.apply(Event::Delete(node("a", "one")));
-        assert!(matches!(store.get("a"), Lookup::Absent));
+        assert!(matches!(store.get(&Key::new("", "a")), Lookup::Absent));
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::WatchMetrics;
 use super::store::{Cached, Changed, Outcome, Store};
+use crate::model::Wire;
 
 /// Pause after a first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -35,7 +36,7 @@ pub(super) async fn keep<K: Cached>(
     let mut failures = 0_u32;
     // Ends only by cancellation: each turn is one watcher, from list to whatever made it useless.
     loop {
-        let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
+        let api: Api<DeserializeGuard<Wire<K>>> = Api::all(client.clone());
         let mut events = pin!(watcher(api, config(streaming, fields)));
         loop {
             let Some(Some(event)) = stop.run_until_cancelled(events.next()).await else { return };
@@ -68,7 +69,7 @@ pub(super) async fn keep<K: Cached>(
 
 fn take<K: Cached>(
     store: &Store<K>,
-    event: watcher::Event<DeserializeGuard<K>>,
+    event: watcher::Event<DeserializeGuard<Wire<K>>>,
     metrics: &WatchMetrics,
     tell: &mut impl FnMut(Changed<K>),
 ) {
@@ -77,7 +78,7 @@ fn take<K: Cached>(
         Outcome::Changed(changes) => changes.into_iter().for_each(tell),
         Outcome::Malformed { name, error, gone } => {
             metrics.malformed();
-            tracing::warn!(kind = metrics.kind(), name, error, "an object could not be read and counts as not known");
+            tracing::warn!(kind = metrics.kind(), %name, error, "an object could not be read and counts as not known");
             gone.into_iter().for_each(tell);
         }
     }

@@ -9,7 +9,7 @@ use super::{Manifests, Object, Origin, Problem};
 use crate::binding::FieldPath;
 use crate::cluster::facts::{Fact, Facts, Unlisted};
 use crate::cluster::located::{Content, ScalarStyle};
-use crate::model::{Claim, Class, Node, Pod, PodTemplate, Volume, Workload, WorkloadKind};
+use crate::model::{Claim, Class, Node, Pod, PodTemplate, Text, Volume, Workload, WorkloadKind};
 
 /// An object in the terms that decisions read.
 #[derive(Clone, Debug)]
@@ -120,9 +120,9 @@ impl Reader<'_> {
         }
     }
 
-    fn fill(&self, namespace: &mut Option<String>) {
+    fn fill(&self, namespace: &mut Option<Text>) {
         if namespace.as_deref().is_none_or(str::is_empty) {
-            *namespace = Some(self.namespace.unwrap_or("default").to_owned());
+            *namespace = Some(self.namespace.unwrap_or("default").into());
         }
     }
 
@@ -148,14 +148,14 @@ impl Reader<'_> {
                 Fact::StorageCapacity(capacity) => capacity.metadata.namespace.clone(),
                 _ => None,
             },
-            Subject::Other => metadata("namespace"),
+            Subject::Other => metadata("namespace").map(Text::from),
         };
         Object {
             group: group.to_owned(),
             version: version.to_owned(),
             kind: kind.to_owned(),
             name,
-            namespace: namespace.unwrap_or_default(),
+            namespace: namespace.map(String::from).unwrap_or_default(),
             value,
             subject,
             fact_only: self.fact_only,
