@@ -56,9 +56,21 @@ soak: ## The long forms of the tests that have one; writes docs/results/rescue.m
 	$(CLUSTER) build
 	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
 
+# Without a sanitizer the fuzzer needs no nightly compiler. It writes what it learns into target/, never beside the seeds.
+FUZZ_SECONDS ?= 180
+.PHONY: fuzz
+fuzz: ## Throw bytes at path patterns, config.json and markers, FUZZ_SECONDS each (180)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --quiet --locked cargo-fuzz
+	@for target in pattern config marker; do \
+	  mkdir -p target/fuzz-corpus/$$target; \
+	  $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target target/fuzz-corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -timeout=5 -print_final_stats=1 -verbosity=0; \
+	done
+
 .PHONY: lint
 lint: ## Format, clippy, documentation, licences and advisories
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	$(CARGO) deny --log-level error check bans licenses sources

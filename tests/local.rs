@@ -6,6 +6,8 @@
 mod chart;
 #[path = "local/crash.rs"]
 mod crash;
+#[path = "local/full.rs"]
+mod full;
 #[path = "provision/ground.rs"]
 #[allow(dead_code, reason = "shared with the suite provision")]
 mod ground;
@@ -18,6 +20,10 @@ mod manifest;
 mod nodes;
 #[path = "local/orders.rs"]
 mod orders;
+#[path = "local/rancher.rs"]
+mod rancher;
+#[path = "local/reload.rs"]
+mod reload;
 #[path = "local/rights.rs"]
 mod rights;
 
@@ -30,7 +36,8 @@ fn main() -> ExitCode {
     // With its defaults the controller manager binds four claims a second.
     let fast = ["--kube-api-qps=500", "--kube-api-burst=500"];
     let mut suite = Suite::new("local")
-        .control_plane(|options| fast.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag));
+        .control_plane(|options| fast.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag))
+        .nodes(latebind_cluster::Options::audit);
     tests!(
         suite,
         Needs::ControlPlane,
@@ -56,6 +63,11 @@ fn main() -> ExitCode {
         "crash::everything_agrees_after_random_kills",
         crash::everything_agrees_after_random_kills,
     );
+    suite.alone(
+        Needs::ControlPlane,
+        "reload::what_is_edited_while_they_run_crashes_nobody",
+        reload::what_is_edited_while_they_run_crashes_nobody,
+    );
     tests!(
         suite,
         Needs::Nodes,
@@ -64,7 +76,9 @@ fn main() -> ExitCode {
             nodes::a_pinned_pod_runs_without_the_webhook,
             nodes::a_stateful_set_of_three_keeps_its_data,
             nodes::a_disk_that_is_not_mounted_gets_no_volume_until_it_is,
-            nodes::every_kind_of_class_serves_and_cleans_up,
+            nodes::a_pinned_stateful_set_of_three_keeps_its_data_without_the_webhook,
+            nodes::no_registry_is_asked_and_no_pod_is_made,
+            rancher::every_row_of_its_own_tests_serves_and_cleans_up,
             nodes::a_tenant_who_swaps_directories_for_links_reaches_nothing,
         ]
     );
@@ -72,6 +86,11 @@ fn main() -> ExitCode {
         Needs::Nodes,
         "nodes::a_cordoned_and_tainted_node_still_makes_and_removes",
         nodes::a_cordoned_and_tainted_node_still_makes_and_removes,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "full::a_node_without_a_place_for_a_pod_still_makes_and_removes",
+        full::a_node_without_a_place_for_a_pod_still_makes_and_removes,
     );
     suite.alone(Needs::Nodes, "nodes::data_outlives_the_definitions", nodes::data_outlives_the_definitions);
     suite.run()

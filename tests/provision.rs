@@ -13,6 +13,8 @@ mod ends;
 mod ground;
 #[path = "provision/hook.rs"]
 mod hook;
+#[path = "provision/hostile.rs"]
+mod hostile;
 #[path = "provision/made.rs"]
 mod made;
 #[path = "install/manifest.rs"]
@@ -53,6 +55,22 @@ fn main() -> ExitCode {
             orphans::an_orphan_that_a_volume_names_stays,
             orphans::an_orphan_whose_claim_is_there_stays,
             orphans::an_orphan_is_removed_through_the_trash_and_no_more_than_the_bound,
+            nodes::a_cordoned_node_serves,
+            nodes::a_node_with_a_no_schedule_taint_serves,
+            nodes::a_node_with_a_no_execute_taint_serves,
+            nodes::a_node_under_disk_pressure_serves,
+            nodes::a_node_with_room_for_no_pod_serves,
+            nodes::a_node_without_the_label_is_given_up,
+            nodes::a_node_whose_entry_has_no_paths_is_given_up,
+            nodes::a_selected_node_deleted_before_anything_was_made_is_given_up,
+            nodes::a_released_volume_of_a_deleted_node_waits_and_says_so,
+            nodes::a_bound_claim_of_a_deleted_node_keeps_all_it_has,
+            hostile::a_pattern_that_climbs_inside_the_base_is_refused,
+            hostile::annotations_of_a_claim_choose_no_path,
+            hostile::released_volumes_of_microk8s_are_cleaned_where_label_and_name_differ,
+            hostile::adopted_paths_that_lead_elsewhere_are_left_alone,
+            hostile::an_adopted_class_means_what_its_annotations_say,
+            hostile::a_volume_is_never_made_inside_another,
             ends::a_deleted_local_volume_takes_no_data_with_it,
             ends::a_local_volume_whose_finalizer_was_torn_off_is_made_again,
             ends::a_retained_volume_keeps_its_directory_whatever_is_deleted,

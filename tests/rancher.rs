@@ -97,3 +97,31 @@ fn classes_have_their_own_pools_and_shared_paths_are_named() {
         assert!(made.notes.iter().any(|note| note.contains(word)), "{word}: {:?}", made.notes);
     }
 }
+
+#[test]
+fn what_the_import_writes_our_own_parser_takes() {
+    let made = imported(
+        CONFIG,
+        &json!({
+            "metadata": { "name": "local-path", "annotations": { "userPattern": "1000", "defaultVolumeType": "nfs" } },
+            "parameters": { "nodePath": "/data1/", "nodeAffinityKey": "", "permPattern": "77777", "groupPattern": "99999999999" },
+        }),
+    );
+    let read = parameters(&made);
+    assert_eq!((read.uid, read.gid, read.mode, read.node_path), (Some(1000), None, None, None));
+    assert_eq!(read.affinity_key, "kubernetes.io/hostname", "an empty value says nothing");
+    for word in ["nodePath", "permPattern", "groupPattern", "defaultVolumeType"] {
+        assert!(made.notes.iter().any(|note| note.contains(word)), "{word}: {:?}", made.notes);
+    }
+}
+
+#[test]
+fn a_class_that_is_adopted_reads_annotations_as_the_import_does() {
+    let class: Class = serde_json::from_value(json!({
+        "metadata": { "name": "local-path", "annotations": { "userPattern": "1000", "groupPattern": "7" } },
+        "provisioner": "rancher.io/local-path", "parameters": { "groupPattern": "2000" },
+    }))
+    .unwrap();
+    let read = latebind::rancher::parameters(&class).unwrap();
+    assert_eq!((read.uid, read.gid), (Some(1000), Some(2000)), "a parameter wins over the annotation");
+}

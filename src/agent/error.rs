@@ -51,6 +51,16 @@ pub enum DirectoryError {
         /// What is known of its owner.
         owner: String,
     },
+    /// The directory would lie inside that of another volume.
+    #[error(
+        "{path} would lie inside the directory of another volume, that of claim {owner}: change the pathPattern of the class, or the name of the claim"
+    )]
+    Inside {
+        /// The directory.
+        path: String,
+        /// The other volume's claim.
+        owner: String,
+    },
     /// The directory of a finished volume is gone.
     #[error(
         "{path} is gone: it was made for this volume and somebody removed or unmounted it; restore it, an empty one is not put in its place"
@@ -124,7 +134,7 @@ impl DirectoryError {
             Self::NotAllowed { .. } => "PathNotAllowed",
             Self::NotMounted { .. } => "NotMounted",
             Self::BaseChanged { .. } => "BaseChanged",
-            Self::NotOurs { .. } => "NotOurs",
+            Self::NotOurs { .. } | Self::Inside { .. } => "NotOurs",
             Self::Gone { .. } => "DirectoryGone",
             Self::MountInside { .. } => "MountInside",
             Self::NotADirectory { .. } => "NotADirectory",
@@ -139,7 +149,7 @@ impl DirectoryError {
     /// True when trying again without a change by a person is of no use.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::NotAllowed { .. } | Self::Order(_) | Self::NotOurs { .. })
+        matches!(self, Self::NotAllowed { .. } | Self::Order(_) | Self::NotOurs { .. } | Self::Inside { .. })
     }
 }
 

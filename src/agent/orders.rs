@@ -202,9 +202,28 @@ impl Agent {
 
     /// Makes the directory; the identity of its base.
     fn make(&self, local: &LocalVolume, served: bool) -> Result<String, DirectoryError> {
+        if !served {
+            self.refuse_nesting(local)?;
+        }
         let base = self.base(local)?;
         base.make(&self.order(local)?, served)?;
         base.id()
+    }
+
+    /// Two classes may put their volumes into one base; a claim of one could have the name of a volume of the other.
+    fn refuse_nesting(&self, local: &LocalVolume) -> Result<(), DirectoryError> {
+        let path = format!("{}/{}", local.spec.base, local.spec.path);
+        let inside = |other: &LocalVolume| {
+            let rest = path.strip_prefix(other.spec.base.as_str()).and_then(|rest| rest.strip_prefix('/'));
+            rest.and_then(|rest| rest.strip_prefix(other.spec.path.as_str())).is_some_and(|rest| rest.starts_with('/'))
+        };
+        match self.locals.find(inside) {
+            None => Ok(()),
+            Some(other) => {
+                let owner = format!("{}/{}", other.spec.claim.namespace, other.spec.claim.name);
+                Err(DirectoryError::Inside { path, owner })
+            }
+        }
     }
 
     fn dispose(&self, local: &LocalVolume) -> Result<(), DirectoryError> {

@@ -33,6 +33,18 @@ pub struct Metadata {
     pub uid: Option<Text>,
 }
 
+/// True for what an object can be named. A name from an annotation, or from a Pod that is being admitted, has not been
+/// checked by anybody, and becomes part of a request's path.
+#[must_use]
+pub fn is_object_name(text: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= 253
+        && bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|byte| plain(byte) || matches!(byte, b'-' | b'.'))
+}
+
 impl Metadata {
     /// The value of an annotation.
     #[must_use]

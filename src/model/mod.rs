@@ -15,7 +15,7 @@ mod wire;
 mod workload;
 
 pub use map::{Labels, Map};
-pub use metadata::Metadata;
+pub use metadata::{Metadata, is_object_name};
 pub use node::{
     CsiDriver, CsiDriverSpec, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiVolumeLimit, Namespace, Node, NodeCondition,
     NodeSpec, NodeStatus,

@@ -15,7 +15,7 @@ use super::placement::{NodeObstacle, affinity_value, choose_path};
 use super::volume::{VolumeOrder, build, local_volume, volume_name};
 use crate::binding::selector::topology_allows;
 use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
-use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Wire, reference};
+use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Wire, is_object_name, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -88,6 +88,9 @@ fn waited_enough(context: &Context, request: &Request, node: &str) -> bool {
 async fn find_node(context: &Context, name: &str) -> Result<Option<Arc<Node>>, ApiError> {
     if let Some(node) = context.node(name) {
         return Ok(Some(node));
+    }
+    if !is_object_name(name) {
+        return Ok(None);
     }
     // It may be so new that the cache has not heard of it.
     let nodes: Api<Wire<Node>> = Api::all(context.client.clone());

@@ -299,7 +299,14 @@ impl Observer for Feed {
             }
             Moved::Class(_) => waiting_again(queue, live),
             // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
-            Moved::Node(_) | Moved::Pod(_) => {}
+            Moved::Node(change) => {
+                if let (Some(node), None) = (change.before, change.after) {
+                    for local in stores.locals.state().iter().filter(|local| local.spec.node_name == node.name()) {
+                        queue.now(Key::Local(local.name().to_owned()));
+                    }
+                }
+            }
+            Moved::Pod(_) => {}
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
         if !local.is_deleting() {
             delete_local(context, &local).await?;
         }
+        tell_of_missing_node(context, &local);
         return Ok(None);
     }
     if !may_end(context, &local) {
@@ -71,6 +72,22 @@ pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) 
                 }
             }
         }
+    }
+}
+
+/// The order waits for a node that does not exist. Whether it comes back, and with which disks, only a person knows.
+fn tell_of_missing_node(context: &Context, local: &LocalVolume) {
+    let node = &local.spec.node_name;
+    if context.node(node).is_some() {
+        return;
+    }
+    if let Some(volume) = volume_of(context, local).and_then(|name| context.volume(&name)) {
+        let message = format!(
+            "node {node} does not exist, and only its agent can remove the directory: bring the node back, or remove \
+             the finalizer of LocalVolume {} to give the directory up",
+            local.name()
+        );
+        context.events.warning(reference(&*volume), "VolumeFailedDelete", &message);
     }
 }
 

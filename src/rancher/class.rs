@@ -1,6 +1,7 @@
 //! Parameters and annotations of rancher's classes.
 
-use crate::crd::VolumeType;
+use std::collections::BTreeMap;
+
 use crate::model::Class;
 use crate::provision::{ClassParameters, ParameterError, PathPattern};
 
@@ -9,61 +10,93 @@ use crate::provision::{ClassParameters, ParameterError, PathPattern};
 /// # Errors
 /// When a parameter cannot be kept: a volume with other properties than ordered must not be made.
 pub fn parameters(class: &Class) -> Result<ClassParameters, ParameterError> {
-    let mut plain = class.clone();
-    plain.parameters.clear();
-    let mut read = ClassParameters::of(&plain)?;
-    let annotation = |key: &str| class.metadata.annotation(key);
-    // The other provisioner's default.
-    read.volume_type = VolumeType::HostPath;
-    if let Some(kind) = annotation("defaultVolumeType") {
-        if kind.eq_ignore_ascii_case("local") {
-            read.volume_type = VolumeType::Local;
-        } else if !kind.eq_ignore_ascii_case("hostpath") {
-            return Err(wrong(class, "defaultVolumeType", kind, "`local` or `hostPath`"));
-        }
+    let mut ours = class.clone();
+    ours.parameters.clear();
+    // The other provisioner's default is hostPath.
+    let kind = class.metadata.annotation(VOLUME_TYPE).filter(|kind| !kind.trim().is_empty());
+    let local = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("local"));
+    if let Some(kind) = kind.filter(|kind| !local && !kind.eq_ignore_ascii_case("hostpath")) {
+        return Err(wrong(class, VOLUME_TYPE, kind, "`local` or `hostPath`"));
     }
-    for (key, value) in &class.parameters {
-        match key.as_str() {
-            "nodePath" | "nodeAffinityKey" => {
-                let mut one = plain.clone();
-                one.parameters.insert(key.clone(), value.clone());
-                let one = ClassParameters::of(&one)?;
-                read.node_path = one.node_path.or(read.node_path);
-                if key == "nodeAffinityKey" {
-                    read.affinity_key = one.affinity_key;
-                }
+    ours.parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
+    let annotations = class.metadata.annotations.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in in_force(annotations, Some(&class.parameters)) {
+        let (key, value) = match translate(key, value) {
+            Translated::Ours(key, value) => (key, value),
+            Translated::Unique(pattern) => ("pathPattern", pattern),
+            Translated::Unsafe => continue,
+            Translated::Refused(expected) => return Err(wrong(class, key, value, expected)),
+            Translated::Unknown => {
+                return Err(ParameterError::Unknown { class: class.name().to_owned(), key: key.to_owned() });
             }
-            "pathPattern" => {
-                let (pattern, _) = translate_pattern(value).ok_or_else(|| {
-                    wrong(class, key, value, "made of .PVC.Namespace, .PVC.Name, .PVC.UID and .PVName")
-                })?;
-                read.pattern = PathPattern::parse(&pattern)
-                    .map_err(|source| ParameterError::Pattern { class: class.name().to_owned(), source })?;
-            }
-            "userPattern" | "groupPattern" | "permPattern" => {
-                let mut one = plain.clone();
-                let ours = match key.as_str() {
-                    "userPattern" => "uid",
-                    "groupPattern" => "gid",
-                    _ => "mode",
-                };
-                one.parameters.insert(ours.to_owned(), value.trim().to_owned());
-                let one = ClassParameters::of(&one).map_err(|_| wrong(class, key, value, "a plain number"))?;
-                (read.uid, read.gid) = (one.uid.or(read.uid), one.gid.or(read.gid));
-                read.mode = one.mode.or(read.mode);
-            }
-            // It only ever allowed what is never allowed here.
-            "allowUnsafePathPattern" => {}
-            _ => {
-                return Err(ParameterError::Unknown { class: class.name().to_owned(), key: key.clone() });
-            }
-        }
+        };
+        ours.parameters.insert(key.to_owned(), value);
     }
     // Its options were dropped without a word; a hostPath volume cannot have any.
-    if read.volume_type == VolumeType::HostPath {
-        read.mount_options.clear();
+    if !local {
+        ours.mount_options.clear();
     }
-    Ok(read)
+    ClassParameters::of(&ours)
+}
+
+/// What a parameter of rancher's becomes.
+pub(super) enum Translated {
+    /// This parameter of ours, which our own parser takes.
+    Ours(&'static str, String),
+    /// A pattern of ours, changed so that no two claims share a directory.
+    Unique(String),
+    /// Something that only ever allowed what is never allowed here.
+    Unsafe,
+    /// A value that cannot be kept, and what would be.
+    Refused(&'static str),
+    /// No parameter of rancher's.
+    Unknown,
+}
+
+/// Annotations that stand for parameters of the same name.
+const BY_ANNOTATION: [&str; 4] = ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"];
+const VOLUME_TYPE: &str = "defaultVolumeType";
+
+/// True for the annotations of a class that say how it is served.
+#[must_use]
+pub fn is_read(annotation: &str) -> bool {
+    annotation == VOLUME_TYPE || BY_ANNOTATION.contains(&annotation)
+}
+
+/// What a class says, by annotation or by parameter; the latter wins. Empty values say nothing.
+pub(super) fn in_force<'a>(
+    annotations: impl Iterator<Item = (&'a str, &'a str)>,
+    parameters: Option<&'a BTreeMap<String, String>>,
+) -> BTreeMap<&'a str, &'a str> {
+    let annotated = annotations.filter(|(key, _)| BY_ANNOTATION.contains(key));
+    let given = parameters.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    annotated.chain(given).filter(|(_, value)| !value.trim().is_empty()).collect()
+}
+
+/// Translates one parameter.
+pub(super) fn translate(key: &str, value: &str) -> Translated {
+    let (ours, value, expected) = match key {
+        "nodePath" => ("nodePath", value, "an absolute path of the pool"),
+        "nodeAffinityKey" => ("nodeAffinityKey", value, "a label key of nodes"),
+        "userPattern" => ("uid", value.trim(), "a plain number"),
+        "groupPattern" => ("gid", value.trim(), "a plain number"),
+        "permPattern" => ("mode", value.trim(), "three or four octal digits"),
+        "pathPattern" => {
+            return match translate_pattern(value) {
+                Some((pattern, true)) => Translated::Unique(pattern),
+                Some((pattern, false)) => Translated::Ours("pathPattern", pattern),
+                None => Translated::Refused("made of .PVC.Namespace, .PVC.Name, .PVC.UID and .PVName"),
+            };
+        }
+        "allowUnsafePathPattern" => return Translated::Unsafe,
+        _ => return Translated::Unknown,
+    };
+    let mut alone = Class::default();
+    alone.parameters.insert(ours.to_owned(), value.to_owned());
+    match ClassParameters::of(&alone) {
+        Ok(_) => Translated::Ours(ours, value.to_owned()),
+        Err(_) => Translated::Refused(expected),
+    }
 }
 
 fn wrong(class: &Class, key: &str, value: &str, expected: &'static str) -> ParameterError {
@@ -112,6 +145,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::crd::VolumeType;
 
     #[test]
     fn patterns_are_translated_where_they_are_safe() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
-use super::class::translate_pattern;
+use super::class::{Translated, in_force};
 use super::config::{Config, Location, Locations, NodePaths};
 use super::{MICROK8S, RANCHER};
 use crate::crd::{LocalPool, LocalPoolSpec, Placement, PoolNodes, PoolPath, Room};
@@ -81,40 +81,35 @@ fn translate(class: &StorageClass, notes: &mut Vec<String>) -> StorageClass {
     let name = class.name_any();
     let annotations = class.metadata.annotations.clone().unwrap_or_default();
     let mut parameters = BTreeMap::from([("pool".to_owned(), name.clone())]);
-    // What is in force: parameters win over annotations.
-    let mut said: BTreeMap<&str, &str> = BTreeMap::new();
-    for key in ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"] {
-        said.extend(annotations.get(key).map(|value| (key, value.as_str())));
-    }
-    said.extend(class.parameters.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())));
-    for (key, value) in said {
-        let number = value.trim();
-        let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        match key {
-            "nodePath" | "nodeAffinityKey" => drop(parameters.insert(key.to_owned(), value.to_owned())),
-            "pathPattern" => match translate_pattern(value) {
-                Some((pattern, added)) => {
-                    if added {
-                        notes.push(format!("class {name}: pathPattern becomes {pattern}, so that no two claims share a directory"));
-                    }
-                    parameters.insert(key.to_owned(), pattern);
-                }
-                None => notes.push(format!(
-                    "class {name}: pathPattern `{value}` is not kept: only .PVC.Namespace, .PVC.Name, .PVC.UID and .PVName \
-                     cannot be used to leave the base"
-                )),
-            },
-            "userPattern" | "groupPattern" | "permPattern" if plain => {
-                let ours = if key == "userPattern" { "uid" } else if key == "groupPattern" { "gid" } else { "mode" };
-                parameters.insert(ours.to_owned(), number.to_owned());
+    let annotated = annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in in_force(annotated, class.parameters.as_ref()) {
+        match super::class::translate(key, value) {
+            Translated::Ours(ours, value) => drop(parameters.insert(ours.to_owned(), value)),
+            Translated::Unique(pattern) => {
+                notes.push(format!("class {name}: pathPattern becomes {pattern}, so that no two claims share a directory"));
+                parameters.insert("pathPattern".to_owned(), pattern);
             }
-            "allowUnsafePathPattern" => {
+            Translated::Unsafe => {
                 notes.push(format!("class {name}: allowUnsafePathPattern is not kept: directories never leave the base"));
             }
-            _ => notes.push(format!("class {name}: parameter {key} (`{value}`) is not kept: only plain numbers are")),
+            Translated::Refused(expected) if key == "pathPattern" => notes.push(format!(
+                "class {name}: pathPattern `{value}` is not kept: it should be {expected}, nothing else is sure to stay in the base"
+            )),
+            Translated::Refused(expected) => {
+                notes.push(format!("class {name}: parameter {key} (`{value}`) is not kept: it should be {expected}"));
+            }
+            Translated::Unknown => {
+                notes.push(format!("class {name}: parameter {key} (`{value}`) is not kept: it meant nothing before either"));
+            }
         }
     }
-    let local = annotations.get("defaultVolumeType").is_some_and(|kind| kind.eq_ignore_ascii_case("local"));
+    let kind = annotations.get("defaultVolumeType").map(String::as_str).unwrap_or_default();
+    let local = kind.eq_ignore_ascii_case("local");
+    if !local && !kind.is_empty() && !kind.eq_ignore_ascii_case("hostpath") {
+        notes.push(format!(
+            "class {name}: annotation defaultVolumeType (`{kind}`) is not kept: it should be local or hostPath"
+        ));
+    }
     parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
     if !local && class.mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
         notes.push(format!("class {name}: mountOptions are dropped, as before: hostPath volumes cannot have any"));

@@ -6,7 +6,7 @@ mod config;
 mod import;
 
 pub use adoption::{AdoptionError, SELECTED_NODE, adoption, rivals};
-pub use class::{parameters, translate_pattern};
+pub use class::{is_read, parameters, translate_pattern};
 pub use config::{Config, ConfigError, NodePaths};
 pub use import::{Import, import};
 

@@ -35,8 +35,14 @@ impl Victim {
         Ok(Self { child, arguments, kubeconfig: kubeconfig.to_owned(), log: log.to_owned(), lives: 0 })
     }
 
-    fn kill_and_start_again(&mut self) -> Result<()> {
+    /// An error with its log if it has ended.
+    pub fn ensure_alive(&mut self) -> Result<()> {
         ensure!(self.child.try_wait()?.is_none(), "it ended by itself: {}", fs::read_to_string(&self.log)?);
+        Ok(())
+    }
+
+    fn kill_and_start_again(&mut self) -> Result<()> {
+        self.ensure_alive()?;
         self.child.kill()?;
         self.child.wait()?;
         self.lives += 1;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, Node as NodeObject, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node as NodeObject, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume};
 use latebind_cluster::image::BUSYBOX;
 use latebind_cluster::{Cluster, Node, Scope, eventually, holds_for};
@@ -21,8 +21,8 @@ use crate::manifest::NAMESPACE;
 
 /// The image that tests build from this tree.
 const IMAGE: &str = "localhost/latebind:test";
-const CLASS: &str = "latebind-local";
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const CLASS: &str = "latebind-local";
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 
@@ -31,7 +31,7 @@ fn manifest() -> Result<String> {
 }
 
 /// Applies the manifest, once, and waits for its Pods.
-async fn installed(scope: &Scope) -> Result<&Cluster> {
+pub async fn installed(scope: &Scope) -> Result<&Cluster> {
     let cluster = scope.cluster()?;
     INSTALLED
         .get_or_try_init(|| async {
@@ -64,17 +64,17 @@ pub async fn rolled_out(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn claim_spec(class: &str) -> Value {
+pub fn claim_spec(class: &str) -> Value {
     json!({ "storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Mi" } } })
 }
 
-async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
+pub async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
     let object = json!({ "metadata": { "name": name }, "spec": claim_spec(class) });
     scope.create::<PersistentVolumeClaim>(object).await.map(drop)
 }
 
 /// A Pod that writes its own name into its volume.
-fn pod(name: &str, node: Option<&str>, volume: &Value) -> Value {
+pub fn pod(name: &str, node: Option<&str>, volume: &Value) -> Value {
     let mut volume = volume.clone();
     volume["name"] = json!("data");
     let mut object = json!({
@@ -94,12 +94,12 @@ fn pod(name: &str, node: Option<&str>, volume: &Value) -> Value {
     object
 }
 
-fn of_claim(name: &str) -> Value {
+pub fn of_claim(name: &str) -> Value {
     json!({ "persistentVolumeClaim": { "claimName": name } })
 }
 
 /// The volume of a claim, once its Pod runs and has written into it.
-async fn written(scope: &Scope, pod: &str, claim: &str) -> Result<(PersistentVolume, String)> {
+pub async fn written(scope: &Scope, pod: &str, claim: &str) -> Result<(PersistentVolume, String)> {
     let running = scope.pod_phase(pod, "Running", PATIENCE).await?;
     let node = running.spec.and_then(|spec| spec.node_name).context("it runs somewhere")?;
     let name = scope.claim(claim).await?.spec.and_then(|spec| spec.volume_name).context("bound")?;
@@ -115,10 +115,10 @@ async fn written(scope: &Scope, pod: &str, claim: &str) -> Result<(PersistentVol
 }
 
 /// The volume and every trace of it on the node are gone.
-async fn removed(scope: &Scope, volume: &PersistentVolume, node: &str) -> Result<()> {
+pub async fn removed(scope: &Scope, volume: &PersistentVolume, node: &str) -> Result<()> {
     let (volumes, name) = (scope.all::<PersistentVolume>(), volume.name_any());
     let (path, node) = (path_of(volume), scope.cluster()?.node(node)?);
-    let base = path.parent().context("a base")?.display().to_string();
+    let base = volume.annotations().get("latebind.dev/base").context("a base")?;
     let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone()).context("a claim")?;
     eventually(&format!("{name} and its directory to go"), PATIENCE, async || {
         let script = format!("ls -d {} {base}/.latebind/*/{claim} {base}/.trash/* 2>/dev/null || true", path.display());
@@ -130,18 +130,18 @@ async fn removed(scope: &Scope, volume: &PersistentVolume, node: &str) -> Result
     .await
 }
 
-async fn delete_pod(scope: &Scope, name: &str) -> Result<()> {
+pub async fn delete_pod(scope: &Scope, name: &str) -> Result<()> {
     let pods = scope.api::<Pod>();
     pods.delete(name, &DeleteParams::default()).await?;
     eventually("the Pod to go", PATIENCE, async || Ok(pods.get_opt(name).await?.is_none().then_some(()))).await
 }
 
-async fn delete_claim(scope: &Scope, name: &str) -> Result<()> {
+pub async fn delete_claim(scope: &Scope, name: &str) -> Result<()> {
     scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
     Ok(())
 }
 
-fn last(cluster: &Cluster) -> &Node {
+pub fn last(cluster: &Cluster) -> &Node {
     cluster.nodes().last().unwrap()
 }
 
@@ -167,15 +167,32 @@ pub async fn a_pinned_pod_runs_with_the_webhook(scope: &Scope) -> Result<()> {
 }
 
 pub async fn a_pinned_pod_runs_without_the_webhook(scope: &Scope) -> Result<()> {
+    without_webhook(scope).await?;
+    pinned(scope).await
+}
+
+pub async fn without_webhook(scope: &Scope) -> Result<()> {
     let off = json!({ "metadata": { "labels": { "latebind.dev/webhook": "disabled" } } });
     let namespaces = scope.all::<Namespace>();
     namespaces.patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(&off)).await?;
-    pinned(scope).await
+    Ok(())
 }
 
 pub async fn a_stateful_set_of_three_keeps_its_data(scope: &Scope) -> Result<()> {
     installed(scope).await?;
-    let mut template = pod("set", None, &json!({}));
+    stateful_set(scope, None).await
+}
+
+/// Its template names the node, and nobody rewrites its Pods.
+pub async fn a_pinned_stateful_set_of_three_keeps_its_data_without_the_webhook(scope: &Scope) -> Result<()> {
+    let node = last(installed(scope).await?).name();
+    without_webhook(scope).await?;
+    stateful_set(scope, Some(node)).await
+}
+
+async fn stateful_set(scope: &Scope, node: Option<&str>) -> Result<()> {
+    let pinned_to = node;
+    let mut template = pod("set", pinned_to, &json!({}));
     template["spec"]["volumes"] = json!([]);
     scope
         .create::<StatefulSet>(json!({ "metadata": { "name": "set" }, "spec": {
@@ -196,6 +213,7 @@ pub async fn a_stateful_set_of_three_keeps_its_data(scope: &Scope) -> Result<()>
     .await?;
     let (volume, node) = written(scope, "set-1", "data-set-1").await?;
     ensure!((volume.name_any(), &node) == (made[1].0.name_any(), &made[1].1), "another volume");
+    ensure!(pinned_to.is_none_or(|pinned| made.iter().all(|(_, on)| on == pinned)), "not all on {pinned_to:?}");
     scope.api::<StatefulSet>().delete("set", &DeleteParams::default()).await?;
     for (number, (volume, node)) in made.iter().enumerate() {
         delete_claim(scope, &format!("data-set-{number}")).await?;
@@ -294,8 +312,7 @@ pub async fn a_cordoned_and_tainted_node_still_makes_and_removes(scope: &Scope) 
         |unschedulable: bool, taints: Value| json!({ "spec": { "unschedulable": unschedulable, "taints": taints } });
     nodes.patch(node, &PatchParams::default(), &Patch::Merge(&set(true, taints))).await?;
     let outcome = async {
-        let off = json!({ "metadata": { "labels": { "latebind.dev/webhook": "disabled" } } });
-        scope.all::<Namespace>().patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(&off)).await?;
+        without_webhook(scope).await?;
         delete_pod(scope, "early").await?;
         delete_claim(scope, "early").await?;
         removed(scope, &early, node).await?;
@@ -324,7 +341,7 @@ pub async fn data_outlives_the_definitions(scope: &Scope) -> Result<()> {
     let locals = scope.all::<LocalVolume>();
     eventually("the definitions to go", PATIENCE, async || {
         let torn_off = json!({ "metadata": { "finalizers": null } });
-        for local in locals.list(&kube::api::ListParams::default()).await.map_or(vec![], |list| list.items) {
+        for local in locals.list(&ListParams::default()).await.map_or(vec![], |list| list.items) {
             locals.patch(&local.name_any(), &PatchParams::default(), &Patch::Merge(&torn_off)).await.ok();
         }
         let arguments = [&["get", "crd", "--ignore-not-found", "--output=name"], &definitions[..]].concat();
@@ -357,75 +374,60 @@ pub async fn data_outlives_the_definitions(scope: &Scope) -> Result<()> {
     Ok(())
 }
 
-/// What a class can ask for, as the older provisioner's own tests do; and the directory is gone afterwards.
-pub async fn every_kind_of_class_serves_and_cleans_up(scope: &Scope) -> Result<()> {
-    let node = last(installed(scope).await?);
-    let label = json!({ "metadata": { "labels": { "test.example.com/stable-id": scope.unique("stable") } } });
-    scope.all::<NodeObject>().patch(node.name(), &PatchParams::default(), &Patch::Merge(&label)).await?;
-    let rows = [
-        ("hostpath", json!({ "type": "hostPath" }), json!({})),
-        ("rwop", json!({}), json!({ "accessModes": ["ReadWriteOncePod"] })),
-        ("key", json!({ "nodeAffinityKey": "test.example.com/stable-id" }), json!({})),
-        ("pattern", json!({ "pathPattern": "{namespace}/{claim}/{volume}" }), json!({})),
-        ("owner", json!({ "uid": "1000", "gid": "2000", "mode": "0700" }), json!({})),
-    ];
-    for (name, parameters, change) in rows {
-        let mut parameters = parameters;
-        parameters["pool"] = json!(CLASS);
-        let class = scope.unique(name);
-        scope
-            .create::<StorageClass>(json!({ "metadata": { "name": class }, "provisioner": "local.latebind.dev",
-                "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters }))
-            .await?;
-        let mut spec = claim_spec(&class);
-        crate::ground::merge(&mut spec, &change);
-        scope.create::<PersistentVolumeClaim>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
-        let mut object = pod(name, None, &of_claim(name));
-        object["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node.name() });
-        scope.create::<Pod>(object).await?;
-    }
-    // As another user, with a group of its own for the volume, and in a directory beneath it.
-    claim(scope, "group", CLASS).await?;
-    let mut object = pod("group", Some(node.name()), &of_claim("group"));
-    object["spec"]["securityContext"] = json!({ "runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 3000 });
-    object["spec"]["containers"][0]["command"] =
-        json!(["/bin/sh", "-c", "hostname > /data/name && stat -c %g /data > /data/group && sleep 3600"]);
-    scope.create::<Pod>(object).await?;
-    claim(scope, "beneath", CLASS).await?;
-    let mut object = pod("beneath", Some(node.name()), &of_claim("beneath"));
-    object["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }, { "name": "data", "mountPath": "/sub", "subPath": "deep/er" }]);
-    scope.create::<Pod>(object).await?;
+/// A claim that a person, or a test, orders for a node: no Pod takes part.
+pub async fn ordered(scope: &Scope, name: &str, node: &str) -> Result<PersistentVolume> {
+    let annotations = json!({ "volume.kubernetes.io/selected-node": node });
+    let metadata = json!({ "name": name, "annotations": annotations });
+    scope.create::<PersistentVolumeClaim>(json!({ "metadata": metadata, "spec": claim_spec(CLASS) })).await?;
+    let bound = scope.claim_phase(name, "Bound", PATIENCE).await?;
+    let volume = bound.spec.and_then(|spec| spec.volume_name).context("bound without a volume")?;
+    let volume = scope.all::<PersistentVolume>().get(&volume).await?;
+    let path = path_of(&volume).display().to_string();
+    scope.cluster()?.node(node)?.shell(&format!("test -d {path}")).await.context("the directory")?;
+    Ok(volume)
+}
 
-    for name in ["hostpath", "rwop", "key", "pattern", "owner", "group", "beneath"] {
-        let (volume, on) = written(scope, name, name).await.with_context(|| name.to_owned())?;
-        ensure!(on == node.name(), "{name} runs on {on}");
-        let (path, spec) = (path_of(&volume), volume.spec.clone().unwrap());
-        ensure!(spec.host_path.is_some() == (name == "hostpath"), "{name}: {spec:?}");
-        let told = match name {
-            "owner" => node.shell(&format!("stat -c '%a %u %g' {}", path.display())).await?,
-            "group" => node.shell(&format!("cat {}/group", path.display())).await?,
-            _ => String::new(),
-        };
-        let expected = match name {
-            "owner" => "700 1000 2000",
-            "group" => "3000",
-            _ => "",
-        };
-        ensure!(told.trim() == expected, "{name}: {told}");
-        if name == "key" {
-            let affinity = serde_json::to_string(&spec.node_affinity)?;
-            ensure!(affinity.contains("test.example.com/stable-id") && affinity.contains(&scope.unique("stable")));
+/// A Pod for each directory is what the older provisioners need, with an image and a right to make it.
+pub async fn no_registry_is_asked_and_no_pod_is_made(scope: &Scope) -> Result<()> {
+    const OURS: [(&str, &str); 3] =
+        [(NAMESPACE, "latebind-controller"), (NAMESPACE, "latebind-webhook"), ("latebind-agent", "latebind-agent")];
+    let cluster = installed(scope).await?;
+    let node = last(cluster).name();
+    let pods = async || {
+        let mut found = Vec::new();
+        for namespace in [NAMESPACE, "latebind-agent", "kube-system", "default", scope.namespace()] {
+            let pods = Api::<Pod>::namespaced(scope.client(), namespace).list(&ListParams::default()).await?;
+            found.extend(pods.iter().map(|pod| (namespace.to_owned(), pod.name_any(), pod.uid())));
         }
-        if name == "pattern" {
-            ensure!(
-                path.ends_with(format!("{}/pattern/{}", scope.namespace(), volume.name_any())),
-                "{}",
-                path.display()
-            );
-        }
-        delete_pod(scope, name).await?;
-        delete_claim(scope, name).await?;
-        removed(scope, &volume, node.name()).await.with_context(|| name.to_owned())?;
+        anyhow::Ok(found)
+    };
+    let before = pods().await?;
+    let mut volumes = Vec::new();
+    for number in 0..4 {
+        volumes.push(ordered(scope, &format!("data{number}"), node).await?);
     }
+    for (number, volume) in volumes.iter().enumerate() {
+        delete_claim(scope, &format!("data{number}")).await?;
+        removed(scope, volume, node).await?;
+    }
+    ensure!(before == pods().await?, "Pods came or went: {before:?} {:?}", pods().await?);
+    for (namespace, account) in OURS {
+        let account = format!("--as=system:serviceaccount:{namespace}:{account}");
+        for what in ["pods", "jobs.batch", "daemonsets.apps", "pods/ephemeralcontainers"] {
+            let answer = cluster.kubectl(&["auth", "can-i", "create", what, "--all-namespaces", &account]).await?;
+            ensure!(answer.stdout.trim() == "no", "{account} may create {what}: {}", answer.stdout);
+        }
+        let events = Api::<Event>::namespaced(scope.client(), namespace).list(&ListParams::default()).await?;
+        for event in events {
+            let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+            let pulled = reason == "Pulling" || reason == "Pulled" && !message.contains("already present");
+            ensure!(!pulled && !message.contains("pull"), "{reason}: {message}");
+        }
+    }
+    let made = cluster.audit_log()?.into_iter().find(|event| {
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        user.contains(":latebind-") && event["objectRef"]["resource"] == "pods" && event["verb"] == "create"
+    });
+    ensure!(made.is_none(), "{made:?}");
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! A node with its agent, a pool and a class, each of one test alone; one controller for all.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -51,7 +50,7 @@ pub async fn install(client: &Client) -> Result<()> {
 pub fn controller(client: Client) -> CancellationToken {
     let token = CancellationToken::new();
     let options = provision::Options {
-        adopt: BTreeSet::from([latebind::rancher::RANCHER.to_owned()]),
+        adopt: latebind::rancher::ADOPTABLE.into_iter().map(str::to_owned).collect(),
         agent_patience: AGENT_PATIENCE,
         ..provision::Options::default()
     };
@@ -249,6 +248,17 @@ impl<'a> Ground<'a> {
     pub fn nodes(&self) -> Api<Node> {
         self.scope.all()
     }
+}
+
+/// The message of a warning about a volume. What has no namespace has its events in `default`.
+pub async fn warned(scope: &Scope, volume: &str, reason: &str) -> Result<String> {
+    let events: Api<Event> = Api::namespaced(scope.client(), "default");
+    let of_volume = kube::api::ListParams::default().fields(&format!("involvedObject.name={volume}"));
+    eventually(&format!("warning {reason} about {volume}"), PATIENCE, async || {
+        let found = events.list(&of_volume).await?.items;
+        Ok(found.into_iter().find(|it| it.reason.as_deref() == Some(reason)).and_then(|it| it.message))
+    })
+    .await
 }
 
 /// The directory of a volume.

@@ -4,14 +4,14 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind::crd::{LocalNode, LocalPool, NODE_REPLACED, condition};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use latebind::crd::{LocalNode, LocalPool, LocalVolume, NODE_REPLACED, condition};
 use latebind_cluster::{Scope, eventually, holds_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::ground::{Agent, Ground, PATIENCE};
+use super::ground::{Agent, Ground, PATIENCE, warned};
 use super::refused::unselected;
 
 pub async fn a_node_without_an_agent_is_given_up(scope: &Scope) -> Result<()> {
@@ -61,6 +61,8 @@ pub async fn an_agent_on_a_dead_node_stops_nobody_else(scope: &Scope) -> Result<
         stuck.push(ground.filled(&format!("stuck{number}")).await?);
     }
     ground.agent = None;
+    ground.node.fall_silent();
+    set_status(scope, ground.node.name(), &json!({ "conditions": [not("Ready", "Unknown")] })).await?;
     let _agent = Agent::start(scope.client(), second.name(), ground.directory.path());
     for number in 0..6 {
         ground.delete_claim(&format!("stuck{number}")).await?;
@@ -153,5 +155,190 @@ pub async fn a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_a
     for name in ["refused", "kept", "served", "later"] {
         ground.delete_claim(name).await?;
     }
+    ground.all_clean().await
+}
+
+fn not(kind: &str, status: &str) -> Value {
+    json!({ "type": kind, "status": status, "reason": "Test", "message": "as a test wants it",
+        "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z" })
+}
+
+async fn set_status(scope: &Scope, node: &str, status: &Value) -> Result<()> {
+    let patch = json!({ "status": status });
+    scope.all::<Node>().patch_status(node, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// A claim comes and goes on such a node, and no Pod is made for it.
+async fn serves(ground: &Ground<'_>) -> Result<()> {
+    let (volume, _) = ground.filled("data").await?;
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.name_any()).await?;
+    ground.all_clean().await?;
+    assert!(ground.scope.api::<Pod>().list(&ListParams::default()).await?.items.is_empty());
+    Ok(())
+}
+
+async fn serves_with(scope: &Scope, spec: Value) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let patch = json!({ "spec": spec });
+    ground.nodes().patch(ground.node.name(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    serves(&ground).await
+}
+
+pub async fn a_cordoned_node_serves(scope: &Scope) -> Result<()> {
+    serves_with(scope, json!({ "unschedulable": true })).await
+}
+
+pub async fn a_node_with_a_no_schedule_taint_serves(scope: &Scope) -> Result<()> {
+    serves_with(scope, json!({ "taints": [{ "key": "test", "effect": "NoSchedule" }] })).await
+}
+
+pub async fn a_node_with_a_no_execute_taint_serves(scope: &Scope) -> Result<()> {
+    serves_with(scope, json!({ "taints": [{ "key": "test", "effect": "NoExecute" }] })).await
+}
+
+pub async fn a_node_under_disk_pressure_serves(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let ready = json!({ "type": "Ready", "status": "True" });
+    let pressed = json!({ "conditions": [ready, not("DiskPressure", "True")] });
+    set_status(scope, ground.node.name(), &pressed).await?;
+    eventually("the control plane to taint the node", PATIENCE, async || {
+        let taints =
+            ground.nodes().get(ground.node.name()).await?.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        Ok(taints.iter().any(|taint| taint.key == "node.kubernetes.io/disk-pressure").then_some(()))
+    })
+    .await?;
+    serves(&ground).await
+}
+
+pub async fn a_node_with_room_for_no_pod_serves(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let nothing = json!({ "cpu": "0", "memory": "0", "pods": "0" });
+    set_status(scope, ground.node.name(), &json!({ "capacity": nothing, "allocatable": nothing })).await?;
+    serves(&ground).await
+}
+
+pub async fn a_node_without_the_label_is_given_up(scope: &Scope) -> Result<()> {
+    let ground =
+        Ground::new(scope, json!({ "parameters": { "nodeAffinityKey": "test.example.com/stable-id" } })).await?;
+    ground.claim("data", json!({})).await?;
+    let told = scope.event("data", "ProvisioningFailed", "has no label test.example.com/stable-id", PATIENCE).await?;
+    assert!(told.contains(ground.node.name()), "{told}");
+    unselected(scope, "data").await?;
+    assert!(ground.directories().is_empty(), "nothing is made that could not be tied to its node");
+    // And once it has the label, the same claim is served.
+    let patch = json!({ "metadata": { "labels": { "test.example.com/stable-id": scope.unique("stable") } } });
+    ground.nodes().patch(ground.node.name(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    select(&ground, "data").await?;
+    ground.bound("data").await.map(drop)
+}
+
+async fn select(ground: &Ground<'_>, claim: &str) -> Result<()> {
+    let patch = json!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": ground.node.name() } } });
+    let claims = ground.scope.api::<k8s_openapi::api::core::v1::PersistentVolumeClaim>();
+    claims.patch(claim, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+pub async fn a_node_whose_entry_has_no_paths_is_given_up(scope: &Scope) -> Result<()> {
+    let ground = Ground::new(scope, json!({})).await?;
+    let nodes = json!([{ "names": [ground.node.name()], "paths": [] }, { "paths": [{ "path": ground.base() }] }]);
+    let patch = json!({ "spec": { "nodes": nodes } });
+    scope.all::<LocalPool>().patch(&ground.class, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    eventually("the controller to see the pool", PATIENCE, async || {
+        let name = scope.unique("try");
+        ground.claim(&name, json!({})).await?;
+        let told = scope.event(&name, "ProvisioningFailed", "", PATIENCE).await;
+        ground.delete_claim(&name).await?;
+        Ok(told.is_ok_and(|told| told.contains("offers no path on node")).then_some(()))
+    })
+    .await?;
+    ground.claim("data", json!({})).await?;
+    let told = scope.event("data", "ProvisioningFailed", "offers no path on node", PATIENCE).await?;
+    assert!(told.contains(ground.node.name()) && told.contains(&ground.class), "{told}");
+    unselected(scope, "data").await
+}
+
+pub async fn a_selected_node_deleted_before_anything_was_made_is_given_up(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::new(scope, json!({})).await?;
+    ground.agent = None;
+    ground.claim("data", json!({})).await?;
+    eventually("the order", PATIENCE, async || Ok((!ground.locals().await?.is_empty()).then_some(()))).await?;
+    let first = ground.node.name().to_owned();
+    ground.nodes().delete(&first, &DeleteParams::default()).await?;
+    scope.event("data", "ProvisioningFailed", "does not exist", PATIENCE).await?;
+    unselected(scope, "data").await?;
+    // Another node serves the claim; what is left of the first order is in nobody's way.
+    ground.node = scope.simulated_node("second", &[]).await?;
+    let nodes = json!([{ "names": [ground.node.name()], "paths": [{ "path": ground.base() }] }]);
+    let patch = json!({ "spec": { "nodes": nodes } });
+    scope.all::<LocalPool>().patch(&ground.class, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    ground.start_agent();
+    ground.wait_for_report().await?;
+    select(&ground, "data").await?;
+    let volume = ground.bound("data").await?;
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.name_any()).await?;
+    ground.all_clean().await
+}
+
+/// The Node is deleted, and with it goes its agent; its disks may come back or not.
+async fn lose_node(ground: &mut Ground<'_>) -> Result<()> {
+    ground.agent = None;
+    ground.nodes().delete(ground.node.name(), &DeleteParams::default()).await?;
+    eventually("the Node to go", PATIENCE, async || {
+        Ok(ground.nodes().get_opt(ground.node.name()).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+pub async fn a_released_volume_of_a_deleted_node_waits_and_says_so(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::new(scope, json!({})).await?;
+    let (volume, file) = ground.filled("data").await?;
+    let (given_up, kept) = ground.filled("other").await?;
+    lose_node(&mut ground).await?;
+    ground.delete_claim("data").await?;
+    ground.delete_claim("other").await?;
+    let locals = ground.locals().await?;
+    for (volume, claim) in [(&volume, "data"), (&given_up, "other")] {
+        let told = warned(scope, &volume.name_any(), "VolumeFailedDelete").await?;
+        let local = locals.iter().find(|local| local.spec.claim.name == claim).unwrap();
+        assert!(told.contains(ground.node.name()) && told.contains(&local.name_any()), "{told}");
+    }
+    assert!(file.exists(), "nobody but the node's own agent removes a directory");
+    // A person knows that this one will not come back.
+    let local = locals.iter().find(|local| local.spec.claim.name == "other").unwrap();
+    let patch = json!({ "metadata": { "finalizers": null } });
+    scope.all::<LocalVolume>().patch(&local.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    ground.volume_gone(&given_up.name_any()).await?;
+    assert!(kept.exists());
+    // The node comes back under its name, with its disks: what was ordered is done.
+    ground.node = scope.simulated_node("node", &[]).await?;
+    ground.start_agent();
+    ground.volume_gone(&volume.name_any()).await?;
+    assert!(!file.exists());
+    Ok(())
+}
+
+pub async fn a_bound_claim_of_a_deleted_node_keeps_all_it_has(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::new(scope, json!({})).await?;
+    let (volume, file) = ground.filled("data").await?;
+    lose_node(&mut ground).await?;
+    let bound = holds_for("claim, volume and order", Duration::from_secs(3), async || {
+        let phase = |status: Option<&String>| status.map(String::as_str) == Some("Bound");
+        let claim = scope.claim("data").await?.status.and_then(|status| status.phase);
+        let live = scope.all::<PersistentVolume>().get(&volume.name_any()).await?.status.and_then(|it| it.phase);
+        let ordered = ground.locals().await?.iter().any(|local| local.spec.disposal.is_some() || local.is_deleting());
+        Ok(phase(claim.as_ref()) && phase(live.as_ref()) && !ordered)
+    })
+    .await?;
+    assert!(bound && file.exists());
+    ground.node = scope.simulated_node("node", &[]).await?;
+    ground.start_agent();
+    ground.wait_for_report().await?;
+    assert_eq!(std::fs::read_to_string(&file)?, "data");
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.name_any()).await?;
     ground.all_clean().await
 }

@@ -15,7 +15,9 @@ use kube::{Api, Client};
 use super::LiveCluster;
 use super::store::Key;
 use crate::binding::{ClusterView, Lookup};
-use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume, Wire};
+use crate::model::{
+    Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume, Wire, is_object_name,
+};
 
 /// How long one look may take. The API server waits for a review for 3 s, and for every webhook in turn.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -88,7 +90,7 @@ impl ClaimFetcher {
         let named = pod.spec.volumes.iter().filter_map(|volume| volume.persistent_volume_claim.as_ref());
         let missing: Vec<String> = named
             .map(|source| source.claim_name.as_str())
-            .filter(|name| !name.is_empty() && self.live.claim(namespace, name).found().is_none())
+            .filter(|name| is_object_name(name) && self.live.claim(namespace, name).found().is_none())
             .take(PER_POD)
             .map(str::to_owned)
             .collect();
@@ -292,6 +294,16 @@ mod tests {
         fetcher.lock().negatives.values_mut().for_each(|seen| *seen -= super::NEGATIVE_FOR);
         fetcher.prefetch(&pod).await;
         assert_eq!(requests.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_could_lead_to_another_object_is_not_asked_for() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let names =
+            ["..", "../../other/persistentvolumeclaims/there", "there?watch=true", "a/there", "", "UPPER", "a b"];
+        let view = fetcher(&requests).prefetch(&pod(&names)).await;
+        assert_eq!(requests.load(Ordering::SeqCst), 0);
+        assert!(names.iter().all(|name| !matches!(view.claim("default", name), Lookup::Found(_))));
     }
 
     #[tokio::test(start_paused = true)]

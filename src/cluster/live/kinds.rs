@@ -138,7 +138,7 @@ impl Cached for Class {
     type Index = ();
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key.ends_with("is-default-class"));
+        trim(&mut self.metadata, texts, |key| key.ends_with("is-default-class") || crate::rancher::is_read(key));
     }
 
     fn indexes(&self) -> Vec<()> {

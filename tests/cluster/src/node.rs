@@ -195,6 +195,17 @@ impl Node {
         self.inside.start(component.name(), Spec::new(argv, log)).await
     }
 
+    /// Starts the kubelet again with these fields in its configuration; all others are as they were at first.
+    pub async fn configure_kubelet(&self, change: &serde_json::Value) -> Result<()> {
+        let mut config = self.kubelet_config();
+        for (key, value) in change.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        certificates::write(&self.directory.join("kubelet.json"), &config.to_string())?;
+        self.stop(NodeComponent::Kubelet).await?;
+        self.start(NodeComponent::Kubelet).await
+    }
+
     /// Cuts the node's power: all its processes die at once, its disks stay.
     pub async fn power_off(&self) -> Result<()> {
         // PID 1 of the node ends, and the kernel kills the rest. The answer may be lost in the process.
