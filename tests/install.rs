@@ -60,5 +60,10 @@ fn main() -> ExitCode {
     );
     suite.alone(Needs::Nodes, "nodes::own_pods_are_never_blocked", nodes::own_pods_are_never_blocked);
     suite.alone(Needs::Nodes, "quickstart::works_as_it_stands_in_readme", quickstart::works_as_it_stands_in_readme);
+    suite.alone(
+        Needs::Nodes,
+        "quickstart::local_volumes_work_as_they_stand_in_readme",
+        quickstart::local_volumes_work_as_they_stand_in_readme,
+    );
     suite.run()
 }

@@ -11,12 +11,19 @@ use latebind_cluster::tests;
 mod ends;
 #[path = "provision/ground.rs"]
 mod ground;
+#[path = "provision/hook.rs"]
+mod hook;
 #[path = "provision/hostile.rs"]
 mod hostile;
 #[path = "provision/made.rs"]
 mod made;
+#[path = "install/manifest.rs"]
+#[allow(dead_code, reason = "shared with the suite install")]
+mod manifest;
 #[path = "provision/nodes.rs"]
 mod nodes;
+#[path = "provision/orphans.rs"]
+mod orphans;
 #[path = "provision/refused.rs"]
 mod refused;
 
@@ -43,6 +50,11 @@ fn main() -> ExitCode {
             nodes::a_node_that_is_gone_is_given_up,
             nodes::a_shared_label_is_refused,
             nodes::an_agent_on_a_dead_node_stops_nobody_else,
+            nodes::a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_are_seen,
+            orphans::an_orphan_stays_unless_its_removal_was_asked_for_and_it_is_old,
+            orphans::an_orphan_that_a_volume_names_stays,
+            orphans::an_orphan_whose_claim_is_there_stays,
+            orphans::an_orphan_is_removed_through_the_trash_and_no_more_than_the_bound,
             nodes::a_cordoned_node_serves,
             nodes::a_node_with_a_no_schedule_taint_serves,
             nodes::a_node_with_a_no_execute_taint_serves,
@@ -71,6 +83,11 @@ fn main() -> ExitCode {
             ends::a_directory_that_another_volume_names_is_left_alone,
             ends::a_released_volume_of_rancher_is_cleaned_where_label_and_name_differ,
         ]
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "hook::new_claims_are_told_who_makes_their_volume",
+        hook::new_claims_are_told_who_makes_their_volume,
     );
     suite.alone(
         Needs::ControlPlane,

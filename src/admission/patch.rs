@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::binding::selector::is_empty_term;
 use crate::binding::{Code, Finding, Pin, PodVerdict, Remedy, Severity};
-use crate::model::{HOSTNAME_LABEL, ORIGINAL_NODE_NAME, Pod, SELECTED_NODE};
+use crate::model::{Claim, HOSTNAME_LABEL, ORIGINAL_NODE_NAME, Pod, SELECTED_NODE};
 
 /// Longest warning that the API documentation calls safe, in characters.
 const WARNING_CHARS: usize = 120;
@@ -107,6 +107,22 @@ fn remember(pod: &Pod, node_name: &str, operations: &mut Vec<PatchOperation>) {
         None => add(&["metadata", "annotations"], json!({ ORIGINAL_NODE_NAME: node_name })),
         Some(_) => add(&["metadata", "annotations", ORIGINAL_NODE_NAME], json!(node_name)),
     });
+}
+
+/// Gives a claim annotations of one value. Those that it has already stay as they are.
+#[must_use]
+pub(super) fn annotate(claim: &Claim, keys: &[&str], value: &str) -> Patch {
+    Patch(match &claim.metadata.annotations {
+        None => {
+            let all: serde_json::Map<String, Value> =
+                keys.iter().map(|key| ((*key).to_owned(), json!(value))).collect();
+            vec![add(&["metadata", "annotations"], Value::Object(all))]
+        }
+        Some(known) => {
+            let missing = keys.iter().filter(|key| !known.contains_key(key));
+            missing.map(|key| add(&["metadata", "annotations", key], json!(value))).collect()
+        }
+    })
 }
 
 fn select_in_template(pod: &Pod, index: usize, node_name: &str) -> Option<PatchOperation> {

@@ -321,6 +321,8 @@ pub enum Decision {
     Rewritten,
     /// A Pod's claim templates got their node.
     Selected,
+    /// A claim was told who makes its volume.
+    Announced,
     /// Refused.
     Denied,
 }
@@ -337,6 +339,7 @@ impl Decision {
             Self::Warned => "warned",
             Self::Rewritten => "rewritten",
             Self::Selected => "selected",
+            Self::Announced => "announced",
             Self::Denied => "denied",
         }
     }

@@ -137,14 +137,16 @@ fn log(hook: Hook, reply: &Reply) {
             trouble = answer.trouble.as_deref(),
             "an object that cannot be read is left to the API server"
         ),
-        Decision::Rewritten | Decision::Selected | Decision::Denied | Decision::Warned => tracing::debug!(
-            hook,
-            uid = ?reply.uid,
-            dry_run,
-            decision,
-            code = answer.code.map(crate::binding::Code::as_str),
-            "answered"
-        ),
+        Decision::Rewritten | Decision::Selected | Decision::Announced | Decision::Denied | Decision::Warned => {
+            tracing::debug!(
+                hook,
+                uid = ?reply.uid,
+                dry_run,
+                decision,
+                code = answer.code.map(crate::binding::Code::as_str),
+                "answered"
+            );
+        }
         Decision::Ignored | Decision::Exempt | Decision::Clean => {
             tracing::trace!(hook, uid = ?reply.uid, dry_run, decision, "answered");
         }

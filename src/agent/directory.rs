@@ -145,7 +145,7 @@ impl Base {
         };
         let found = self.read_marker(markers.as_fd(), order)?;
         let standing = match origin {
-            Origin::Made | Origin::Recovered => self.find(order, found.as_ref(), &shown)?,
+            Origin::Made | Origin::Recovered | Origin::Orphan => self.find(order, found.as_ref(), &shown)?,
             Origin::Adopted => self.find_adopted(order, markers.as_fd(), &shown)?,
         };
         if standing == Standing::Ours {
@@ -177,7 +177,7 @@ impl Base {
         }
         match origin {
             Origin::Adopted => self.take_away(order, disposal, on_delete, shown),
-            Origin::Made | Origin::Recovered => {
+            Origin::Made | Origin::Recovered | Origin::Orphan => {
                 Err(DirectoryError::NotOurs { path: shown.to_owned(), owner: "it has no marker".to_owned() })
             }
         }

@@ -89,6 +89,22 @@ pub enum DirectoryError {
         /// The directory.
         path: String,
     },
+    /// No volume names it, and it must stay all the same.
+    #[error("{path} belongs to no volume and is kept for now: {why}")]
+    OrphanKept {
+        /// The directory.
+        path: String,
+        /// Why it stays.
+        why: String,
+    },
+    /// The Node is another object than before, and its disks are not confirmed.
+    #[error("node {node} was made anew under the same name: {why}")]
+    Replaced {
+        /// The node.
+        node: String,
+        /// What is missing.
+        why: String,
+    },
     /// A marker that cannot be read.
     #[error("the marker {path} cannot be read: {problem}; nothing is done without knowing the owner")]
     Marker {
@@ -123,6 +139,8 @@ impl DirectoryError {
             Self::MountInside { .. } => "MountInside",
             Self::NotADirectory { .. } => "NotADirectory",
             Self::NotEmpty { .. } => "Retained",
+            Self::OrphanKept { .. } => "OrphanKept",
+            Self::Replaced { .. } => "NodeReplaced",
             Self::Marker { .. } => "MarkerUnreadable",
             Self::Order(_) => "OrderRefused",
         }

@@ -6,6 +6,7 @@ use rustix::fs::{fstat, fstatvfs};
 
 use super::base::{AllowedBases, Base};
 use super::error::{DirectoryError, failed};
+use super::marker::Marker;
 use crate::crd::{PathReport, PoolPath};
 
 /// Looks at a path. What is wrong with it stands in the report.
@@ -13,13 +14,24 @@ use crate::crd::{PathReport, PoolPath};
 /// `claims` are the UIDs of the claims whose LocalVolumes are on this node: a marker of any other is an orphan.
 #[must_use]
 pub fn report(allowed: &AllowedBases, path: &PoolPath, cluster: &str, claims: &BTreeSet<String>) -> PathReport {
+    report_and_orphans(allowed, path, cluster, claims).0
+}
+
+/// The same, and the markers of the orphans.
+pub(super) fn report_and_orphans(
+    allowed: &AllowedBases,
+    path: &PoolPath,
+    cluster: &str,
+    claims: &BTreeSet<String>,
+) -> (PathReport, Vec<Marker>) {
+    let mut orphans = Vec::new();
     let mut found = PathReport { path: path.path.clone(), ..PathReport::default() };
     let looked = Base::open(allowed, &path.path, path.require_mount).and_then(|base| {
         look(&base, &mut found)?;
         found.base_id = base.id()?;
-        let owned = base.owned()?;
-        let orphans = owned.iter().filter(|it| it.cluster == cluster && !claims.contains(&it.claim)).count();
-        found.orphans = i64::try_from(orphans).unwrap_or(i64::MAX);
+        orphans = base.owned()?;
+        orphans.retain(|it| it.cluster == cluster && !claims.contains(&it.claim));
+        found.orphans = i64::try_from(orphans.len()).unwrap_or(i64::MAX);
         found.trash = i64::try_from(base.trash_entries()?).unwrap_or(i64::MAX);
         Ok(())
     });
@@ -27,7 +39,7 @@ pub fn report(allowed: &AllowedBases, path: &PoolPath, cluster: &str, claims: &B
         Ok(()) => found.usable = true,
         Err(error) => found.message = error.to_string(),
     }
-    found
+    (found, orphans)
 }
 
 fn look(base: &Base, found: &mut PathReport) -> Result<(), DirectoryError> {

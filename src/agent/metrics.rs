@@ -26,6 +26,8 @@ pub struct AgentMetrics {
     volumes: Gauge,
     trash: Gauge,
     orphans: Gauge,
+    orphans_held: Gauge,
+    replaced: Gauge,
     orders: Family<Order, Counter>,
 }
 
@@ -36,11 +38,26 @@ impl AgentMetrics {
         registry.register("agent_volumes", "LocalVolumes of this node", self.volumes.clone());
         registry.register("agent_trash_entries", "Directories of deleted volumes still on disk", self.trash.clone());
         registry.register("agent_orphans", "Directories of ours that no LocalVolume names", self.orphans.clone());
+        registry.register(
+            "agent_orphans_held",
+            "Such directories that are due to be removed and wait, since too many are",
+            self.orphans_held.clone(),
+        );
+        registry.register(
+            "agent_node_replaced",
+            "1 while the Node is another object than before and a disk of its volumes was not found",
+            self.replaced.clone(),
+        );
         registry.register("agent_orders", "Directories made, found or taken away", self.orders.clone());
     }
 
     pub(super) fn ordered(&self, operation: &'static str, done: bool) {
         self.orders.get_or_create(&Order { operation, result: if done { "done" } else { "failed" } }).inc();
+    }
+
+    pub(super) fn held(&self, orphans: usize, replaced: bool) {
+        self.orphans_held.set(whole(orphans));
+        self.replaced.set(i64::from(replaced));
     }
 
     pub(super) fn looked(&self, paths: &[PathReport], left: &[PathReport], volumes: usize) {

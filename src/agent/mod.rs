@@ -11,6 +11,8 @@ mod marker;
 mod metrics;
 mod mounts;
 mod orders;
+mod orphans;
+mod replaced;
 mod reports;
 mod run;
 mod trash;

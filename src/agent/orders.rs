@@ -12,8 +12,10 @@ use serde_json::json;
 use super::base::Base;
 use super::directory::Order;
 use super::error::DirectoryError;
+use super::orphans::Situation;
+use super::reports::claims;
 use super::run::Agent;
-use crate::crd::{FINALIZER, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition};
+use crate::crd::{FINALIZER, LocalNode, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition};
 use crate::runtime::api::{ApiError, in_time};
 
 /// Mode of a directory whose class says nothing. Only root can get to it from outside a Pod.
@@ -50,7 +52,7 @@ async fn make(agent: &Arc<Agent>, local: Arc<LocalVolume>, deleting: bool) -> Re
         changed |=
             set_condition(&mut status.conditions, (HELD, true, "NoOrder", message), generation, Timestamp::now());
     }
-    let again = if local.spec.origin == Origin::Adopted {
+    let again = if matches!(local.spec.origin, Origin::Adopted | Origin::Orphan) {
         None
     } else {
         let served = local.is_ready() || local.spec.origin == Origin::Recovered || was_ready(&local);
@@ -59,6 +61,9 @@ async fn make(agent: &Arc<Agent>, local: Arc<LocalVolume>, deleting: bool) -> Re
                 "node {} was replaced by another of the same name since the order was given",
                 agent.options.node_name
             )))
+        } else if !served && agent.is_replaced() {
+            let why = "its disks are not confirmed yet".to_owned();
+            Err(DirectoryError::Replaced { node: agent.options.node_name.clone(), why })
         } else {
             let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
             blocking(move || agent.make(&local, served)).await
@@ -97,7 +102,9 @@ fn was_ready(local: &LocalVolume) -> bool {
 }
 
 async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
-    let outcome = {
+    let outcome = if let Err(kept) = may_remove(agent, &local).await? {
+        Err(kept)
+    } else {
         let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
         blocking(move || agent.dispose(&local)).await
     };
@@ -117,6 +124,34 @@ async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<D
     }
     let kept = matches!(error, DirectoryError::NotEmpty { .. });
     Ok(Some(if kept || error.is_final() { LONG_RETRY } else { RETRY }))
+}
+
+/// An orphan is the agent's to hold back, whatever was ordered. What is let go is written down first: a restart must not
+/// begin to count anew.
+async fn may_remove(agent: &Agent, local: &LocalVolume) -> Result<Result<(), DirectoryError>, ApiError> {
+    if local.spec.origin != Origin::Orphan {
+        return Ok(Ok(()));
+    }
+    let spec = &local.spec;
+    let now = Timestamp::now();
+    let (used, ordered) = claims(agent);
+    let removed = {
+        let situation = Situation { now, age: agent.options.remove_orphans, volumes: used.len(), ordered: &ordered };
+        let mut orphans = agent.orphans();
+        let taken = orphans.take(&(spec.base.clone(), spec.claim.uid.clone()), &spec.path, &situation);
+        taken.map(|()| orphans.removed(now))
+    };
+    match removed {
+        Err(why) => Ok(Err(DirectoryError::OrphanKept { path: format!("{}/{}", spec.base, spec.path), why })),
+        Ok(removed) => {
+            let nodes: Api<LocalNode> = Api::all(agent.client.clone());
+            let patch = json!({ "status": { "removedOrphans": removed } });
+            let name = &agent.options.node_name;
+            in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
+            tracing::info!(volume = local.name(), path = spec.path, "a directory that no volume names is removed");
+            Ok(Ok(()))
+        }
+    }
 }
 
 /// File systems may take their time: never on the threads that serve the network.
@@ -159,6 +194,9 @@ async fn lift_finalizer(agent: &Agent, local: &LocalVolume) -> Result<(), ApiErr
 
 impl Agent {
     fn base(&self, local: &LocalVolume) -> Result<Base, DirectoryError> {
+        if local.spec.origin == Origin::Orphan {
+            return Base::open_existing(&self.options.bases, &local.spec.base);
+        }
         Base::open(&self.options.bases, &local.spec.base, local.spec.require_mount)
     }
 

@@ -4,22 +4,30 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::base::Base;
+use super::facts::report_and_orphans;
+use super::orphans::{Situation, allowance};
+use super::replaced;
 use super::run::Agent;
 use super::trash::Swept;
-use crate::crd::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport, PoolPath, READY, set_condition};
+use crate::crd::{
+    LocalNode, LocalNodeSpec, LocalNodeStatus, LocalVolume, NODE_REPLACED, ORPHANS_HELD, Origin, PathReport, PoolPath,
+    READY, is_true, set_condition,
+};
 use crate::runtime::api::{ApiError, if_found, in_time};
 
 /// How often the disks are looked at. Only a change is written.
 const LOOK: Duration = Duration::from_secs(2);
 /// A report is written again after this time, changed or not.
 const REFRESH: Duration = Duration::from_secs(600);
+/// The same while it is not known whether the disks of the Node are there.
+const REFRESH_REPLACED: Duration = Duration::from_secs(10);
 /// Free bytes count as changed from this part of the size on: 1/64. Less is not worth a write.
 const NOTABLE: i64 = 64;
 /// The trash is looked at this often even if nobody said that there is something in it.
@@ -32,7 +40,12 @@ pub(super) async fn report_for_ever(agent: Arc<Agent>) {
     let mut written: Option<(Instant, LocalNodeStatus)> = None;
     loop {
         if let Some(next) = look(&agent).await {
-            let due = written.as_ref().is_none_or(|(at, old)| at.elapsed() >= REFRESH || differs(old, &next));
+            // A person who deletes the object accepts the Node as it is, and should not wait long for it.
+            let refresh = if is_true(&next.conditions, NODE_REPLACED) { REFRESH_REPLACED } else { REFRESH };
+            // A Node whose disks are confirmed is not told apart from an earlier one by what was found there.
+            let confirms = agent.is_replaced() && !is_true(&next.conditions, NODE_REPLACED);
+            let due =
+                confirms || written.as_ref().is_none_or(|(at, old)| at.elapsed() >= refresh || differs(old, &next));
             if due {
                 match write(&agent, &next).await {
                     Ok(()) => written = Some((Instant::now(), next)),
@@ -44,14 +57,18 @@ pub(super) async fn report_for_ever(agent: Arc<Agent>) {
     }
 }
 
-/// Reads from the last report in which bases there is trash: their pools and volumes may be gone.
+/// Reads from the last report in which bases there is trash, since their pools and volumes may be gone; which orphans there
+/// were; and which Node it was about.
 pub(super) async fn remember(agent: &Agent) {
     let nodes: Api<LocalNode> = Api::all(agent.client.clone());
     loop {
         match if_found(nodes.get(&agent.options.node_name)).await {
             Ok(found) => {
-                let paths = found.and_then(|node| node.status).map(|status| status.paths).unwrap_or_default();
-                agent.trashed().extend(paths.into_iter().map(|path| path.path));
+                let Some(LocalNode { spec, status, .. }) = found else { return };
+                *agent.confirmed() = spec.node_uid;
+                let status = status.unwrap_or_default();
+                agent.orphans().restore(&status);
+                agent.trashed().extend(status.paths.into_iter().map(|path| path.path));
                 return;
             }
             Err(error) => tracing::warn!(%error, "the last report cannot be read, asking again"),
@@ -92,22 +109,41 @@ fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
 
 async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
     let paths = paths(agent)?;
-    let claims: BTreeSet<String> = agent.locals.state().iter().map(|local| local.spec.claim.uid.clone()).collect();
+    let (claims, ordered) = claims(agent);
+    let volumes = claims.len();
     let looking = Arc::clone(agent);
     let reports = tokio::task::spawn_blocking(move || {
-        let look = |path| super::facts::report(&looking.options.bases, path, &looking.cluster, &claims);
-        let offered = paths.iter().map(look).collect::<Vec<PathReport>>();
+        let mut orphans = Vec::new();
+        let mut offered: Vec<PathReport> = Vec::new();
+        for path in &paths {
+            let (report, markers) = report_and_orphans(&looking.options.bases, path, &looking.cluster, &claims);
+            offered.push(report);
+            orphans.extend(markers.into_iter().map(|marker| (path.path.clone(), marker.claim, marker.path)));
+        }
         let former = former(&looking, &offered);
-        (offered, former)
+        let missing = replaced::missing(&looking);
+        (offered, former, orphans, missing)
     });
-    let (offered, former) = reports.await.ok()?;
-    agent.metrics.looked(&offered, &former, agent.locals.len());
+    let (offered, former, orphans, missing) = reports.await.ok()?;
+    agent.metrics.looked(&offered, &former, volumes);
+    let now = Timestamp::now();
+    let situation = Situation { now, age: agent.options.remove_orphans, volumes, ordered: &ordered };
+    let (plan, removed_orphans) = {
+        let mut known = agent.orphans();
+        known.saw(now, orphans);
+        (known.plan(&situation), known.removed(now))
+    };
+    agent.metrics.held(plan.held, !missing.is_empty());
     let mut status = LocalNodeStatus {
-        observed_at: Some(Time(Timestamp::now())),
+        observed_at: Some(Time(now)),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         paths: offered,
+        orphans: plan.listed,
+        removed_orphans,
         conditions: agent.conditions(),
     };
+    replaced::tell(agent, &missing, &mut status.conditions, now);
+    tell_held(&situation, plan.held, &mut status.conditions);
     let bad: Vec<&PathReport> = status.paths.iter().filter(|path| !path.usable).collect();
     let message = bad.iter().map(|path| path.message.as_str()).collect::<Vec<_>>().join("; ");
     let condition = if status.paths.is_empty() {
@@ -117,10 +153,38 @@ async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
     } else {
         (READY, false, "PathsNotUsable", message.as_str())
     };
-    set_condition(&mut status.conditions, condition, None, Timestamp::now());
+    set_condition(&mut status.conditions, condition, None, now);
     agent.keep_conditions(&status.conditions);
     status.paths.extend(former);
     Some(status)
+}
+
+/// The claims whose directories are in use on this node, and those whose orphaned directories were ordered to be removed.
+pub(super) fn claims(agent: &Agent) -> (BTreeSet<String>, BTreeSet<String>) {
+    let locals = agent.locals.state();
+    let (ordered, used): (Vec<_>, Vec<_>) = locals.iter().partition(|local| local.spec.origin == Origin::Orphan);
+    let uids = |locals: Vec<&Arc<LocalVolume>>| locals.iter().map(|local| local.spec.claim.uid.clone()).collect();
+    (uids(used), uids(ordered))
+}
+
+/// Says that more orphans are due than may go. Where none are ever removed there is nothing to say.
+fn tell_held(situation: &Situation<'_>, held: usize, conditions: &mut Vec<Condition>) {
+    if situation.age.is_none() {
+        conditions.retain(|condition| condition.type_ != ORPHANS_HELD);
+        return;
+    }
+    let most = allowance(situation.volumes);
+    let message = format!(
+        "{held} directories that no volume names are due and wait: of {} volumes {most} may go within an hour; look \
+         whether that many should",
+        situation.volumes
+    );
+    let condition = if held > 0 {
+        (ORPHANS_HELD, true, "TooMany", message.as_str())
+    } else {
+        (ORPHANS_HELD, false, "WithinBounds", "no directory waits to be removed")
+    };
+    set_condition(conditions, condition, None, situation.now);
 }
 
 /// True when the difference is worth a write.
@@ -136,7 +200,9 @@ fn differs(old: &LocalNodeStatus, new: &LocalNodeStatus) -> bool {
         }
     };
     let all = |status: &LocalNodeStatus| status.paths.iter().map(rough).collect::<Vec<_>>();
-    all(old) != all(new) || old.conditions != new.conditions
+    let others =
+        |status: &LocalNodeStatus| (status.conditions.clone(), status.orphans.clone(), status.removed_orphans.clone());
+    all(old) != all(new) || others(old) != others(new)
 }
 
 async fn write(agent: &Agent, status: &LocalNodeStatus) -> Result<(), ApiError> {
@@ -146,23 +212,29 @@ async fn write(agent: &Agent, status: &LocalNodeStatus) -> Result<(), ApiError> 
     let written = in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await;
     let found = match written {
         Err(error) if error.is_not_found() => {
+            // Whoever deleted the report of an earlier Node has accepted this one as it is.
             let new = LocalNode::new(name, LocalNodeSpec { node_uid: agent.node_uid() });
             in_time(nodes.create(&PostParams::default(), &new)).await?;
             in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await?
         }
         written => written?,
     };
-    if found.spec.node_uid != agent.node_uid() {
-        let patch = json!({ "spec": { "nodeUID": agent.node_uid() } });
+    let mut confirmed = found.spec.node_uid;
+    let uid = agent.node_uid();
+    if confirmed != uid && !is_true(&status.conditions, NODE_REPLACED) {
+        let patch = json!({ "spec": { "nodeUID": uid } });
         in_time(nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
+        confirmed = uid;
     }
+    *agent.confirmed() = confirmed;
     Ok(())
 }
 
 /// Empties the trash of every base, no faster than allowed.
 pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
-    // Ten rounds a second.
-    let budget = (agent.options.unlinks_per_second / 10).max(1);
+    // Ten rounds a second. The first step of a round finds out that a directory is not empty; one must be left for what is
+    // in it, or nothing would ever be removed.
+    let budget = (agent.options.unlinks_per_second / 10).max(2);
     loop {
         let mut left = false;
         for path in known_bases(&agent) {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::base::AllowedBases;
 use super::metrics::AgentMetrics;
+use super::orphans::Orphans;
 use super::{orders, reports};
 use crate::crd::{LocalPool, LocalVolume};
 use crate::model::{Namespace, Node, Wire};
@@ -34,6 +35,8 @@ pub struct Options {
     pub bases: AllowedBases,
     /// How fast the trash is emptied, in files and directories a second.
     pub unlinks_per_second: usize,
+    /// Directories of ours that no volume names are removed when they have been known for so long; never where absent.
+    pub remove_orphans: Option<Duration>,
 }
 
 pub(super) struct Agent {
@@ -48,6 +51,9 @@ pub(super) struct Agent {
     pub sweep: Notify,
     pub metrics: AgentMetrics,
     conditions: Mutex<Vec<Condition>>,
+    orphans: Mutex<Orphans>,
+    /// UID of the Node whose disks were confirmed last; empty at first.
+    confirmed: Mutex<String>,
     /// Bases that may hold trash although no pool and no volume names them any more.
     trashed: Mutex<BTreeSet<String>>,
 }
@@ -74,6 +80,14 @@ impl Agent {
 
     pub(super) fn trashed(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.trashed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn orphans(&self) -> MutexGuard<'_, Orphans> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn confirmed(&self) -> MutexGuard<'_, String> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
@@ -123,6 +137,8 @@ pub async fn run(
         sweep: Notify::new(),
         metrics,
         conditions: Mutex::default(),
+        orphans: Mutex::default(),
+        confirmed: Mutex::default(),
         trashed: Mutex::default(),
     });
     let mut running = tokio::task::JoinSet::new();

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::PROVISIONER;
+
 /// By what a rewritten Pod is tied to its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,10 +44,16 @@ pub struct Rules {
     pub pin: PinStyle,
     /// Names of schedulers that run and bind volumes.
     pub schedulers: Vec<String>,
+    /// Names of provisioners that are latebind's to serve: claims of their classes are told so when they are created.
+    pub provisioners: Vec<String>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { pin: PinStyle::Auto, schedulers: vec!["default-scheduler".to_owned()] }
+        Self {
+            pin: PinStyle::Auto,
+            schedulers: vec!["default-scheduler".to_owned()],
+            provisioners: vec![PROVISIONER.to_owned()],
+        }
     }
 }

@@ -201,6 +201,6 @@ impl RulesArgs {
     /// The rules.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        Rules { pin: self.pin, schedulers: self.scheduler.clone() }
+        Rules { pin: self.pin, schedulers: self.scheduler.clone(), ..Rules::default() }
     }
 }

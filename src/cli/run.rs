@@ -211,7 +211,7 @@ struct ControllerRole {
     provisioner: Switch,
 
     /// Serve the classes and volumes of another provisioner too, such as rancher.io/local-path; repeat it for several.
-    /// Refused while that provisioner runs.
+    /// Refused while that provisioner runs. A webhook to which claims are sent must be told as well.
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_ADOPT", hide_env = true)]
     adopt: Vec<String>,
 
@@ -271,6 +271,22 @@ struct AgentRole {
         hide_env = true
     )]
     unlinks_per_second: u32,
+
+    /// Remove directories of this cluster that no volume names any more: at most a tenth of the node's volumes an hour,
+    /// and only after the controller has found no volume and no claim of theirs. They are reported either way.
+    #[arg(long, env = "LATEBIND_REMOVE_ORPHANS", hide_env = true)]
+    remove_orphans: bool,
+
+    /// How long such a directory must have been known before it may be removed.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "24h",
+        value_parser = duration,
+        env = "LATEBIND_ORPHAN_AGE",
+        hide_env = true
+    )]
+    orphan_age: Duration,
 }
 
 /// Certificates.
@@ -427,6 +443,9 @@ impl RunArgs {
         let mut exemptions = Exemptions::default();
         exemptions.namespaces.extend(exempt_namespace);
         exemptions.namespaces.insert(self.namespace.clone());
+        let mut rules = self.rules.rules();
+        // Of MicroK8s only old volumes are served.
+        rules.provisioners.extend(self.controller.adopt.iter().filter(|name| *name != rancher::MICROK8S).cloned());
         Ok(LiveSetup {
             listen,
             metrics_listen: self.metrics_listen,
@@ -436,7 +455,7 @@ impl RunArgs {
             look_every: self.look_every()?,
             minimum_version: self.webhook.tls_min_version,
             clients,
-            choices: Choices { rules: self.rules.rules(), mode, exemptions, ..Choices::default() },
+            choices: Choices { rules, mode, exemptions, ..Choices::default() },
             limits: ConnectionLimits::webhook(),
             shutdown_delay: self.process.shutdown_delay,
             drain_timeout: self.process.drain_timeout,
@@ -491,7 +510,8 @@ impl RunArgs {
         }
         let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
         let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
-        let options = crate::agent::Options { node_name, bases, unlinks_per_second };
+        let remove_orphans = given.remove_orphans.then_some(given.orphan_age);
+        let options = crate::agent::Options { node_name, bases, unlinks_per_second, remove_orphans };
         Ok(AgentSetup { client, options, metrics_listen })
     }
 

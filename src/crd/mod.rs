@@ -10,7 +10,7 @@ mod pool;
 mod volume;
 
 pub use condition::{condition, is_true, set_condition};
-pub use node::{LocalNode, LocalNodeSpec, LocalNodeStatus, PathReport};
+pub use node::{LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan};
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
 pub use pool::{LocalPool, LocalPoolSpec, LocalPoolStatus, Placement, PoolNodes, PoolPath, Room};
 pub use volume::{
@@ -26,6 +26,10 @@ pub const GROUP: &str = "latebind.dev";
 pub const FINALIZER: &str = "latebind.dev/directory";
 /// Condition: the object does what it is for.
 pub const READY: &str = "Ready";
+/// Condition of a [`LocalNode`]: the Node was made anew under the same name, and a disk of its volumes was not found since.
+pub const NODE_REPLACED: &str = "NodeReplaced";
+/// Condition of a [`LocalNode`]: more orphans are due than may be removed within an hour.
+pub const ORPHANS_HELD: &str = "OrphansHeld";
 
 /// The definitions, in the order in which they are to be applied.
 #[must_use]

@@ -45,10 +45,50 @@ pub struct LocalNodeStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub paths: Vec<PathReport>,
-    /// `Ready`.
+    /// Directories that carry our marker and belong to no LocalVolume, the one that is known longest first. At most 32 are
+    /// listed; `paths` has their number.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub orphans: Vec<Orphan>,
+    /// Orphans that were removed within the last hour: their number is bounded.
+    #[serde(default)]
+    pub removed_orphans: Vec<RemovedOrphan>,
+    /// `Ready`; `NodeReplaced` while the Node is another object than before and a disk of its volumes was not found;
+    /// `OrphansHeld` while more orphans are due than may be removed within an hour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A directory of this cluster that belongs to no LocalVolume.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// UID of the claim that it was made for.
+    pub claim: String,
+    /// The base.
+    pub base: String,
+    /// The directory, relative to the base.
+    pub path: String,
+    /// When it was found.
+    pub since: Time,
+    /// The agent would remove it: it was told to, has known it for long enough, and not too many went of late.
+    #[serde(default)]
+    pub removable: bool,
+}
+
+/// An orphan that was removed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedOrphan {
+    /// UID of the claim that it was made for.
+    pub claim: String,
+    /// The base.
+    pub base: String,
+    /// The directory, relative to the base.
+    pub path: String,
+    /// When.
+    pub at: Time,
 }
 
 /// What is known of one path.

@@ -128,6 +128,8 @@ pub enum Origin {
     Recovered,
     /// Made by another provisioner, whose volume is to be deleted; carries no marker.
     Adopted,
+    /// Made by latebind, and named by no volume any more: this object was made from the marker, to have it removed.
+    Orphan,
 }
 
 /// What becomes of the directory when its volume is deleted.

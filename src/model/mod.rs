@@ -46,6 +46,12 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Provisioner name of classes whose volumes an administrator makes by hand.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// The name under which classes ask for latebind. Without a slash, so that a CSIDriver object may carry it.
+pub const PROVISIONER: &str = "local.latebind.dev";
+/// Annotations of a claim: who is to make its volume. The controller manager writes both before it lets anybody begin.
+/// Source: `pkg/controller/volume/persistentvolume/pv_controller.go`, `setClaimProvisioner`.
+pub const CLAIM_PROVISIONER: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 /// Annotation that names the class of a claim or volume and wins over `storageClassName`.
 pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Annotation that only a kubelet sets, on the API server's image of a static Pod.

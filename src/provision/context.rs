@@ -59,6 +59,8 @@ pub(crate) enum Key {
     Local(String),
     /// A PersistentVolume.
     Volume(String),
+    /// The report of a node.
+    Report(String),
 }
 
 /// What only the provisioner watches. The rest it shares with the other loops.
@@ -85,6 +87,8 @@ pub(crate) struct Context {
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
     pub said: Mutex<HashMap<String, String>>,
+    /// When the API server was last asked about the orphans of a node.
+    pub asked: Mutex<HashMap<String, Instant>>,
     /// All facts have been read once.
     pub synced: AtomicBool,
 }

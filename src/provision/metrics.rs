@@ -34,7 +34,7 @@ impl ProvisionMetrics {
             delay: Histogram::new(BUCKETS),
         };
         // Zero is an answer too.
-        for operation in ["ordered", "made", "disposed", "removed", "recovered"] {
+        for operation in ["ordered", "made", "disposed", "removed", "recovered", "orphan_ordered", "orphan_kept"] {
             drop(new.done.get_or_create(&Operation { operation }));
         }
         new
@@ -43,7 +43,8 @@ impl ProvisionMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "provision_operations",
-            "Directories ordered, volumes made, directories disposed of, volumes removed, lost orders made again",
+            "Directories ordered, volumes made, directories disposed of, volumes removed, lost orders made again, removals \
+             of directories without a volume ordered or declined",
             self.done.clone(),
         );
         registry.register("provision_refusals", "Warnings about claims that get no volume", self.refusals.clone());
@@ -78,6 +79,10 @@ impl ProvisionMetrics {
 
     pub fn recovered(&self) {
         self.count("recovered");
+    }
+
+    pub fn orphan(&self, ordered: bool) {
+        self.count(if ordered { "orphan_ordered" } else { "orphan_kept" });
     }
 
     pub fn refused(&self) {

@@ -7,6 +7,7 @@ mod context;
 mod disposal;
 mod events;
 mod metrics;
+mod orphans;
 mod parameters;
 mod pattern;
 mod placement;
@@ -25,8 +26,7 @@ pub use volume::{
     LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, reclaim, recovered, serves, volume_name,
 };
 
-/// The name under which classes ask for us. Without a slash, so that a CSIDriver object may carry it.
-pub const PROVISIONER: &str = "local.latebind.dev";
+pub use crate::model::PROVISIONER;
 /// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Finalizer of a volume that an external provisioner has to take away.

@@ -1,6 +1,8 @@
 //! Which path of which node.
 
-use crate::crd::{LocalNode, LocalPoolSpec, LocalVolume, Placement, PoolPath, Room};
+use crate::crd::{
+    LocalNode, LocalNodeStatus, LocalPoolSpec, LocalVolume, NODE_REPLACED, Placement, PoolPath, Room, condition,
+};
 use crate::model::Node;
 
 /// A path that a volume can be made at.
@@ -71,6 +73,14 @@ pub enum NodeObstacle {
         /// The value of both.
         value: String,
     },
+    /// The Node is another object than before, and its disks are not confirmed.
+    #[error("no volume is made on node {node} for now: {why}")]
+    Replaced {
+        /// The node.
+        node: String,
+        /// What the agent says.
+        why: String,
+    },
     /// The agent has not answered.
     #[error("the agent of node {0} does not answer: is its Pod running there?")]
     NoAgent(String),
@@ -119,10 +129,7 @@ pub fn choose_path<'a>(
     if offered.is_empty() {
         return Err(NodeObstacle::NoPath { pool: name.to_owned(), node: node.name().to_owned() });
     }
-    let status = report
-        .filter(|report| Some(report.spec.node_uid.as_str()) == node.metadata.uid.as_deref())
-        .and_then(|report| report.status.as_ref())
-        .ok_or_else(|| NodeObstacle::NoAgent(node.name().to_owned()))?;
+    let status = status_of(report, node)?;
     let volumes: Vec<&LocalVolume> = volumes.into_iter().collect();
     let mut usable = Vec::new();
     let mut why = String::new();
@@ -160,6 +167,20 @@ pub fn choose_path<'a>(
         Placement::RoundRobin => fitting.min_by_key(|it| (it.volumes, std::cmp::Reverse(it.free_bytes))),
     };
     chosen.ok_or_else(|| NodeObstacle::NoRoom { node: node.name().to_owned(), bytes, left })
+}
+
+/// What the agent says of this very Node, not of an earlier one of its name.
+fn status_of<'a>(report: Option<&'a LocalNode>, node: &Node) -> Result<&'a LocalNodeStatus, NodeObstacle> {
+    let silent = || NodeObstacle::NoAgent(node.name().to_owned());
+    let report = report.ok_or_else(silent)?;
+    let status = report.status.as_ref().ok_or_else(silent)?;
+    if Some(report.spec.node_uid.as_str()) == node.metadata.uid.as_deref() {
+        return Ok(status);
+    }
+    match condition(&status.conditions, NODE_REPLACED).filter(|said| said.status == "True") {
+        Some(said) => Err(NodeObstacle::Replaced { node: node.name().to_owned(), why: said.message.clone() }),
+        None => Err(silent()),
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +245,12 @@ mod tests {
         assert!(matches!(silent, Err(NodeObstacle::NoAgent(_))));
         let replaced = choose_path(("p", &spec), &node("other", None), Some(&report([1, 1])), &[], (1, None));
         assert!(matches!(replaced, Err(NodeObstacle::NoAgent(_))), "a report of another Node of that name is none");
+        let mut unsure = report([1, 1]);
+        let conditions = &mut unsure.status.as_mut().unwrap().conditions;
+        let now = k8s_openapi::jiff::Timestamp::now();
+        crate::crd::set_condition(conditions, (NODE_REPLACED, true, "DisksMissing", "/a is empty"), None, now);
+        let told = choose_path(("p", &spec), &node("other", None), Some(&unsure), &[], (1, None)).unwrap_err();
+        assert!(matches!(&told, NodeObstacle::Replaced { why, .. } if why == "/a is empty"), "{told}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::api::PostParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,9 @@ use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
 use super::volume::LOCAL_VOLUME;
-use super::{claims, volumes};
+use super::{claims, orphans, volumes};
 use crate::cluster::live::{Change as Moved, LiveCluster, Observer};
-use crate::crd::{LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
+use crate::crd::{LocalNode, LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
 use crate::runtime::api::{ApiError, in_time};
 use crate::runtime::follow::{Change, follow};
@@ -73,6 +73,7 @@ impl Provisioner {
             pools_refilled,
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
+            asked: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
         Self { context: Arc::new(context), tasks, leadership }
@@ -248,7 +249,15 @@ fn watch(
     });
     tasks.push(Box::pin(task));
     let again = waiting();
-    let (reports, task) = follow(Api::all(client.clone()), config(), move |_| again());
+    let push = Arc::clone(queue);
+    let (reports, task) = follow(Api::<LocalNode>::all(client.clone()), config(), move |change| {
+        match &change {
+            Change::Applied(report) => push.now(Key::Report(report.name_any())),
+            Change::Deleted(_) => {}
+            Change::Refilled => push.now(Key::Everything),
+        }
+        again();
+    });
     tasks.push(Box::pin(task));
     (Stores { pools, reports, locals }, tasks)
 }
@@ -372,6 +381,9 @@ fn everything(context: &Context) {
     for volume in context.all_volumes() {
         context.queue.now(Key::Volume(volume.name().to_owned()));
     }
+    for report in context.stores.reports.state() {
+        context.queue.now(Key::Report(report.name_any()));
+    }
 }
 
 async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError> {
@@ -390,6 +402,10 @@ async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError
         },
         Key::Volume(name) => match context.volume(name) {
             Some(volume) => volumes::reconcile_volume(context, volume).await,
+            None => Ok(None),
+        },
+        Key::Report(name) => match context.stores.reports.get(&ObjectRef::new(name)) {
+            Some(report) => orphans::reconcile(context, report).await,
             None => Ok(None),
         },
     }

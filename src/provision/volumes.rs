@@ -11,7 +11,7 @@ use super::disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 use super::volume::{LOCAL_VOLUME, reclaim, recovered, serves, volume_name};
 use super::{PROVISIONED_BY, VOLUME_FINALIZER};
 use crate::crd::{LocalVolume, Origin, Reclaim};
-use crate::model::{Text, Volume, reference};
+use crate::model::{Node, Text, Volume, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -114,18 +114,22 @@ fn volume_of(context: &Context, local: &LocalVolume) -> Option<String> {
 
 /// Somebody made a volume by hand that leads into this directory.
 fn path_is_shared(context: &Context, local: &LocalVolume, own: &str) -> bool {
-    let ours = format!("{}/{}/", local.spec.base, local.spec.path);
     let node = context.node(&local.spec.node_name);
-    let shared = context.all_volumes().into_iter().find(|volume| {
-        let source = volume.spec.local.as_ref().or(volume.spec.host_path.as_ref());
-        let overlaps = source.is_some_and(|source| {
-            let theirs = format!("{}/", source.path.trim_end_matches('/'));
-            ours.starts_with(&theirs) || theirs.starts_with(&ours)
-        });
-        let here = node.as_ref().is_none_or(|node| crate::binding::selector::volume_reachable(volume, node));
-        overlaps && here && volume.name() != own
-    });
+    let path = format!("{}/{}", local.spec.base, local.spec.path);
+    let shared =
+        context.all_volumes().into_iter().find(|it| it.name() != own && leads_into(it, &path, node.as_deref()));
     shared.is_some()
+}
+
+/// The volume's path is this one, or one above or below it, and may be on this node.
+pub(super) fn leads_into(volume: &Volume, path: &str, node: Option<&Node>) -> bool {
+    let ours = format!("{path}/");
+    let source = volume.spec.local.as_ref().or(volume.spec.host_path.as_ref());
+    let overlaps = source.is_some_and(|source| {
+        let theirs = format!("{}/", source.path.trim_end_matches('/'));
+        ours.starts_with(&theirs) || theirs.starts_with(&ours)
+    });
+    overlaps && node.is_none_or(|node| crate::binding::selector::volume_reachable(volume, node))
 }
 
 async fn delete_local(context: &Context, local: &LocalVolume) -> Result<(), ApiError> {

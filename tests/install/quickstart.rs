@@ -1,15 +1,19 @@
 //! README's quick start, word for word, on real nodes.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use latebind_cluster::{Scope, project_root};
-use serde_json::json;
+use kube::api::DeleteParams;
+use latebind_cluster::{Scope, eventually, project_root};
+use serde_json::{Value, json};
 
 use crate::manifest::NAMESPACE;
 use crate::nodes::nothing_is_left;
 use crate::provisioner::{PROVISIONER, Provisioner};
-use crate::stage::{claim, class, import, pinned, runs_on, uninstall};
+use crate::stage::{PATIENCE, claim, claim_spec, class, import, pinned, runs_on, uninstall};
+
+const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// The `sh` blocks of a chapter of a page.
 fn blocks(page: &str, chapter: &str) -> Result<Vec<String>> {
@@ -72,6 +76,65 @@ pub async fn works_as_it_stands_in_readme(scope: &Scope) -> Result<()> {
     ensure!(before == after, "the upgrade changed caBundle");
     typed(scope, "helm uninstall latebind --namespace latebind-system --wait --timeout 90s").await?;
     // helm made the namespace for the user, who deletes it.
+    typed(scope, &format!("kubectl delete namespace {NAMESPACE} --timeout=90s")).await?;
+    nothing_is_left(scope).await
+}
+
+/// A Pod that the scheduler places gets a volume of latebind's; then both go, and the directory with them.
+async fn serves(scope: &Scope, name: &str, class: Option<&str>) -> Result<()> {
+    let mut spec = claim_spec("");
+    spec["storageClassName"] = json!(class);
+    scope.create::<PersistentVolumeClaim>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
+    let mut pod = pinned(name, "", &json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]));
+    pod["spec"]["nodeName"] = Value::Null;
+    pod["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", "hostname > /data/name && sleep 3600"]);
+    scope.create::<Pod>(pod).await?;
+    // README's command does not wait for anything, so this is the whole installation.
+    let pod = scope.pod_phase(name, "Running", 2 * PATIENCE).await?;
+    let claim = scope.claim(name).await?.spec.context("a spec")?;
+    ensure!(claim.storage_class_name.as_deref() == Some("latebind-local"), "{:?}", claim.storage_class_name);
+    let (volumes, volume) = (scope.all::<PersistentVolume>(), claim.volume_name.context("bound")?);
+    let source = volumes.get(&volume).await?.spec.and_then(|spec| spec.local).context("a local volume")?;
+    let node = scope.cluster()?.node(&pod.spec.and_then(|spec| spec.node_name).context("a node")?)?;
+    eventually("the file on the node", PATIENCE, async || {
+        Ok((node.shell(&format!("cat {}/name || true", source.path)).await?.trim() == name).then_some(()))
+    })
+    .await?;
+    scope.api::<Pod>().delete(name, &DeleteParams::default()).await?;
+    scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
+    eventually("volume and directory to go", PATIENCE, async || {
+        let there = node.shell(&format!("ls -d {} 2>/dev/null || true", source.path)).await?;
+        Ok((volumes.get_opt(&volume).await?.is_none() && there.trim().is_empty()).then_some(()))
+    })
+    .await
+}
+
+/// One command, and there is a class that works; the default only if asked for, and only if there is no other.
+pub async fn local_volumes_work_as_they_stand_in_readme(scope: &Scope) -> Result<()> {
+    import(scope.cluster()?).await?;
+    uninstall(scope).await?;
+    let blocks = blocks("README.md", "Local volumes")?;
+    let [kubectl, helm] = blocks.as_slice() else { anyhow::bail!("two ways to install, not {}", blocks.len()) };
+    ensure!(kubectl.trim().lines().count() == 1, "one command: {kubectl}");
+    typed(scope, kubectl).await?;
+    let marked = scope.all::<StorageClass>().get("latebind-local").await?;
+    ensure!(marked.annotations().get(DEFAULT).is_none_or(|value| value != "true"), "nobody asked for a default");
+    serves(scope, "one-command", Some("latebind-local")).await?;
+    typed(scope, "kubectl delete -f webhook-manifests/provisioner.yaml --timeout=90s").await?;
+    nothing_is_left(scope).await?;
+
+    let other = class(scope, "other-default", PROVISIONER).await?;
+    let set = |value: &str| format!("kubectl annotate --overwrite storageclass {other} {DEFAULT}={value}");
+    typed(scope, &set("true")).await?;
+    let refused = typed(scope, helm).await.err().context("a second default was accepted")?.to_string();
+    ensure!(refused.contains(&other) && refused.contains("is the default already"), "{refused}");
+    typed(scope, &set("false")).await?;
+    typed(scope, helm).await?;
+    serves(scope, "by-default", None).await?;
+    typed(scope, "helm uninstall latebind --namespace latebind-system --wait --timeout 90s").await?;
+    // helm leaves the definitions, and the namespace that it made.
+    typed(scope, "kubectl delete crd localvolumes.latebind.dev localpools.latebind.dev localnodes.latebind.dev")
+        .await?;
     typed(scope, &format!("kubectl delete namespace {NAMESPACE} --timeout=90s")).await?;
     nothing_is_left(scope).await
 }

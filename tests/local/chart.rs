@@ -47,6 +47,10 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "agent.basePaths={/}",
         "agent.basePaths={/a,/a}",
         "agent.unlinksPerSecond=0",
+        "agent.removeOrphans=maybe",
+        "provisioner.claimHook.enabled=often",
+        "provisioner.claimHook.classes={A B}",
+        "provisioner.claimHook.class=a",
     ] {
         ensure!(render(&["--set", wrong]).is_err(), "{wrong} was accepted");
     }
@@ -68,8 +72,15 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "--set=agent.basePaths={/mnt/disks,/var/lib/latebind}",
         "--set=agent.nodeSelector.disk=fast",
         "--set=agent.seLinuxOptions.type=spc_t",
+        "--set=agent.removeOrphans=true",
+        "--set=provisioner.claimHook.enabled=true",
+        "--set=provisioner.claimHook.classes={a,b}",
         "--set=imagePullSecrets[0].name=registry",
     ];
+    let text = render(&[&ON[..], &everything].concat())?;
+    for said in ["--remove-orphans", "--adopt=rancher.io/local-path", "name: claims.latebind.dev", r#"in ["a","b"]"#] {
+        ensure!(text.contains(said), "no {said}");
+    }
     let less = ["--set=provisioner.storageClass.create=false", "--set=provisioner.pool.create=false"];
     for variant in [&[][..], &everything, &less] {
         let text = render(&[&ON[..], variant].concat())?;

@@ -1,15 +1,16 @@
 //! The accounts of the manifest: what they need works, and what they must not do is refused.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use latebind::agent::{self, AgentMetrics, AllowedBases};
-use latebind::crd::{LocalNode, LocalVolume};
+use latebind::agent::{self, AgentMetrics, AllowedBases, Base, Order};
+use latebind::crd::{LocalNode, LocalVolume, VolumePath};
 use latebind::provision;
 use latebind_cluster::{Cluster, Scope, SimulatedNode, eventually};
 use serde_json::{Value, json};
@@ -80,6 +81,7 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         node_name: node.name().to_owned(),
         bases: AllowedBases::new([directory.path().to_str().unwrap()])?,
         unlinks_per_second: 1000,
+        remove_orphans: Some(std::time::Duration::from_secs(1)),
     };
     tokio::spawn(agent::run(mine.clone(), options, AgentMetrics::default(), || {}, stop.clone()));
 
@@ -98,9 +100,34 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         Ok((gone && trash == 0).then_some(()))
     })
     .await?;
+    orphan_goes(scope, directory.path(), &base).await?;
     stop.cancel();
     let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
     cluster.kubectl_with_input(&arguments, &manifest).await?.success().map(drop)
+}
+
+/// A directory that no volume names: agent and controller may do all that it takes to remove it.
+async fn orphan_goes(scope: &Scope, allowed: &Path, base: &Path) -> Result<()> {
+    let cluster = scope.all::<Namespace>().get("kube-system").await?.uid().context("a UID")?;
+    let opened = Base::open(&AllowedBases::new([allowed.to_str().unwrap()])?, base.to_str().unwrap(), false)?;
+    let claim = scope.unique("gone");
+    let order = Order {
+        cluster,
+        volume: "v".to_owned(),
+        path: VolumePath::parse(&claim)?,
+        claim,
+        mode: 0o777,
+        uid: None,
+        gid: None,
+        base_id: None,
+    };
+    opened.make(&order, false)?;
+    eventually("the orphan and its order to go", PATIENCE, async || {
+        let ordered = scope.all::<LocalVolume>().list(&ListParams::default()).await?.items;
+        let ordered = ordered.iter().any(|local| local.spec.claim.uid == order.claim);
+        Ok((!base.join(order.path.as_str()).exists() && !ordered).then_some(()))
+    })
+    .await
 }
 
 /// The agent of one node tries everything that could hurt another, or lose data of its own.

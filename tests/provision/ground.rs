@@ -75,11 +75,22 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(client: Client, node: &str, allowed: &Path) -> Self {
+        Self::start_with(client, node, allowed, None, 5_000)
+    }
+
+    pub fn start_with(
+        client: Client,
+        node: &str,
+        allowed: &Path,
+        remove_orphans: Option<Duration>,
+        unlinks_per_second: usize,
+    ) -> Self {
         let token = CancellationToken::new();
         let options = agent::Options {
             node_name: node.to_owned(),
             bases: AllowedBases::new([allowed.to_str().unwrap()]).unwrap(),
-            unlinks_per_second: 5_000,
+            unlinks_per_second,
+            remove_orphans,
         };
         let shutdown = token.clone();
         tokio::spawn(agent::run(client, options, agent::AgentMetrics::default(), || {}, shutdown));

@@ -1,12 +1,13 @@
 //! Nodes that are silent, gone, or hard to tell apart.
 
+use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use latebind::crd::{LocalPool, LocalVolume};
+use latebind::crd::{LocalNode, LocalPool, LocalVolume, NODE_REPLACED, condition};
 use latebind_cluster::{Scope, eventually, holds_for};
 use serde_json::{Value, json};
 
@@ -88,6 +89,71 @@ pub async fn an_agent_on_a_dead_node_stops_nobody_else(scope: &Scope) -> Result<
     ground.start_agent();
     for (volume, _) in &stuck {
         ground.volume_gone(volume.metadata.name.as_ref().unwrap()).await?;
+    }
+    ground.all_clean().await
+}
+
+/// Deletes the Node and makes it anew; the UID of the new one.
+async fn made_anew(scope: &Scope, ground: &mut Ground<'_>) -> Result<String> {
+    let nodes = scope.all::<Node>();
+    nodes.delete(ground.node.name(), &DeleteParams::default()).await?;
+    eventually("the Node to go", PATIENCE, async || {
+        Ok(nodes.get_opt(ground.node.name()).await?.is_none().then_some(()))
+    })
+    .await?;
+    ground.node = scope.simulated_node("node", &[]).await?;
+    nodes.get(ground.node.name()).await?.uid().context("a UID")
+}
+
+/// Waits until the report is about this Node, and the condition is as given.
+async fn replaced(scope: &Scope, node: &str, uid: &str, wanted: &str) -> Result<String> {
+    eventually(&format!("{NODE_REPLACED}={wanted}"), PATIENCE, async || {
+        let report = scope.all::<LocalNode>().get(node).await?;
+        let conditions = report.status.unwrap_or_default().conditions;
+        let found = condition(&conditions, NODE_REPLACED).filter(|it| it.status == wanted);
+        Ok(found.filter(|_| report.spec.node_uid == uid).map(|it| it.message.clone()))
+    })
+    .await
+}
+
+pub async fn a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_are_seen(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::new(scope, json!({})).await?;
+    let (first, _) = ground.filled("first").await?;
+    let (_, kept) = ground.filled("kept").await?;
+    let old = ground.nodes().get(ground.node.name()).await?.uid().context("a UID")?;
+    let away = ground.directory.path().join("away");
+    fs::rename(ground.base(), &away)?;
+    let new = made_anew(scope, &mut ground).await?;
+    let said = replaced(scope, ground.node.name(), &old, "True").await?;
+    ensure!(said.contains(ground.base().to_str().unwrap()), "{said}");
+    ground.claim("refused", json!({})).await?;
+    unselected(scope, "refused").await?;
+    scope.event("refused", "ProvisioningFailed", "was made anew under the same name", PATIENCE).await?;
+    // What is asked of an earlier volume waits for its disk, and touches nothing on this one.
+    ground.delete_claim("first").await?;
+    let released = ground.volume_phase(&first.name_any(), "Released").await?;
+    let there = async || Ok(scope.all::<PersistentVolume>().get_opt(&released.name_any()).await?.is_some());
+    ensure!(holds_for("the volume", Duration::from_secs(3), there).await?);
+
+    let base = ground.base();
+    eventually("the disk to be back", PATIENCE, async || {
+        // The agent may be looking, and has made another base in its place.
+        fs::remove_dir_all(&base).ok();
+        Ok(fs::rename(&away, &base).is_ok().then_some(()))
+    })
+    .await?;
+    replaced(scope, ground.node.name(), &new, "False").await?;
+    ground.volume_gone(&first.name_any()).await?;
+    ensure!(fs::read_to_string(&kept)? == "kept");
+    let (_, file) = ground.filled("served").await?;
+    ensure!(file.exists());
+
+    // With its disks in place a new Node serves at once.
+    let newest = made_anew(scope, &mut ground).await?;
+    replaced(scope, ground.node.name(), &newest, "False").await?;
+    ground.filled("later").await?;
+    for name in ["refused", "kept", "served", "later"] {
+        ground.delete_claim(name).await?;
     }
     ground.all_clean().await
 }

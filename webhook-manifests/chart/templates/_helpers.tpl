@@ -49,9 +49,9 @@ has({{ .at }}.volumes) && {{ .at }}.volumes.exists(v, has(v.persistentVolumeClai
 {{- define "latebind.webhook" -}}
 admissionReviewVersions: [v1]
 sideEffects: None
-failurePolicy: {{ .root.Values.webhook.failurePolicy }}
+failurePolicy: {{ .failurePolicy | default .root.Values.webhook.failurePolicy }}
 matchPolicy: Equivalent
-timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+timeoutSeconds: {{ .timeoutSeconds | default .root.Values.webhook.timeoutSeconds }}
 clientConfig:
   service:
     name: latebind-webhook
