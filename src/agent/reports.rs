@@ -39,7 +39,7 @@ const ROUND: Duration = Duration::from_millis(100);
 pub(super) async fn report_for_ever(agent: Arc<Agent>) {
     let mut written: Option<(Instant, LocalNodeStatus)> = None;
     loop {
-        if let Some(next) = look(&agent).await {
+        if let Some((uid, next)) = look(&agent).await {
             // A person who deletes the object accepts the Node as it is, and should not wait long for it.
             let refresh = if is_true(&next.conditions, NODE_REPLACED) { REFRESH_REPLACED } else { REFRESH };
             // A Node whose disks are confirmed is not told apart from an earlier one by what was found there.
@@ -47,7 +47,7 @@ pub(super) async fn report_for_ever(agent: Arc<Agent>) {
             let due =
                 confirms || written.as_ref().is_none_or(|(at, old)| at.elapsed() >= refresh || differs(old, &next));
             if due {
-                match write(&agent, &next).await {
+                match write(&agent, uid, &next).await {
                     Ok(()) => written = Some((Instant::now(), next)),
                     Err(error) => tracing::warn!(%error, "the report was not written, trying again"),
                 }
@@ -107,7 +107,10 @@ fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
     Some(paths)
 }
 
-async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
+/// What there is, and the UID of the Node as it was before the look: a Node that is made anew in the middle of it has not
+/// been looked for.
+async fn look(agent: &Arc<Agent>) -> Option<(String, LocalNodeStatus)> {
+    let uid = agent.node_uid();
     let paths = paths(agent)?;
     let (claims, ordered) = claims(agent);
     let volumes = claims.len();
@@ -156,7 +159,7 @@ async fn look(agent: &Arc<Agent>) -> Option<LocalNodeStatus> {
     set_condition(&mut status.conditions, condition, None, now);
     agent.keep_conditions(&status.conditions);
     status.paths.extend(former);
-    Some(status)
+    Some((uid, status))
 }
 
 /// The claims whose directories are in use on this node, and those whose orphaned directories were ordered to be removed.
@@ -205,7 +208,7 @@ fn differs(old: &LocalNodeStatus, new: &LocalNodeStatus) -> bool {
     all(old) != all(new) || others(old) != others(new)
 }
 
-async fn write(agent: &Agent, status: &LocalNodeStatus) -> Result<(), ApiError> {
+async fn write(agent: &Agent, uid: String, status: &LocalNodeStatus) -> Result<(), ApiError> {
     let nodes: Api<LocalNode> = Api::all(agent.client.clone());
     let name = &agent.options.node_name;
     let patch = json!({ "status": status });
@@ -213,14 +216,13 @@ async fn write(agent: &Agent, status: &LocalNodeStatus) -> Result<(), ApiError> 
     let found = match written {
         Err(error) if error.is_not_found() => {
             // Whoever deleted the report of an earlier Node has accepted this one as it is.
-            let new = LocalNode::new(name, LocalNodeSpec { node_uid: agent.node_uid() });
+            let new = LocalNode::new(name, LocalNodeSpec { node_uid: uid.clone() });
             in_time(nodes.create(&PostParams::default(), &new)).await?;
             in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await?
         }
         written => written?,
     };
     let mut confirmed = found.spec.node_uid;
-    let uid = agent.node_uid();
     if confirmed != uid && !is_true(&status.conditions, NODE_REPLACED) {
         let patch = json!({ "spec": { "nodeUID": uid } });
         in_time(nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;

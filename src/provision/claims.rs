@@ -8,7 +8,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::claim::{bytes, refusal};
-use super::context::{Context, lock};
+use super::context::{Context, UNSEEN, lock};
 use super::parameters::ClassParameters;
 use super::pattern::Names;
 use super::placement::{NodeObstacle, affinity_value, choose_path};
@@ -40,8 +40,12 @@ pub(crate) async fn reconcile(context: &Context, claim: Arc<Claim>) -> Result<Op
         return Ok(None);
     }
     let Some(class) = context.class_of(&claim) else { return Ok(None) };
-    if (class.is_delayed() && claim.selected_node().is_none()) || context.volume(&volume_name(&uid)).is_some() {
+    let volume = volume_name(&uid);
+    if (class.is_delayed() && claim.selected_node().is_none()) || context.volume(&volume).is_some() {
         return Ok(None);
+    }
+    if context.was_just_made(&volume) {
+        return Ok(Some(UNSEEN));
     }
     if let Some(refusal) = refusal(&claim) {
         context.refuse(&claim, refusal.to_string());
@@ -301,6 +305,7 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
         Err(error) if error.is_conflict() => {}
         Err(error) => return Err(error),
     }
+    lock(&context.made).insert(volume_name(&request.uid), Instant::now());
     context.forget(&request.uid);
     Ok(())
 }

@@ -89,9 +89,15 @@ pub(crate) struct Context {
     pub said: Mutex<HashMap<String, String>>,
     /// When the API server was last asked about the orphans of a node.
     pub asked: Mutex<HashMap<String, Instant>>,
+    /// When volumes were made that the cache does not show yet: a claim that changes meanwhile needs no second one.
+    pub made: Mutex<HashMap<String, Instant>>,
     /// All facts have been read once.
     pub synced: AtomicBool,
 }
+
+/// For how long a volume that was made counts as there without being seen. It may have been deleted before any watch
+/// told of it.
+pub(crate) const UNSEEN: Duration = Duration::from_secs(5);
 
 /// Orders by name.
 pub(crate) type Promised = Mutex<HashMap<String, LocalVolume>>;
@@ -202,6 +208,11 @@ impl Context {
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
 
+    /// True for a volume that was made a moment ago and that the cache may not show yet.
+    pub(crate) fn was_just_made(&self, volume: &str) -> bool {
+        lock(&self.made).get(volume).is_some_and(|at| at.elapsed() < UNSEEN)
+    }
+
     /// Warns about a claim, once for each thing that there is to say.
     pub(crate) fn refuse(&self, claim: &Claim, note: String) {
         let uid = claim.metadata.uid.as_ref().map(String::from).unwrap_or_default();
@@ -217,6 +228,7 @@ impl Context {
     pub(crate) fn tidy(&self) {
         let claims: BTreeSet<Text> = self.all_claims().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
+        lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
         let owners: BTreeSet<Text> =
             self.all_volumes().iter().filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone()).collect();

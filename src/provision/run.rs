@@ -74,6 +74,7 @@ impl Provisioner {
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
             asked: std::sync::Mutex::default(),
+            made: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
         Self { context: Arc::new(context), tasks, leadership }
@@ -274,7 +275,7 @@ struct Feed(Arc<Context>);
 
 impl Observer for Feed {
     fn changed(&self, change: Moved) {
-        let Context { queue, live, stores, synced, disposed, .. } = &*self.0;
+        let Context { queue, live, stores, synced, disposed, made, .. } = &*self.0;
         // What the first lists bring is looked at as a whole.
         if !synced.load(Ordering::Acquire) {
             return;
@@ -289,6 +290,7 @@ impl Observer for Feed {
             Moved::Volume(change) => {
                 let gone = change.after.is_none();
                 if let Some(volume) = change.after.or(change.before) {
+                    lock(made).remove(volume.name());
                     // Not sooner: as long as the cache shows the volume, its LocalVolume would be taken for lost and made
                     // again.
                     if let Some(name) = volume.metadata.annotation(LOCAL_VOLUME).filter(|_| gone) {
