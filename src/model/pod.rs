@@ -1,6 +1,7 @@
 //! Pods.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -40,7 +41,7 @@ pub struct PodSpec {
     pub affinity: Option<Box<Affinity>>,
     /// Taints that the Pod tolerates.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Arc<[Toleration]>,
     /// Topology spread constraints.
     #[serde(default, deserialize_with = "null_as_default")]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,

@@ -1,11 +1,12 @@
 //! Short texts that objects share.
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
+use k8s_openapi::api::core::v1::Toleration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 static EMPTY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
@@ -130,6 +131,8 @@ impl<'de> Deserialize<'de> for Text {
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     known: HashSet<Text>,
+    /// Lists of tolerations that Pods came with lately.
+    tolerations: VecDeque<Arc<[Toleration]>>,
     /// How many were left when those that nobody else held were last dropped.
     kept: usize,
 }
@@ -148,6 +151,20 @@ impl Texts {
             self.known.shrink_to_fit();
             self.kept = self.known.len();
         }
+    }
+
+    /// The same for a Pod's tolerations. Most Pods have just those that every Pod is given; the few lists that are
+    /// remembered are as many as are compared with each.
+    pub fn share_tolerations(&mut self, list: &mut Arc<[Toleration]>) {
+        const REMEMBERED: usize = 16;
+        if let Some(known) = self.tolerations.iter().find(|known| *known == list) {
+            list.clone_from(known);
+            return;
+        }
+        if self.tolerations.len() == REMEMBERED {
+            self.tolerations.pop_front();
+        }
+        self.tolerations.push_back(Arc::clone(list));
     }
 
     /// The same for a text that may be absent.

@@ -40,6 +40,8 @@ impl Cached for Node {
 
     fn trim(&mut self, texts: &mut Texts) {
         trim(&mut self.metadata, texts, |_| false);
+        // Nothing is written to Nodes.
+        self.metadata.resource_version = None;
         self.status.conditions.retain(|condition| condition.type_ == "Ready");
         for condition in &mut self.status.conditions {
             texts.share(&mut condition.type_);
@@ -219,6 +221,9 @@ impl Cached for Pod {
             }
         }
         self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));
+        // Nothing is written to Pods.
+        self.metadata.resource_version = None;
+        texts.share_tolerations(&mut self.spec.tolerations);
         texts.share_some(&mut self.spec.node_name);
         texts.share_some(&mut self.spec.scheduler_name);
         texts.share(&mut self.status.phase);
