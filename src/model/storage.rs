@@ -114,6 +114,13 @@ impl Claim {
         self.metadata.annotation(key)
     }
 
+    /// The same as [`Claim::class_name`], to be kept.
+    #[must_use]
+    pub fn class(&self) -> Option<Text> {
+        let annotation = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(BETA_CLASS));
+        annotation.or(self.spec.storage_class_name.as_ref()).cloned()
+    }
+
     /// The class by annotation or field; `None` when neither is given. The annotation wins.
     /// Source: `component-helpers/storage/volume/helpers.go`, `GetPersistentVolumeClaimClass`.
     #[must_use]

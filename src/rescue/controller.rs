@@ -311,8 +311,8 @@ impl Inner {
             None if outcome == Outcome::Done => {
                 self.metrics.took(due.elapsed());
                 tracing::info!(
-                    namespace = key.0,
-                    claim = key.1,
+                    namespace = %key.0,
+                    claim = %key.1,
                     write = write.kind(),
                     node = decided.plan.consumer.as_ref().and_then(|pod| pod.pinned_node()),
                     "wrote"
@@ -331,7 +331,7 @@ impl Inner {
         self.metrics.wrote(write.kind(), "dry_run");
         // Said once for this version of the claim; a promise stands until its volume changes.
         self.tracking.with(key, claim, |tracked| tracked.written.clone_from(&claim.metadata.resource_version));
-        tracing::info!(namespace = key.0, claim = key.1, ?write, "would write");
+        tracing::info!(namespace = %key.0, claim = %key.1, ?write, "would write");
     }
 
     fn tell(&self, claim: &Claim, plan: &Plan, report: &Report) {

@@ -72,7 +72,7 @@ impl Feed {
     fn volume(&self, change: &Changed<Volume>) {
         for volume in change.before.iter().chain(&change.after) {
             if let Some(reference) = &volume.spec.claim_ref {
-                let text = |text: &Option<Text>| text.as_ref().map(String::from).unwrap_or_default();
+                let text = |text: &Option<Text>| text.clone().unwrap_or_default();
                 let key = (text(&reference.namespace), text(&reference.name));
                 if self.tracking.contains(&key) {
                     self.queue.now(key);
@@ -91,7 +91,7 @@ impl Feed {
     }
 
     fn class(&self, change: &Changed<Class>) {
-        let name = change.after.as_ref().or(change.before.as_ref()).map(|class| class.name().to_owned());
+        let name = change.after.as_ref().or(change.before.as_ref()).and_then(|class| class.metadata.name.clone());
         let concerned = self.tracking.keys(|tracked| tracked.class.is_none() || tracked.class == name);
         for key in concerned {
             self.queue.now(key);
@@ -131,9 +131,9 @@ impl Observer for Feed {
 }
 
 fn key_of(claim: &Claim) -> ClaimKey {
-    (claim.namespace().to_owned(), claim.name().to_owned())
+    (claim.metadata.namespace.clone().unwrap_or_default(), claim.metadata.name.clone().unwrap_or_default())
 }
 
 fn claims_of(pod: &Pod) -> impl Iterator<Item = ClaimKey> + '_ {
-    declared_claims(pod).map(|name| (pod.namespace().to_owned(), name.into()))
+    declared_claims(pod).map(|name| (pod.metadata.namespace.clone().unwrap_or_default(), name))
 }

@@ -95,7 +95,7 @@ pub enum Step {
 }
 
 /// What to tell people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Report {
     /// Reason of the event, in the form that reasons have.
     pub reason: String,

@@ -1,6 +1,7 @@
 //! What the loop remembers of claims between two looks. Losing it loses time, never correctness.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::binding::Code;
 use crate::model::{Claim, Text};
 
 /// Namespace and name of a claim.
-pub(super) type ClaimKey = (String, String);
+pub(super) type ClaimKey = (Text, Text);
 
 /// For how long something must last before people are told: a claim that is bound within a moment needs no event.
 const LASTING: Duration = Duration::from_secs(3);
@@ -21,9 +22,9 @@ const LASTING: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Tracked {
     pub uid: Option<Text>,
-    pub class: Option<String>,
+    pub class: Option<Text>,
     /// The node of the Pod that waits for it.
-    pub node: Option<String>,
+    pub node: Option<Text>,
     /// Why the Pod is stuck, and since when.
     pub stuck: Option<(Code, Instant)>,
     /// When the claim was first seen without the node that latebind had selected.
@@ -34,17 +35,19 @@ pub(super) struct Tracked {
     pub written: Option<Text>,
     /// Writes that failed in a row.
     pub failures: u32,
-    /// What people have been told.
-    told: Option<Report>,
-    /// What they will be told if it lasts.
-    telling: Option<(String, Instant)>,
+    /// What people have been told. Only whether it is the same again counts, so its hash is enough: thousands of claims may
+    /// wait, each with a text of its own.
+    told: Option<u64>,
+    /// The reason that they will be told if it lasts, hashed too, and since when it does.
+    telling: Option<(u64, Instant)>,
 }
 
 impl Tracked {
     /// Takes note of a plan. Returns what people are to be told now, or after what time to look again.
     pub fn note(&mut self, claim: &Claim, plan: &Plan, now: Instant) -> (Option<Report>, Option<Duration>) {
-        self.class = claim.class_name().map(str::to_owned);
-        self.node = plan.consumer.as_ref().and_then(|pod| pod.pinned_node()).map(str::to_owned);
+        self.class = claim.class();
+        self.node =
+            plan.consumer.as_ref().filter(|pod| pod.pinned_node().is_some()).and_then(|pod| pod.spec.node_name.clone());
         self.stuck = match (plan.stuck, self.stuck) {
             (Some(code), Some((_, since))) => Some((code, since)),
             (Some(code), None) => Some((code, now)),
@@ -55,13 +58,14 @@ impl Tracked {
             self.telling = None;
             return (None, None);
         };
-        if self.told.as_ref() == Some(report) {
+        let (whole, reason) = (hash_of(report), hash_of(&report.reason));
+        if self.told == Some(whole) {
             return (None, None);
         }
-        let since = match &self.telling {
-            Some((reason, since)) if *reason == report.reason => *since,
+        let since = match self.telling {
+            Some((telling, since)) if telling == reason => since,
             _ => {
-                self.telling = Some((report.reason.clone(), now));
+                self.telling = Some((reason, now));
                 now
             }
         };
@@ -69,7 +73,7 @@ impl Tracked {
         if lasted < LASTING {
             return (None, Some(LASTING.saturating_sub(lasted)));
         }
-        self.told = Some(report.clone());
+        self.told = Some(whole);
         (Some(report.clone()), None)
     }
 
@@ -84,9 +88,15 @@ impl Tracked {
     }
 }
 
+fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// All claims that Pods wait for, by name.
 #[derive(Debug, Default)]
-pub(super) struct Tracking(Mutex<HashMap<ClaimKey, Tracked>>);
+pub(super) struct Tracking(Mutex<HashMap<ClaimKey, Box<Tracked>>>);
 
 impl Tracking {
     /// Looks at what is remembered of the claim; of another one of the same name nothing is.
@@ -94,7 +104,7 @@ impl Tracking {
         let mut claims = self.lock();
         let tracked = claims.entry(key.clone()).or_default();
         if tracked.uid != claim.metadata.uid {
-            *tracked = Tracked { uid: claim.metadata.uid.clone(), ..Tracked::default() };
+            **tracked = Tracked { uid: claim.metadata.uid.clone(), ..Tracked::default() };
         }
         tracked.follow(claim, Instant::now());
         look(tracked)
@@ -124,7 +134,7 @@ impl Tracking {
         (counts, stuck.map(|(_, since)| since).min())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimKey, Tracked>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimKey, Box<Tracked>>> {
         // No code that holds the lock can leave an entry half-written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
