@@ -11,6 +11,8 @@ FAST_TESTS := $(filter-out $(CLUSTER_TESTS),$(patsubst tests/%.rs,%,$(wildcard t
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
 # What the manifests name; built here, since tests use them as they are.
 IMAGE := ghcr.io/latebind/latebind:0.1.0
+# The binary that ships is static; `--target` keeps procedural macros as they are.
+SHIPPED := $(shell uname -m)-unknown-linux-gnu
 
 .PHONY: help
 help: ## List the targets
@@ -54,7 +56,9 @@ test-all: test ## The same, on every supported version of Kubernetes
 .PHONY: soak
 soak: ## The long forms of the tests that have one; writes docs/results/rescue.md
 	$(CLUSTER) build
+	$(CLUSTER) image $(IMAGE)
 	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
+	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- crash::
 
 # Without a sanitizer the fuzzer needs no nightly compiler. It writes what it learns into target/, never beside the seeds.
 FUZZ_SECONDS ?= 180
@@ -84,8 +88,9 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench load
 	$(CLUSTER) build
 	$(CARGO) bench --bench provision
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --bin latebind --target $(SHIPPED)
 	$(CARGO) bench --bench cached
-	$(CARGO) bench --bench rescue
+	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench rescue
 
 .PHONY: certs
 certs: ## A certificate authority and serving certificate for development, in certs/

@@ -215,9 +215,9 @@ struct Ready {
 impl Server {
     fn live(cluster: &Cluster, folder: &Path) -> Self {
         let certs = folder.join("certs");
-        let made = Command::new(env!("CARGO_BIN_EXE_latebind")).args(["certs", "--out"]).arg(&certs).output().unwrap();
+        let made = Command::new(process::latebind()).args(["certs", "--out"]).arg(&certs).output().unwrap();
         assert!(made.status.success());
-        let mut command = pinned(SERVER_CORE, Path::new(env!("CARGO_BIN_EXE_latebind")));
+        let mut command = pinned(SERVER_CORE, &process::latebind());
         command.args(["run", "--role", "webhook", "--kubeconfig"]).arg(cluster.kubeconfig());
         command.arg("--tls-cert").arg(certs.join("tls.crt")).arg("--tls-key").arg(certs.join("tls.key"));
         Self::start(command, certs.join("ca.crt"))
@@ -225,7 +225,7 @@ impl Server {
 
     fn manifests(folder: &Path) -> Self {
         let ca = folder.join("manifests.pem");
-        let mut command = pinned(SERVER_CORE, Path::new(env!("CARGO_BIN_EXE_latebind")));
+        let mut command = pinned(SERVER_CORE, &process::latebind());
         command.arg("webhook").arg("--objects").arg(folder.join("objects")).arg("--ca-out").arg(&ca);
         Self::start(command, ca)
     }

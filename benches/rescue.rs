@@ -286,7 +286,7 @@ struct Rescuer {
 
 impl Rescuer {
     fn start(cluster: &Cluster, flags: &[&str]) -> Result<Self> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_latebind"))
+        let mut process = Command::new(process::latebind())
             .args([
                 "run",
                 "--role=controller",

@@ -1,7 +1,13 @@
 //! What a process costs, and a process of one's own: maybe on a core of its own, and ended when dropped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+/// The program under test: what `LATEBIND_BENCH_BINARY` names, such as the one that ships, or the one that was built with
+/// the benchmark.
+pub fn latebind() -> PathBuf {
+    std::env::var_os("LATEBIND_BENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_latebind").into(), PathBuf::from)
+}
 
 /// What a process costs.
 #[derive(Clone, Copy, Debug, Default)]
