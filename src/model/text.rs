@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 static EMPTY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
-/// A text that is never changed in place. Copies share it, and so do objects that went through one [`Texts`]: ten
+/// A text that is never changed in place. Copies share it, and so do objects in one watch cache: ten
 /// thousand claims hold the name of their class once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(Arc<str>);
