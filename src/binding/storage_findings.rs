@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::finding::{Code, FieldPath, Finding, Severity};
 use super::selector::{is_empty_term, volume_reachable};
-use crate::model::{Class, HOSTNAME_LABEL, NO_PROVISIONER, Node, Volume};
+use crate::model::{Class, HOSTNAME_LABEL, NO_PROVISIONER, Node, PROVISIONED_BY, Volume};
 
 /// Provisioners whose volumes are directories or disks of one node.
 const LOCAL_PROVISIONERS: [&str; 8] = [
@@ -23,10 +23,6 @@ const LOCAL_PROVISIONERS: [&str; 8] = [
     "topolvm.io",
     "local.latebind.dev",
 ];
-
-/// Annotation of volumes that a provisioner made.
-/// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnDynamicallyProvisioned`.
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
 /// Directories that lie on the root file system unless somebody took care that they do not.
 const ROOT_DIRECTORIES: [&str; 9] = ["/opt", "/var/lib", "/home", "/root", "/srv", "/tmp", "/usr", "/etc", "/var/tmp"];

@@ -52,6 +52,9 @@ pub const PROVISIONER: &str = "local.latebind.dev";
 /// Source: `pkg/controller/volume/persistentvolume/pv_controller.go`, `setClaimProvisioner`.
 pub const CLAIM_PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+/// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
+/// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnDynamicallyProvisioned`.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Annotation that names the class of a claim or volume and wins over `storageClassName`.
 pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Annotation that only a kubelet sets, on the API server's image of a static Pod.

@@ -26,8 +26,6 @@ pub use volume::{
     LOCAL_VOLUME, NODE, NODE_UID, VolumeOrder, build, local_volume, reclaim, recovered, serves, volume_name,
 };
 
-pub use crate::model::PROVISIONER;
-/// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
-pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+pub use crate::model::{PROVISIONED_BY, PROVISIONER};
 /// Finalizer of a volume that an external provisioner has to take away.
 pub const VOLUME_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";

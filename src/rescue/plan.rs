@@ -7,10 +7,8 @@ use super::{GAVE_UP, SELECTED_BY, SELECTIONS, Words};
 use crate::binding::{
     ClaimRemedy, ClaimVerdict, ClusterView, Code, FieldPath, Finding, Lookup, Rules, Severity, decide_claim, decide_pod,
 };
-use crate::model::{Claim, NO_PROVISIONER, Pod};
+use crate::model::{Claim, NO_PROVISIONER, PROVISIONER, Pod};
 
-/// Name of latebind's own provisioner.
-pub const OWN_PROVISIONER: &str = "local.latebind.dev";
 /// How often a node is selected for one Pod before it is given up: with the pauses between, for half an hour.
 pub const MOST_SELECTIONS: u32 = 10;
 /// The shortest and the longest time from when a provisioner gave a node back to when it is selected again.
@@ -341,7 +339,7 @@ fn left_over(claim: &Claim, consumers: &[Arc<Pod>], view: &dyn ClusterView, past
         return take_back(true);
     }
     let class = view.class(claim.class_name().unwrap_or_default()).found()?;
-    if class.provisioner == OWN_PROVISIONER {
+    if class.provisioner == PROVISIONER {
         return if past.started == Some(false) { take_back(false) } else { None };
     }
     // Nobody suffers while no other Pod waits, and one that names the same node wants the order to stand.

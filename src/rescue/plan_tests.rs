@@ -19,9 +19,7 @@ fn facts(pods: &[Value]) -> Facts {
         let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
         facts.add(fact("", "Node", &node));
     }
-    for (name, provisioner) in
-        [("disk", "example.com/disk"), ("own", OWN_PROVISIONER), ("old", "kubernetes.io/aws-ebs")]
-    {
+    for (name, provisioner) in [("disk", "example.com/disk"), ("own", PROVISIONER), ("old", "kubernetes.io/aws-ebs")] {
         let class = json!({
             "metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer",
         });

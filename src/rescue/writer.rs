@@ -11,10 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::plan::Write;
 use super::{GAVE_UP, SELECTED_BY, SELECTIONS, Words};
-use crate::model::{Claim, Node, SELECTED_NODE, Text, Volume, Wire};
+use crate::model::{CLAIM_PROVISIONER, Claim, Node, SELECTED_NODE, Text, Volume, Wire};
 
-const PROVISIONERS: [&str; 2] =
-    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 /// Tells the volume controller that it may undo the reservation when the claim is bound elsewhere.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnBoundByController`.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
@@ -174,7 +172,7 @@ fn claim_patch(claim: &Claim, write: &Write) -> Value {
         Write::SelectNode { node, pod_uid, provisioner, count, .. } => {
             set(SELECTED_NODE, json!(node));
             set(SELECTED_BY, json!(pod_uid));
-            for key in PROVISIONERS {
+            for key in CLAIM_PROVISIONER {
                 if let Some(provisioner) = provisioner {
                     set(key, json!(provisioner));
                 }
@@ -250,7 +248,7 @@ mod tests {
         let old = json!({SELECTIONS: "3", GAVE_UP: "other text"});
         let patch = claim_patch(&claim(&old), &select(None, 1));
         let annotations = patch["metadata"]["annotations"].as_object().unwrap();
-        assert!(!annotations.contains_key(PROVISIONERS[0]));
+        assert!(!annotations.contains_key(CLAIM_PROVISIONER[0]));
         assert_eq!((&annotations[SELECTIONS], &annotations[GAVE_UP]), (&Value::Null, &Value::Null));
         let again = claim_patch(&claim(&old), &select(None, 4));
         assert_eq!(again["metadata"]["annotations"][SELECTIONS], "4");

@@ -2,16 +2,13 @@
 
 use super::store::Cached;
 use crate::model::{
-    BETA_CLASS, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
-    Namespace, Node, Pod, SELECTED_NODE, StorageCapacity, Text, Texts, Volume,
+    BETA_CLASS, CLAIM_PROVISIONER, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, MIRROR_POD, Map, Metadata,
+    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, SELECTED_NODE, StorageCapacity, Text, Texts, Volume,
 };
-use crate::provision::PROVISIONED_BY;
 use crate::rancher;
 
 /// Prefix of latebind's own annotations and labels.
 const OWN_PREFIX: &str = "latebind.dev/";
-const PROVISIONERS: [&str; 2] =
-    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
 /// Drops the parts of the metadata that no decision reads, and the annotations that are not kept. What is left is shared
 /// where many objects say the same.
@@ -65,7 +62,7 @@ impl Cached for Claim {
         // The owner tells whether the claim is a Pod's own.
         let owners = self.metadata.owner_references.take();
         trim(&mut self.metadata, texts, |key| {
-            key == BETA_CLASS || key == SELECTED_NODE || key.starts_with(OWN_PREFIX) || PROVISIONERS.contains(&key)
+            key == BETA_CLASS || key == SELECTED_NODE || key.starts_with(OWN_PREFIX) || CLAIM_PROVISIONER.contains(&key)
         });
         self.metadata.labels = None;
         self.metadata.owner_references = owners;
