@@ -102,7 +102,10 @@ pub fn config(data: &[u8]) {
         if value.trim().is_empty() {
             continue;
         }
-        let kept = translated.parameters.get(ours).is_some_and(|it| it.trim() == value.trim());
+        let kept = translated.parameters.get(ours).is_some_and(|it| match ours {
+            "pathPattern" => same_directory(value, it),
+            _ => it.trim() == value.trim(),
+        });
         assert!(kept || said(&made, key), "{key} was lost without a word");
     }
     // Served under its old name, a class means the same as what the import makes of it.
@@ -132,6 +135,23 @@ fn class_of(text: &str) -> Option<StorageClass> {
     }
     object["metadata"]["annotations"] = given.get("annotations").cloned().unwrap_or_default();
     serde_json::from_value(object).ok()
+}
+
+/// Whether a template of the old provisioner's and a pattern of ours name the same directory for one claim.
+fn same_directory(template: &str, pattern: &str) -> bool {
+    let names = Names { namespace: "n", claim: "c", uid: "u", volume: "pvc-u", class: "local-path" };
+    let fields = [(".PVC.Namespace", "n"), (".PVC.Name", "c"), (".PVC.UID", "u"), (".PVName", "pvc-u")];
+    let mut parts = template.split("{{");
+    let mut old = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let Some((action, after)) = part.split_once("}}") else { return false };
+        let action = action.trim_matches(|letter: char| letter == '-' || letter.is_whitespace());
+        let Some((_, value)) = fields.iter().find(|(field, _)| *field == action) else { return false };
+        old.push_str(value);
+        old.push_str(after);
+    }
+    let rendered = PathPattern::parse(pattern).map(|pattern| pattern.render(&names));
+    matches!(rendered, Ok(Ok(path)) if path.as_str() == old.trim().trim_matches('/'))
 }
 
 fn said(made: &Import, word: &str) -> bool {
