@@ -15,8 +15,21 @@ pub trait Modelled: Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + '
     /// The whole kind.
     type Kind: Resource<DynamicType = ()>;
 
-    /// The object's metadata.
-    fn metadata(&self) -> &Metadata;
+    /// What tells the object from all others.
+    fn identity(&self) -> Identity;
+}
+
+/// What tells an object from all others.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Namespace; none for objects of the whole cluster.
+    pub namespace: Option<Text>,
+    /// Name, unique in the namespace.
+    pub name: Option<Text>,
+    /// Different for an object of the same name that is made later.
+    pub uid: Option<Text>,
+    /// Changes with every write.
+    pub resource_version: Option<Text>,
 }
 
 /// An object of the model as kube's client takes it: beside metadata of the client's own type, of which only what the
@@ -35,7 +48,7 @@ fn string(text: Option<&Text>) -> Option<String> {
 impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = K::deserialize(deserializer)?;
-        let read = object.metadata();
+        let read = object.identity();
         let metadata = ObjectMeta {
             name: string(read.name.as_ref()),
             namespace: string(read.namespace.as_ref()),
@@ -79,13 +92,13 @@ impl<K: Modelled> Resource for Wire<K> {
 /// What an event calls the object by.
 #[must_use]
 pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
-    let metadata = object.metadata();
+    let identity = object.identity();
     ObjectReference {
         api_version: Some(K::Kind::api_version(&()).into_owned()),
         kind: Some(K::Kind::kind(&()).into_owned()),
-        namespace: string(metadata.namespace.as_ref()),
-        name: string(metadata.name.as_ref()),
-        uid: string(metadata.uid.as_ref()),
+        namespace: string(identity.namespace.as_ref()),
+        name: string(identity.name.as_ref()),
+        uid: string(identity.uid.as_ref()),
         ..ObjectReference::default()
     }
 }
@@ -95,8 +108,14 @@ macro_rules! modelled {
         $(impl Modelled for $kind {
             type Kind = $whole;
 
-            fn metadata(&self) -> &Metadata {
-                &self.metadata
+            fn identity(&self) -> Identity {
+                let Metadata { namespace, name, uid, resource_version, .. } = &self.metadata;
+                Identity {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    uid: uid.clone(),
+                    resource_version: resource_version.clone(),
+                }
             }
         })+
     };

@@ -14,7 +14,7 @@ use super::pattern::Names;
 use super::placement::{NodeObstacle, affinity_value, choose_path};
 use super::volume::{VolumeOrder, build, local_volume, volume_name};
 use crate::binding::selector::topology_allows;
-use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
+use crate::crd::{ClaimIdentity, Kept, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
 use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Wire, is_object_name, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
@@ -106,7 +106,9 @@ async fn on_any(context: &Context, request: &Request) -> Result<Option<Duration>
     let begun = context
         .stores
         .locals
-        .find(|local| local.spec.claim.uid == request.uid && local.spec.disposal.is_none() && !local.is_deleting());
+        .find(&request.uid.as_str().into())
+        .into_iter()
+        .find(|local| local.spec.disposal.is_none() && !local.is_deleting());
     if let Some(local) = begun {
         let node = find_node(context, &local.spec.node_name).await?;
         let outcome = match node {
@@ -150,9 +152,9 @@ async fn on_any(context: &Context, request: &Request) -> Result<Option<Duration>
     Ok(Some(PATIENCE))
 }
 
-fn pool(context: &Context, request: &Request) -> Option<Arc<LocalPool>> {
+fn pool(context: &Context, request: &Request) -> Option<Arc<Kept<LocalPool>>> {
     let name = &request.parameters.pool;
-    let found = context.stores.pools.get(&kube::runtime::reflector::ObjectRef::new(name));
+    let found = context.stores.pools.get(name);
     if found.is_none() {
         let class = request.class.name();
         context.refuse(&request.claim, format!("class {class} names pool {name}, and there is no LocalPool {name}"));
@@ -170,13 +172,13 @@ fn candidate(
         return Err(NodeObstacle::Topology(node.name().to_owned()));
     }
     affinity_value(node, &request.parameters.affinity_key, context.all_nodes())?;
-    let report = context.stores.reports.get(&kube::runtime::reflector::ObjectRef::new(node.name()));
+    let report = context.stores.reports.get(node.name());
     let volumes = context.locals_on(node.name());
     choose_path(
         (&request.parameters.pool, &pool.spec),
         node,
-        report.as_deref(),
-        volumes.iter().map(AsRef::as_ref),
+        report.as_ref().map(|report| &***report),
+        volumes.iter().map(|volume| &***volume),
         (request.bytes, request.parameters.node_path.as_deref()),
     )
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
 use tokio::sync::Notify;
 
@@ -14,8 +13,8 @@ use super::PROVISIONER;
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
 use crate::binding::ClusterView;
-use crate::cluster::live::LiveCluster;
-use crate::crd::{LocalNode, LocalPool, LocalVolume};
+use crate::cluster::live::{Cache, Figured, Figures, LiveCluster};
+use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Text, Volume, Wire, reference};
 use crate::rancher::MICROK8S;
 use crate::runtime::queue::Queue;
@@ -64,25 +63,38 @@ pub(crate) enum Key {
 }
 
 /// What only the provisioner watches. The rest it shares with the other loops.
+#[derive(Debug)]
 pub(crate) struct Stores {
-    pub pools: Store<LocalPool>,
-    pub reports: Store<LocalNode>,
-    pub locals: Store<LocalVolume>,
+    pub pools: Cache<Kept<LocalPool>>,
+    pub reports: Cache<Kept<LocalNode>>,
+    pub locals: Cache<Kept<LocalVolume>>,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self { pools: Cache::new("localpools"), reports: Cache::new("localnodes"), locals: Cache::new("localvolumes") }
+    }
+}
+
+impl Figured for Stores {
+    fn figures(&self) -> Vec<Figures> {
+        vec![self.pools.figures(), self.reports.figures(), self.locals.figures()]
+    }
 }
 
 pub(crate) struct Context {
     pub client: Client,
     pub options: Options,
     pub live: LiveCluster,
-    pub stores: Stores,
+    pub stores: Arc<Stores>,
     pub queue: Arc<Queue<Key>>,
     pub events: Events,
     pub metrics: ProvisionMetrics,
-    pub disposed: Arc<Disposed>,
+    pub disposed: Disposed,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
-    pub promised: Arc<Promised>,
+    pub promised: Promised,
     /// The pools were read anew.
-    pub pools_refilled: Arc<Notify>,
+    pub pools_refilled: Notify,
     /// Since when a claim waits for the agent of a node.
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
@@ -164,8 +176,8 @@ impl Context {
         self.live.node(name).found()
     }
 
-    pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalVolume>> {
-        self.stores.locals.get(&ObjectRef::new(name))
+    pub(crate) fn local(&self, name: &str) -> Option<Arc<Kept<LocalVolume>>> {
+        self.stores.locals.get(name)
     }
 
     pub(crate) fn volume(&self, name: &str) -> Option<Arc<Volume>> {
@@ -189,12 +201,12 @@ impl Context {
     }
 
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
-    pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
+    pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<Kept<LocalVolume>>> {
         let mut found: Vec<_> =
-            self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
+            self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
         let promised = lock(&self.promised);
         let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
-        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
+        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(|it| Arc::new(it.into())));
         found
     }
 
@@ -204,7 +216,7 @@ impl Context {
             return None;
         }
         let ordered = lock(&self.promised).values().any(|local| local.spec.claim.uid == uid);
-        let made = || self.stores.locals.find(|local| local.spec.claim.uid == uid).is_some();
+        let made = || !self.stores.locals.find(&uid.into()).is_empty();
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
 

@@ -93,7 +93,14 @@ impl Agent {
             remove_orphans,
         };
         let shutdown = token.clone();
-        tokio::spawn(agent::run(client, options, agent::AgentMetrics::default(), || {}, shutdown));
+        tokio::spawn(agent::run(
+            client,
+            options,
+            std::sync::Arc::default(),
+            agent::AgentMetrics::default(),
+            || {},
+            shutdown,
+        ));
         Self { token }
     }
 }

@@ -14,7 +14,7 @@ use crate::binding::Lookup;
 use crate::model::{Modelled, Text, Texts, Wire};
 
 /// A kind that is kept in memory.
-pub(super) trait Cached: Modelled {
+pub(crate) trait Cached: Modelled {
     /// What objects are looked up by, besides their name.
     type Index: Clone + Eq + Hash + Send + Sync;
 
@@ -27,7 +27,7 @@ pub(super) trait Cached: Modelled {
 
 /// Namespace, empty where there is none, and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(crate) struct Key {
     namespace: Text,
     name: Text,
 }
@@ -38,11 +38,8 @@ impl Key {
     }
 
     fn of(object: &impl Modelled) -> Self {
-        let metadata = object.metadata();
-        Self {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-        }
+        let identity = object.identity();
+        Self { namespace: identity.namespace.unwrap_or_default(), name: identity.name.unwrap_or_default() }
     }
 }
 
@@ -50,6 +47,14 @@ impl Display for Key {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
+}
+
+/// What a watch brings.
+pub(crate) enum News<K> {
+    /// An object came, changed or went; the cache shows it already.
+    Changed(Changed<K>),
+    /// All objects were listed anew, each of them reported as a change before.
+    Listed,
 }
 
 /// An object before and after a change. Absent before: it appeared; absent after: it vanished.
@@ -63,8 +68,10 @@ pub struct Changed<K> {
 
 /// What a watch event did to a store.
 pub(super) enum Outcome<K> {
-    /// Objects changed; after a new list these may be many.
-    Changed(Vec<Changed<K>>),
+    /// An object changed, or nothing did.
+    Changed(Option<Changed<K>>),
+    /// A new list has ended: these objects were not in it.
+    Listed(Vec<Changed<K>>),
     /// An object could not be read and is not known from now on.
     Malformed { name: Key, error: String, gone: Option<Changed<K>> },
 }
@@ -158,10 +165,10 @@ impl<K: Cached> Store<K> {
             Event::Init => {
                 objects.generation += 1;
                 objects.malformed.clear();
-                Vec::new()
+                None
             }
             Event::InitApply(DeserializeGuard(Ok(object))) | Event::Apply(DeserializeGuard(Ok(object))) => {
-                vec![objects.put(object.object)]
+                Some(objects.put(object.object))
             }
             Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => {
                 let metadata = &invalid.metadata;
@@ -180,13 +187,13 @@ impl<K: Cached> Store<K> {
                     metadata.name.as_deref().unwrap_or_default(),
                 );
                 objects.malformed.remove(&name);
-                objects.remove(&name).into_iter().collect()
+                objects.remove(&name)
             }
             Event::InitDone => {
                 let gone = objects.end_list();
                 drop(objects);
                 self.synced.send_replace(true);
-                gone
+                return Outcome::Listed(gone);
             }
         };
         Outcome::Changed(changes)
@@ -339,7 +346,7 @@ mod tests {
         // While the list runs, nothing that was known is lost.
         assert!(matches!(store.get(&Key::new("", "b")), Lookup::Found(_)));
         store.apply(Event::InitApply(node("a", "two")));
-        let Outcome::Changed(gone) = store.apply(Event::InitDone) else { panic!("not malformed") };
+        let Outcome::Listed(gone) = store.apply(Event::InitDone) else { panic!("a list has ended") };
         assert_eq!(gone.len(), 1);
         assert!(matches!(store.get(&Key::new("", "b")), Lookup::Absent));
         assert!(names(store.find(&"one".into())).is_empty());

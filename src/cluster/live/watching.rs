@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::WatchMetrics;
-use super::store::{Cached, Changed, Outcome, Store};
+use super::store::{Cached, News, Outcome, Store};
 use crate::model::Wire;
 
 /// Pause after a first failure; each further one doubles it.
@@ -30,7 +30,7 @@ pub(super) async fn keep<K: Cached>(
     fields: Option<&str>,
     metrics: WatchMetrics,
     stop: CancellationToken,
-    mut tell: impl FnMut(Changed<K>),
+    mut tell: impl FnMut(News<K>),
 ) {
     let mut streaming = true;
     let mut failures = 0_u32;
@@ -71,15 +71,16 @@ fn take<K: Cached>(
     store: &Store<K>,
     event: watcher::Event<DeserializeGuard<Wire<K>>>,
     metrics: &WatchMetrics,
-    tell: &mut impl FnMut(Changed<K>),
+    tell: &mut impl FnMut(News<K>),
 ) {
     metrics.heard();
     match store.apply(event) {
-        Outcome::Changed(changes) => changes.into_iter().for_each(tell),
+        Outcome::Changed(change) => change.into_iter().map(News::Changed).for_each(tell),
+        Outcome::Listed(gone) => gone.into_iter().map(News::Changed).chain([News::Listed]).for_each(tell),
         Outcome::Malformed { name, error, gone } => {
             metrics.malformed();
             tracing::warn!(kind = metrics.kind(), %name, error, "an object could not be read and counts as not known");
-            gone.into_iter().for_each(tell);
+            gone.into_iter().map(News::Changed).for_each(tell);
         }
     }
 }
