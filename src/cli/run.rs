@@ -229,6 +229,11 @@ struct ControllerRole {
         hide_env = true
     )]
     agent_patience: Duration,
+
+    /// Write the phase Bound of new volumes while the controller manager is behind, which lets it bind many claims
+    /// sooner: one more write of ours for one less of its 20 a second.
+    #[arg(long, env = "LATEBIND_MARK_BOUND", hide_env = true)]
+    mark_bound: bool,
 }
 
 /// Reads `NAME=DIRECTORY`.
@@ -517,7 +522,8 @@ impl RunArgs {
         }
         let agent_patience = given.agent_patience;
         let pool = given.pool.clone();
-        Ok(Some(provision::Options { adopt, agent_patience, pool, ..provision::Options::default() }))
+        let mark_bound = given.mark_bound;
+        Ok(Some(provision::Options { adopt, agent_patience, pool, mark_bound, ..provision::Options::default() }))
     }
 
     fn agent_setup(&self, client: Client, metrics_listen: Option<SocketAddr>) -> anyhow::Result<AgentSetup> {

@@ -1,6 +1,6 @@
 //! What the loops share: caches, interfaces to the API server, options.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ pub struct Options {
     pub agent_patience: Duration,
     /// A pool that is made when there is none of that name: its name and its path on every node.
     pub pool: Option<(String, String)>,
+    /// Writes the phase `Bound` of new volumes while the controller manager is behind with it.
+    pub mark_bound: bool,
     /// How many objects are worked on at once.
     pub workers: usize,
 }
@@ -35,7 +37,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
-        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), pool: None, workers: 32 }
+        Self {
+            adopt: BTreeSet::new(),
+            agent_patience: Duration::from_secs(60),
+            pool: None,
+            mark_bound: false,
+            workers: 32,
+        }
     }
 }
 
@@ -103,6 +111,8 @@ pub(crate) struct Context {
     pub asked: Mutex<HashMap<String, Instant>>,
     /// When volumes were made that the cache does not show yet: a claim that changes meanwhile needs no second one.
     pub made: Mutex<HashMap<String, Instant>>,
+    /// UIDs of the claims whose volumes were made by this process, and that the controller manager has not bound yet.
+    pub unbound: Mutex<HashSet<String>>,
     /// All facts have been read once.
     pub synced: AtomicBool,
 }
@@ -242,6 +252,7 @@ impl Context {
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
         lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
+        lock(&self.unbound).retain(|uid| claims.contains(uid.as_str()));
         let owners: BTreeSet<Text> =
             self.all_volumes().iter().filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone()).collect();
         self.disposed.retain(|name| owners.iter().any(|uid| name.starts_with(uid.as_str())));

@@ -68,6 +68,7 @@ impl Provisioner {
             said: std::sync::Mutex::default(),
             asked: std::sync::Mutex::default(),
             made: std::sync::Mutex::default(),
+            unbound: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
         Self { context: Arc::new(context), writing: Box::pin(writing), leadership }
@@ -269,7 +270,7 @@ struct Feed(Arc<Context>);
 
 impl Observer for Feed {
     fn changed(&self, change: Change) {
-        let Context { queue, live, stores, synced, disposed, made, .. } = &*self.0;
+        let Context { queue, live, stores, synced, disposed, made, unbound, .. } = &*self.0;
         // What the first lists bring is looked at as a whole.
         if !synced.load(Ordering::Acquire) {
             return;
@@ -278,6 +279,11 @@ impl Observer for Feed {
             Change::Claim(change) => {
                 let gone = change.after.is_none();
                 if let Some(claim) = change.after.or(change.before) {
+                    if (gone || claim.volume_name().is_some())
+                        && let Some(uid) = &claim.metadata.uid
+                    {
+                        lock(unbound).remove(uid.as_str());
+                    }
                     on_claim(queue, stores, &claim, gone);
                 }
             }

@@ -52,6 +52,8 @@ pub fn controller(client: Client) -> CancellationToken {
     let options = provision::Options {
         adopt: latebind::rancher::ADOPTABLE.into_iter().map(str::to_owned).collect(),
         agent_patience: AGENT_PATIENCE,
+        // Only while many claims wait, as in the test of it.
+        mark_bound: true,
         ..provision::Options::default()
     };
     provision_with(client, options, &token);
