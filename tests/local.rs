@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             chart::the_rendered_manifest_is_current,
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
+            chart::alerts_are_about_metrics_that_there_are,
             chart::a_second_default_class_is_refused,
         ]
     );

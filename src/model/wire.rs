@@ -8,7 +8,7 @@ use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Text, Volume};
+use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Volume};
 
 /// A kind of the model, and the kind of the API that it is a part of.
 pub trait Modelled: Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static {
@@ -28,19 +28,15 @@ pub struct Wire<K> {
     pub object: K,
 }
 
-fn string(text: Option<&Text>) -> Option<String> {
-    text.map(String::from)
-}
-
 impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = K::deserialize(deserializer)?;
         let read = object.metadata();
         let metadata = ObjectMeta {
-            name: string(read.name.as_ref()),
-            namespace: string(read.namespace.as_ref()),
-            resource_version: string(read.resource_version.as_ref()),
-            uid: string(read.uid.as_ref()),
+            name: read.name.as_ref().map(String::from),
+            namespace: read.namespace.as_ref().map(String::from),
+            resource_version: read.resource_version.as_ref().map(String::from),
+            uid: read.uid.as_ref().map(String::from),
             ..ObjectMeta::default()
         };
         Ok(Self { metadata, object })
@@ -83,9 +79,9 @@ pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
     ObjectReference {
         api_version: Some(K::Kind::api_version(&()).into_owned()),
         kind: Some(K::Kind::kind(&()).into_owned()),
-        namespace: string(metadata.namespace.as_ref()),
-        name: string(metadata.name.as_ref()),
-        uid: string(metadata.uid.as_ref()),
+        namespace: metadata.namespace.as_ref().map(String::from),
+        name: metadata.name.as_ref().map(String::from),
+        uid: metadata.uid.as_ref().map(String::from),
         ..ObjectReference::default()
     }
 }
