@@ -66,6 +66,7 @@ soak: ## Properties from random seeds, and the long forms of the tests that have
 	$(CLUSTER) image $(IMAGE)
 	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
 	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- crash::
+	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- hostile::
 
 # Without a sanitizer the fuzzer needs no nightly compiler. It writes what it learns into target/, never beside the seeds.
 FUZZ_SECONDS ?= 180
