@@ -7,6 +7,8 @@ KUBE_VERSION ?= 1.36
 export KUBE_VERSION
 # Suites that start a real Kubernetes; all the others need none.
 CLUSTER_TESTS := platform agreement live rescue install faults aspects provision local migrate
+# Those of them that generate what they test with.
+PROPERTY_TESTS := fuzzed properties fix admission
 FAST_TESTS := $(filter-out $(CLUSTER_TESTS),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 CLUSTER := $(CARGO) run --quiet --package latebind-cluster --
 # What the manifests name; built here, since tests use them as they are.
@@ -38,7 +40,9 @@ setup: ## Say what this machine lacks; as root on Debian, install it
 test: setup lint test-fast test-cluster ## Everything that a change must pass
 
 .PHONY: test-fast
-test-fast: ## Cases, properties, command line and admission over TLS: no cluster
+# A seed of their own for the properties, so that a run says something about the change and not about luck.
+test-fast: export PROPTEST_RNG_SEED ?= 20260501
+test-fast: ## Cases, properties from a fixed seed, command line and admission over TLS: no cluster
 	$(CARGO) test --no-fail-fast --package latebind --lib --bins $(addprefix --test ,$(FAST_TESTS))
 	$(CARGO) test --no-fail-fast --package latebind --doc
 
@@ -53,12 +57,16 @@ test-cluster: ## The platform's facts and latebind, on a real control plane and 
 test-all: test ## The same, on every supported version of Kubernetes
 	KUBE_VERSION=1.33 $(MAKE) test-cluster
 
+# Cases of each property, from a seed that nobody has tried.
+SOAK_CASES ?= 50000
 .PHONY: soak
-soak: ## The long forms of the tests that have one; writes docs/results/rescue.md
+soak: ## Properties from random seeds, and the long forms of the tests that have one; writes docs/results/rescue.md
+	PROPTEST_CASES=$(SOAK_CASES) $(CARGO) test --no-fail-fast --package latebind --lib $(addprefix --test ,$(PROPERTY_TESTS))
 	$(CLUSTER) build
 	$(CLUSTER) image $(IMAGE)
 	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
 	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- crash::
+	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- hostile::
 
 # Without a sanitizer the fuzzer needs no nightly compiler. It writes what it learns into target/, never beside the seeds.
 FUZZ_SECONDS ?= 180

@@ -10,6 +10,8 @@ mod hostile;
 mod life;
 #[path = "agent/mounted.rs"]
 mod mounted;
+#[path = "agent/tenant.rs"]
+mod tenant;
 
 use std::fs;
 use std::path::{Path, PathBuf};

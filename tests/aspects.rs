@@ -7,6 +7,8 @@ mod installed;
 mod neighbours;
 #[path = "install/provisioner.rs"]
 mod provisioner;
+#[path = "install/served.rs"]
+mod served;
 #[path = "aspects/table.rs"]
 mod table;
 

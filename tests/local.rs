@@ -11,6 +11,8 @@ mod full;
 #[path = "provision/ground.rs"]
 #[allow(dead_code, reason = "shared with the suite provision")]
 mod ground;
+#[path = "local/hostile.rs"]
+mod hostile;
 #[path = "local/image.rs"]
 mod image;
 #[path = "install/manifest.rs"]
@@ -26,18 +28,24 @@ mod rancher;
 mod reload;
 #[path = "local/rights.rs"]
 mod rights;
+#[path = "agent/tenant.rs"]
+mod tenant;
 
 use std::process::ExitCode;
 
-use latebind_cluster::suite::{Needs, Suite};
+use latebind_cluster::suite::{Needs, Suite, long};
 use latebind_cluster::tests;
 
 fn main() -> ExitCode {
     // With its defaults the controller manager binds four claims a second.
-    let fast = ["--kube-api-qps=500", "--kube-api-burst=500"];
+    let fast = |options| {
+        let flags = ["--kube-api-qps=500", "--kube-api-burst=500"];
+        flags.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag)
+    };
+    // The long forms alone make so many volumes on real nodes that it matters there.
     let mut suite = Suite::new("local")
-        .control_plane(|options| fast.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag))
-        .nodes(latebind_cluster::Options::audit);
+        .control_plane(fast)
+        .nodes(|options| if long() { fast(options).audit() } else { options.audit() });
     tests!(
         suite,
         Needs::ControlPlane,
@@ -45,6 +53,7 @@ fn main() -> ExitCode {
             chart::the_rendered_manifest_is_current,
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
+            chart::alerts_are_about_metrics_that_there_are,
             chart::a_second_default_class_is_refused,
         ]
     );
@@ -79,7 +88,7 @@ fn main() -> ExitCode {
             nodes::a_pinned_stateful_set_of_three_keeps_its_data_without_the_webhook,
             nodes::no_registry_is_asked_and_no_pod_is_made,
             rancher::every_row_of_its_own_tests_serves_and_cleans_up,
-            nodes::a_tenant_who_swaps_directories_for_links_reaches_nothing,
+            hostile::a_tenant_who_swaps_directories_for_links_reaches_nothing,
         ]
     );
     suite.alone(
@@ -91,6 +100,11 @@ fn main() -> ExitCode {
         Needs::Nodes,
         "full::a_node_without_a_place_for_a_pod_still_makes_and_removes",
         full::a_node_without_a_place_for_a_pod_still_makes_and_removes,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "hostile::volumes_removed_many_at_a_time_under_attack_take_nothing_with_them",
+        hostile::volumes_removed_many_at_a_time_under_attack_take_nothing_with_them,
     );
     suite.alone(Needs::Nodes, "nodes::data_outlives_the_definitions", nodes::data_outlives_the_definitions);
     suite.run()

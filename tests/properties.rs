@@ -15,17 +15,18 @@ use latebind::cluster::Facts;
 use latebind::model::{Claim, Pod, Workload, WorkloadKind};
 use oracle::{accepts, changes, rewrite_may, template_may};
 use proptest::prelude::*;
-use proptest::test_runner::{TestCaseError, TestCaseResult, TestRunner};
+use proptest::test_runner::{TestCaseError, TestCaseResult, TestRunner, contextualize_config};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use unknown::{OneUnknown, Question};
 use world::{World, hostile, world};
 
-// The least shares asked for below lie six standard deviations beneath what this many worlds give.
+// The least shares asked for below lie six standard deviations beneath what this many worlds give, and more beneath what
+// more of them give: `PROPTEST_CASES` may ask for more.
 const CASES: u32 = 600;
 
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() }
+    contextualize_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })
 }
 
 /// A world, and what came out of it.

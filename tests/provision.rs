@@ -28,6 +28,8 @@ mod nodes;
 mod orphans;
 #[path = "provision/refused.rs"]
 mod refused;
+#[path = "install/served.rs"]
+mod served;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new("provision").control_plane(latebind_cluster::Options::audit);
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
             nodes::a_shared_label_is_refused,
             nodes::an_agent_on_a_dead_node_stops_nobody_else,
             nodes::a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_are_seen,
+            nodes::a_node_made_anew_is_accepted_as_it_is_when_its_report_is_deleted,
             orphans::an_orphan_stays_unless_its_removal_was_asked_for_and_it_is_old,
             orphans::an_orphan_that_a_volume_names_stays,
             orphans::an_orphan_whose_claim_is_there_stays,

@@ -51,8 +51,12 @@ pub(super) fn tell(agent: &Agent, missing: &[String], conditions: &mut Vec<Condi
             missing.join("; ")
         );
         set_condition(conditions, (NODE_REPLACED, true, "DisksMissing", &message), None, now);
-    } else if agent.is_replaced() || is_true(conditions, NODE_REPLACED) {
+    } else if agent.is_replaced() {
         let message = "the disks of all volumes of the earlier Node are there";
         set_condition(conditions, (NODE_REPLACED, false, "DisksFound", message), None, now);
+    } else if is_true(conditions, NODE_REPLACED) {
+        // What was missing is confirmed without having been found: only a new LocalNode does that.
+        let message = "the Node was accepted as it is, without the disks of the earlier one";
+        set_condition(conditions, (NODE_REPLACED, false, "Accepted", message), None, now);
     }
 }

@@ -105,10 +105,6 @@ impl Fact {
     }
 }
 
-fn name_of(given: Option<&Text>) -> String {
-    given.map(String::from).unwrap_or_default()
-}
-
 impl Facts {
     /// No facts yet.
     #[must_use]
@@ -128,13 +124,13 @@ impl Facts {
             Fact::Node(node) => self.add_node(Arc::new(node)),
             Fact::Volume(volume) => self.add_volume(&Arc::new(volume)),
             Fact::Namespace(namespace) => {
-                self.namespaces.insert(name_of(namespace.metadata.name.as_ref()), Arc::new(namespace));
+                self.namespaces.insert(Text::or_empty(namespace.metadata.name.as_ref()), Arc::new(namespace));
             }
             Fact::CsiDriver(driver) => {
-                self.drivers.insert(name_of(driver.metadata.name.as_ref()), Arc::new(driver));
+                self.drivers.insert(Text::or_empty(driver.metadata.name.as_ref()), Arc::new(driver));
             }
             Fact::CsiNode(node) => {
-                self.driver_nodes.insert(name_of(node.metadata.name.as_ref()), Arc::new(node));
+                self.driver_nodes.insert(Text::or_empty(node.metadata.name.as_ref()), Arc::new(node));
             }
             Fact::StorageCapacity(capacity) => {
                 self.capacities.entry(capacity.storage_class_name.to_string()).or_default().push(Arc::new(capacity));
@@ -152,7 +148,7 @@ impl Facts {
 
     fn add_volume(&mut self, volume: &Arc<Volume>) {
         if let Some(reference) = &volume.spec.claim_ref {
-            let claim = (name_of(reference.namespace.as_ref()), name_of(reference.name.as_ref()));
+            let claim = (Text::or_empty(reference.namespace.as_ref()), Text::or_empty(reference.name.as_ref()));
             self.volumes_by_claim.entry(claim).or_default().push(Arc::clone(volume));
         } else {
             self.free_volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));

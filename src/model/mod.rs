@@ -31,7 +31,7 @@ pub use storage::{
 };
 pub use text::Text;
 pub(crate) use text::Texts;
-pub use wire::{Identity, Modelled, Wire, reference};
+pub use wire::{Guarded, Identity, Modelled, Wire, reference};
 pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind};
 
 use std::fmt;
@@ -57,6 +57,17 @@ pub const CLAIM_PROVISIONER: [&str; 2] =
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Annotation that names the class of a claim or volume and wins over `storageClassName`.
 pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// Annotations that mark a class as the default one.
+pub const DEFAULT_CLASS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+/// Annotation of a class of rancher's: whether its volumes are of type `local` or `hostPath`.
+/// Source: local-path-provisioner, `provisioner.go`.
+pub const VOLUME_TYPE: &str = "defaultVolumeType";
+/// Annotations of a class of rancher's that stand for parameters of the same name.
+pub const CLASS_PARAMETERS: [&str; 4] = ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"];
+/// Annotation in which rancher's provisioner wrote down the node of a volume. MicroK8s' own annotation names the node that
+/// the provisioner ran on, which need not be that of the volume.
+pub const VOLUME_NODE: &str = "local.path.provisioner/selected-node";
 /// Annotation that only a kubelet sets, on the API server's image of a static Pod.
 pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 /// Namespace annotation that the admission plugin `PodNodeSelector` merges into every Pod.

@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::metadata::{Metadata, metadata};
 use super::pod::ResourceAmounts;
-use super::{BETA_CLASS, Labels, Map, NO_PROVISIONER, Quantity, SELECTED_NODE, Text, null_as_default, object};
+use super::{
+    BETA_CLASS, DEFAULT_CLASS, Labels, Map, NO_PROVISIONER, Quantity, SELECTED_NODE, Text, null_as_default, object,
+};
 
 /// A PersistentVolumeClaim.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -330,9 +332,7 @@ impl Class {
     /// True when it is marked as the default class.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        const KEYS: [&str; 2] =
-            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-        KEYS.iter().any(|key| self.metadata.annotation(key) == Some("true"))
+        DEFAULT_CLASS.iter().any(|key| self.metadata.annotation(key) == Some("true"))
     }
 }
 

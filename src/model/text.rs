@@ -22,6 +22,12 @@ impl Text {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The text as a string of its own; empty where there is none.
+    #[must_use]
+    pub fn or_empty(text: Option<&Self>) -> String {
+        text.map(String::from).unwrap_or_default()
+    }
 }
 
 impl Default for Text {

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Text, Volume};
 
@@ -41,53 +42,89 @@ pub struct Wire<K> {
     pub object: K,
 }
 
-fn string(text: Option<&Text>) -> Option<String> {
-    text.map(String::from)
-}
-
 impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = K::deserialize(deserializer)?;
         let read = object.identity();
         let metadata = ObjectMeta {
-            name: string(read.name.as_ref()),
-            namespace: string(read.namespace.as_ref()),
-            resource_version: string(read.resource_version.as_ref()),
-            uid: string(read.uid.as_ref()),
+            name: read.name.as_ref().map(String::from),
+            namespace: read.namespace.as_ref().map(String::from),
+            resource_version: read.resource_version.as_ref().map(String::from),
+            uid: read.uid.as_ref().map(String::from),
             ..ObjectMeta::default()
         };
         Ok(Self { metadata, object })
     }
 }
 
-impl<K: Modelled> Resource for Wire<K> {
-    type DynamicType = ();
-    type Scope = <K::Kind as Resource>::Scope;
+/// The same where one object that cannot be read must not hide the others.
+#[derive(Clone, Debug)]
+pub struct Guarded<K> {
+    metadata: ObjectMeta,
+    /// The object, or why it could not be read.
+    pub object: Result<K, String>,
+}
 
-    fn kind((): &()) -> Cow<'_, str> {
-        K::Kind::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        K::Kind::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        K::Kind::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        K::Kind::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
+    /// Takes JSON only, and in a watch event only behind its type, which is where every API server has it: the text is
+    /// kept until it has been read, where kube's guard makes two trees of it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Named {
+            metadata: Name,
+        }
+        #[derive(Deserialize)]
+        struct Name {
+            name: Option<String>,
+            namespace: Option<String>,
+        }
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str::<Wire<K>>(text.get()) {
+            Ok(Wire { metadata, object }) => Ok(Self { metadata, object: Ok(object) }),
+            Err(error) => {
+                let Named { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+                let metadata =
+                    ObjectMeta { name: metadata.name, namespace: metadata.namespace, ..ObjectMeta::default() };
+                Ok(Self { metadata, object: Err(error.to_string()) })
+            }
+        }
     }
 }
+
+macro_rules! of_their_kind {
+    ($($wrapper:ident),+) => {
+        $(impl<K: Modelled> Resource for $wrapper<K> {
+            type DynamicType = ();
+            type Scope = <K::Kind as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                K::Kind::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                K::Kind::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                K::Kind::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                K::Kind::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        })+
+    };
+}
+
+of_their_kind!(Wire, Guarded);
 
 /// What an event calls the object by.
 #[must_use]
@@ -96,9 +133,9 @@ pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
     ObjectReference {
         api_version: Some(K::Kind::api_version(&()).into_owned()),
         kind: Some(K::Kind::kind(&()).into_owned()),
-        namespace: string(identity.namespace.as_ref()),
-        name: string(identity.name.as_ref()),
-        uid: string(identity.uid.as_ref()),
+        namespace: identity.namespace.as_ref().map(String::from),
+        name: identity.name.as_ref().map(String::from),
+        uid: identity.uid.as_ref().map(String::from),
         ..ObjectReference::default()
     }
 }
@@ -132,3 +169,39 @@ modelled!(
     CsiNode => k8s_openapi::api::storage::v1::CSINode,
     StorageCapacity => k8s_openapi::api::storage::v1::CSIStorageCapacity,
 );
+
+#[cfg(test)]
+mod tests {
+    use kube::core::WatchEvent;
+    use kube::core::object::ObjectList;
+
+    use super::{Guarded, Node};
+
+    const BROKEN: &str = r#"{"metadata":{"name":"b","managedFields":[{}]},"spec":{"taints":"none"}}"#;
+
+    #[test]
+    fn one_object_that_cannot_be_read_hides_no_other() {
+        let text = format!(r#"{{"kind":"NodeList","items":[{{"metadata":{{"name":"a"}}}},{BROKEN}],"metadata":{{}}}}"#);
+        let list: ObjectList<Guarded<Node>> = serde_json::from_str(&text).unwrap();
+        let [good, bad] = list.items.as_slice() else { panic!("two") };
+        assert_eq!(good.object.as_ref().unwrap().name(), "a");
+        assert_eq!(bad.metadata.name.as_deref(), Some("b"));
+        assert!(bad.object.is_err());
+    }
+
+    #[test]
+    fn watch_events_are_read_as_they_are_written() {
+        let read = |text: String| serde_json::from_str::<WatchEvent<Guarded<Node>>>(&text).unwrap();
+        let WatchEvent::Added(node) = read(r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#.to_owned()) else {
+            panic!("added")
+        };
+        assert_eq!(node.object.unwrap().name(), "a");
+        let WatchEvent::Modified(node) = read(format!(r#"{{"type":"MODIFIED","object":{BROKEN}}}"#)) else {
+            panic!("modified")
+        };
+        assert!(node.object.is_err());
+        let bookmark =
+            r#"{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"7"}}}"#;
+        assert!(matches!(read(bookmark.to_owned()), WatchEvent::Bookmark(_)));
+    }
+}

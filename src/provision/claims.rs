@@ -16,7 +16,7 @@ use super::placement::{NodeObstacle, affinity_value, choose_path};
 use super::volume::{VolumeOrder, build, local_volume, volume_name};
 use crate::binding::selector::topology_allows;
 use crate::crd::{ClaimIdentity, Kept, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
-use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Wire, is_object_name, reference};
+use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Text, Wire, is_object_name, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -244,7 +244,7 @@ async fn order(
     };
     let local = local_volume(LocalVolumeSpec {
         node_name: node.name().to_owned(),
-        node_uid: node.metadata.uid.as_ref().map(String::from).unwrap_or_default(),
+        node_uid: Text::or_empty(node.metadata.uid.as_ref()),
         pool: request.parameters.pool.clone(),
         base: path.path,
         path: directory.to_string(),

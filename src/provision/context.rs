@@ -237,7 +237,7 @@ impl Context {
 
     /// Warns about a claim, once for each thing that there is to say.
     pub(crate) fn refuse(&self, claim: &Claim, note: String) {
-        let uid = claim.metadata.uid.as_ref().map(String::from).unwrap_or_default();
+        let uid = Text::or_empty(claim.metadata.uid.as_ref());
         let repeated = lock(&self.said).get(&uid).is_some_and(|before| *before == note);
         if !repeated {
             self.metrics.refused();

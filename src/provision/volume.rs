@@ -14,7 +14,7 @@ use super::{PROVISIONED_BY, VOLUME_FINALIZER};
 use crate::crd::{
     ClaimIdentity, FINALIZER, LocalVolume, LocalVolumeSpec, OnDelete, Origin, Reclaim, VolumePath, VolumeType,
 };
-use crate::model::{Claim, Class, Volume};
+use crate::model::{Claim, Class, Text, Volume};
 
 /// Annotation of a volume: its LocalVolume.
 pub const LOCAL_VOLUME: &str = "latebind.dev/local-volume";
@@ -151,8 +151,8 @@ pub fn recovered(volume: &Volume) -> Option<LocalVolume> {
         require_mount: annotation(REQUIRE_MOUNT).is_some(),
         bytes: i64::try_from(volume.capacity().units()).unwrap_or(i64::MAX),
         claim: ClaimIdentity {
-            namespace: reference.namespace.as_ref().map(String::from).unwrap_or_default(),
-            name: reference.name.as_ref().map(String::from).unwrap_or_default(),
+            namespace: Text::or_empty(reference.namespace.as_ref()),
+            name: Text::or_empty(reference.name.as_ref()),
             uid,
         },
         origin: Origin::Recovered,

@@ -11,7 +11,7 @@ use crate::binding::selector::volume_reachable;
 use crate::crd::{
     ClaimIdentity, Kept, LocalPool, LocalVolume, LocalVolumeSpec, Origin, PathError, Reclaim, VolumePath,
 };
-use crate::model::{Node, Text, Volume};
+use crate::model::{Node, Text, VOLUME_NODE, Volume};
 use crate::provision::local_volume;
 
 /// Why a volume of another provisioner is left alone.
@@ -53,18 +53,17 @@ pub fn adoption(
     let outside = || AdoptionError::Outside(source.path.to_string(), node.name().to_owned());
     let (pool, path, rest) = beneath.max_by_key(|(_, path, _)| path.path.len()).ok_or_else(outside)?;
     let reference = volume.spec.claim_ref.as_ref().ok_or(AdoptionError::NoClaim)?;
-    let text = |value: &Option<Text>| value.as_ref().map(String::from).unwrap_or_default();
     Ok(local_volume(LocalVolumeSpec {
         node_name: node.name().to_owned(),
-        node_uid: text(&node.metadata.uid),
+        node_uid: Text::or_empty(node.metadata.uid.as_ref()),
         pool: pool.name_any(),
         base: path.path.clone(),
         path: VolumePath::parse(rest)?.to_string(),
         require_mount: path.require_mount,
         bytes: i64::try_from(volume.capacity().units()).unwrap_or(i64::MAX),
         claim: ClaimIdentity {
-            namespace: text(&reference.namespace),
-            name: text(&reference.name),
+            namespace: Text::or_empty(reference.namespace.as_ref()),
+            name: Text::or_empty(reference.name.as_ref()),
             uid: reference.uid.as_ref().map(String::from).ok_or(AdoptionError::NoClaim)?,
         },
         origin: Origin::Adopted,
@@ -73,16 +72,12 @@ pub fn adoption(
     }))
 }
 
-/// Annotation in which rancher's provisioner wrote down the node of a volume. MicroK8s' own annotation names the node that
-/// the provisioner ran on, which need not be that of the volume.
-pub const SELECTED_NODE: &str = "local.path.provisioner/selected-node";
-
 /// The volume's node: by the name that its maker wrote down, else the one node that its affinity matches by labels, else
 /// the one whose name stands where a label's value should be.
 fn node_of<'a>(volume: &Volume, nodes: &'a [Arc<Node>]) -> Option<&'a Node> {
     let by_name = |name: &str| nodes.iter().find(|node| node.name() == name).map(AsRef::as_ref);
     // It is there or it is gone; another node that happens to fit is not the one.
-    if let Some(name) = volume.metadata.annotation(SELECTED_NODE) {
+    if let Some(name) = volume.metadata.annotation(VOLUME_NODE) {
         return by_name(name);
     }
     let required = volume.spec.node_affinity.as_ref()?.required.as_ref()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::Class;
+use crate::model::{CLASS_PARAMETERS, Class, VOLUME_TYPE};
 use crate::provision::{ClassParameters, ParameterError, PathPattern};
 
 /// What a class of rancher's asks for, as far as it can be kept. The pool is the one with the name of the class.
@@ -53,22 +53,12 @@ pub(super) enum Translated {
     Unknown,
 }
 
-/// Annotations that stand for parameters of the same name.
-const BY_ANNOTATION: [&str; 4] = ["userPattern", "groupPattern", "permPattern", "allowUnsafePathPattern"];
-const VOLUME_TYPE: &str = "defaultVolumeType";
-
-/// True for the annotations of a class that say how it is served.
-#[must_use]
-pub fn is_read(annotation: &str) -> bool {
-    annotation == VOLUME_TYPE || BY_ANNOTATION.contains(&annotation)
-}
-
 /// What a class says, by annotation or by parameter; the latter wins. Empty values say nothing.
 pub(super) fn in_force<'a>(
     annotations: impl Iterator<Item = (&'a str, &'a str)>,
     parameters: Option<&'a BTreeMap<String, String>>,
 ) -> BTreeMap<&'a str, &'a str> {
-    let annotated = annotations.filter(|(key, _)| BY_ANNOTATION.contains(key));
+    let annotated = annotations.filter(|(key, _)| CLASS_PARAMETERS.contains(key));
     let given = parameters.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
     annotated.chain(given).filter(|(_, value)| !value.trim().is_empty()).collect()
 }

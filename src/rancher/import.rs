@@ -9,6 +9,7 @@ use super::class::{Translated, in_force};
 use super::config::{Config, Location, Locations, NodePaths};
 use super::{MICROK8S, RANCHER};
 use crate::crd::{LocalPool, LocalPoolSpec, Placement, PoolNodes, PoolPath, Room};
+use crate::model::{DEFAULT_CLASS, VOLUME_TYPE};
 use crate::provision::PROVISIONER;
 
 /// What an import gives.
@@ -103,11 +104,11 @@ fn translate(class: &StorageClass, notes: &mut Vec<String>) -> StorageClass {
             }
         }
     }
-    let kind = annotations.get("defaultVolumeType").map(String::as_str).unwrap_or_default();
+    let kind = annotations.get(VOLUME_TYPE).map(String::as_str).unwrap_or_default();
     let local = kind.eq_ignore_ascii_case("local");
     if !local && !kind.is_empty() && !kind.eq_ignore_ascii_case("hostpath") {
         notes.push(format!(
-            "class {name}: annotation defaultVolumeType (`{kind}`) is not kept: it should be local or hostPath"
+            "class {name}: annotation {VOLUME_TYPE} (`{kind}`) is not kept: it should be local or hostPath"
         ));
     }
     parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
@@ -131,7 +132,8 @@ fn translate(class: &StorageClass, notes: &mut Vec<String>) -> StorageClass {
         ..StorageClass::default()
     };
     translated.metadata.name = Some(name);
-    let kept = annotations.into_iter().filter(|(key, _)| key.contains("is-default-class")).collect::<BTreeMap<_, _>>();
+    let kept =
+        annotations.into_iter().filter(|(key, _)| DEFAULT_CLASS.contains(&key.as_str())).collect::<BTreeMap<_, _>>();
     translated.metadata.annotations = (!kept.is_empty()).then_some(kept);
     translated
 }

@@ -5,8 +5,8 @@ mod class;
 mod config;
 mod import;
 
-pub use adoption::{AdoptionError, SELECTED_NODE, adoption, rivals};
-pub use class::{is_read, parameters, translate_pattern};
+pub use adoption::{AdoptionError, adoption, rivals};
+pub use class::{parameters, translate_pattern};
 pub use config::{Config, ConfigError, NodePaths};
 pub use import::{Import, import};
 

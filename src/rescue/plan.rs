@@ -7,7 +7,7 @@ use super::{GAVE_UP, SELECTED_BY, SELECTIONS, Words};
 use crate::binding::{
     ClaimRemedy, ClaimVerdict, ClusterView, Code, FieldPath, Finding, Lookup, Rules, Severity, decide_claim, decide_pod,
 };
-use crate::model::{Claim, NO_PROVISIONER, PROVISIONER, Pod};
+use crate::model::{Claim, NO_PROVISIONER, PROVISIONER, Pod, Text};
 
 /// How often a node is selected for one Pod before it is given up: with the pauses between, for half an hour.
 pub const MOST_SELECTIONS: u32 = 10;
@@ -250,7 +250,7 @@ fn tell(finding: &Finding) -> Report {
 
 /// Selects the Pod's node, the first time or again.
 fn select_node(claim: &Claim, pod: &Arc<Pod>, node: &str, view: &dyn ClusterView, past: &Past) -> Plan {
-    let pod_uid = pod.metadata.uid.as_ref().map(String::from).unwrap_or_default();
+    let pod_uid = Text::or_empty(pod.metadata.uid.as_ref());
     let class = claim.class_name().unwrap_or_default();
     let provisioner = view.class(class).found().map(|class| class.provisioner.clone()).and_then(external);
     let write = |count| Write::SelectNode {

@@ -102,6 +102,8 @@ fn steps(value: &Value, at: &str, all: &mut Vec<String>) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_review_with_any_fields_replaced_is_answered(
         name in prop::sample::select(REVIEWS.to_vec()),

@@ -1,38 +1,13 @@
 //! Tenants that change their tree while it is deleted.
 
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rustix::fs::{RenameFlags, renameat_with};
-
+use super::tenant::swap;
 use super::{Ground, dispose, order, sweep_all};
 
 const ROUNDS: usize = 1_000;
-
-/// Swaps directories for links and back, each time in one step, through a handle on the volume that survives its
-/// removal: as a process in a container does, whose working directory moves with the directory. It follows no link
-/// itself, since outside a container it could leave the volume.
-fn tenant(volume: &std::fs::File, targets: &[PathBuf], stop: &AtomicBool, swaps: &AtomicUsize) {
-    let inside = PathBuf::from(format!("/proc/self/fd/{}", volume.as_raw_fd()));
-    let mut turn = 0_usize;
-    while !stop.load(Ordering::Relaxed) {
-        turn += 1;
-        let (directory, link) = (format!("d{}", turn % 7), format!("l{}", turn % 5));
-        // Anything may fail here: somebody deletes all this at the same time.
-        symlink(&targets[turn % targets.len()], inside.join(&link)).ok();
-        let fresh = inside.join(format!("fresh{turn}"));
-        fs::create_dir_all(fresh.join("deep/er")).ok();
-        symlink(&targets[(turn + 1) % targets.len()], fresh.join("deep/link")).ok();
-        fs::write(fresh.join("deep/file"), "x").ok();
-        fs::rename(&fresh, inside.join(&directory)).ok();
-        if renameat_with(volume, directory.as_str(), volume, link.as_str(), RenameFlags::EXCHANGE).is_ok() {
-            swaps.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
 
 #[test]
 fn a_thousand_deletions_under_attack_touch_nothing_outside() {
@@ -60,7 +35,13 @@ fn a_thousand_deletions_under_attack_touch_nothing_outside() {
         let handle = fs::File::open(ground.at(&format!("pvc-{claim}"))).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let attack = scope.spawn(|| tenant(&handle, &targets, &stop, &swaps));
+            let attack = scope.spawn(|| {
+                let mut turn = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    turn += 1;
+                    swaps.fetch_add(usize::from(swap(&handle, &targets, turn)), Ordering::Relaxed);
+                }
+            });
             while swaps.load(Ordering::Relaxed) < round && !attack.is_finished() {
                 std::thread::yield_now();
             }

@@ -101,7 +101,7 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "--set=metrics.serviceMonitor.enabled=true",
         "--set=metrics.prometheusRule.enabled=true",
     ])?;
-    for kind in ["Issuer", "Certificate", "ServiceMonitor", "PrometheusRule"] {
+    for kind in ["Issuer", "Certificate", "ServiceMonitor", "PodMonitor", "PrometheusRule"] {
         ensure!(monitored.contains(&format!("kind: {kind}\n")), "no {kind}");
     }
     ensure!(monitored.contains("cert-manager.io/inject-ca-from: latebind-system/latebind-webhook"));

@@ -1,9 +1,14 @@
 //! What the chart renders for local volumes.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::storage::v1::StorageClass;
+use latebind::agent::AgentMetrics;
+use latebind::runtime::metrics::ServerMetrics;
 use latebind_cluster::{Scope, project_root};
-use serde_json::json;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 
 use crate::manifest::{NAMESPACE, chart, helm, render};
 
@@ -106,6 +111,62 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         ensure!(warnings.count() == 0, "{variant:?}: {}", output.stderr);
         output.success()?;
     }
+    Ok(())
+}
+
+/// The alerts of a rendered rule.
+fn alerts(text: &str) -> Result<Vec<Value>> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    let rule = objects.into_iter().find(|object| object["kind"] == "PrometheusRule").context("a PrometheusRule")?;
+    let groups = rule["spec"]["groups"].as_array().context("groups")?;
+    Ok(groups.iter().filter_map(|group| group["rules"].as_array()).flatten().cloned().collect())
+}
+
+/// Names of ours in an expression.
+fn named(expression: &str) -> impl Iterator<Item = &str> {
+    let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("latebind_"))
+}
+
+pub async fn alerts_are_about_metrics_that_there_are(_: &Scope) -> Result<()> {
+    let mut registry = Registry::with_prefix("latebind");
+    ServerMetrics::default().register(&mut registry);
+    AgentMetrics::default().register(&mut registry);
+    let mut exported = String::new();
+    prometheus_client::encoding::text::encode(&mut exported, &registry)?;
+    let exported: BTreeSet<&str> = exported
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+
+    let monitored = ["--set=metrics.serviceMonitor.enabled=true", "--set=metrics.prometheusRule.enabled=true"];
+    let text = render(&[&ON[..], &monitored].concat())?;
+    ensure!(text.contains("name: latebind-agent\n  namespace: latebind-system"), "nobody asks the agents");
+    let alerts = alerts(&text)?;
+    let mut about = BTreeSet::new();
+    for alert in &alerts {
+        let name = alert["alert"].as_str().context("a name")?;
+        let expression = alert["expr"].as_str().with_context(|| format!("{name} has no expression"))?;
+        ensure!(expression.matches('(').count() == expression.matches(')').count(), "{name}: {expression}");
+        for metric in named(expression) {
+            ensure!(exported.contains(metric), "{name}: nobody exports {metric}");
+            about.insert(metric);
+        }
+        let severity = alert["labels"]["severity"].as_str();
+        ensure!(matches!(severity, Some("info" | "warning" | "critical")), "{name}: {severity:?}");
+        for key in ["summary", "description"] {
+            ensure!(alert["annotations"][key].as_str().is_some_and(|said| said.len() > 20), "{name} has no {key}");
+        }
+    }
+    for metric in ["latebind_agent_orphans", "latebind_agent_orphans_held", "latebind_agent_node_replaced"] {
+        ensure!(about.contains(metric), "no alert is about {metric}");
+    }
+    // Without local volumes nothing is said about them.
+    let less = self::alerts(&render(&monitored)?)?;
+    ensure!(
+        !less.is_empty() && less.iter().all(|alert| !alert["expr"].as_str().unwrap_or_default().contains("_agent_"))
+    );
     Ok(())
 }
 

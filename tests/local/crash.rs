@@ -29,10 +29,29 @@ pub struct Victim {
 }
 
 impl Victim {
-    pub fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
+    fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
         let child = spawn(kubeconfig, log, &arguments, 0)?;
         Ok(Self { child, arguments, kubeconfig: kubeconfig.to_owned(), log: log.to_owned(), lives: 0 })
+    }
+
+    /// A controller that provisions. `{life}` in an option is the number of times that it was killed.
+    pub fn controller(kubeconfig: &Path, log: &Path, options: &[&str]) -> Result<Self> {
+        let arguments = [
+            "run",
+            "--role=controller",
+            "--provisioner=on",
+            "--metrics-listen=127.0.0.1:0",
+            "--lease-namespace=default",
+        ];
+        Self::start(kubeconfig, log, &[&arguments, options].concat())
+    }
+
+    /// The agent of a node, which may work beneath a directory.
+    pub fn agent(kubeconfig: &Path, log: &Path, node: &str, allowed: &Path) -> Result<Self> {
+        let allowed = allowed.to_str().context("a path in UTF-8")?;
+        let arguments = ["--metrics-listen=127.0.0.1:0", "--node-name", node, "--base-path", allowed];
+        Self::start(kubeconfig, log, &[&["run", "--role=agent"], &arguments[..]].concat())
     }
 
     /// An error with its log if it has ended.
@@ -60,7 +79,6 @@ impl Drop for Victim {
 
 fn spawn(kubeconfig: &Path, log: &Path, arguments: &[String], life: u32) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(log)?;
-    // The Lease of the dead would have to run out first; that is not what this is about.
     let arguments = arguments.iter().map(|word| word.replace("{life}", &life.to_string()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
     command.args(arguments).env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
@@ -91,21 +109,14 @@ pub async fn everything_agrees_after_random_kills(scope: &Scope) -> Result<()> {
         .create::<StorageClass>(json!({ "metadata": { "name": class }, "provisioner": "local.latebind.dev",
             "volumeBindingMode": "WaitForFirstConsumer" }))
         .await?;
-    let (kubeconfig, allowed) = (scope.cluster()?.kubeconfig(), directory.path().to_str().unwrap());
+    let kubeconfig = scope.cluster()?.kubeconfig();
     let logs = [directory.path().join("controller.log"), directory.path().join("agent.log")];
+    // The Lease of the dead would have to run out first; that is not what this is about.
     let lease = format!("--lease-name={class}-{{life}}");
-    let controller = [
-        "run",
-        "--role=controller",
-        "--provisioner=on",
-        "--metrics-listen=127.0.0.1:0",
-        "--lease-namespace=default",
-        "--agent-patience=60s",
-        &lease,
+    let mut victims = [
+        Victim::controller(kubeconfig, &logs[0], &["--agent-patience=60s", &lease])?,
+        Victim::agent(kubeconfig, &logs[1], node.name(), directory.path())?,
     ];
-    let agent =
-        ["run", "--role=agent", "--metrics-listen=127.0.0.1:0", "--node-name", node.name(), "--base-path", allowed];
-    let mut victims = [Victim::start(kubeconfig, &logs[0], &controller)?, Victim::start(kubeconfig, &logs[1], &agent)?];
 
     let mut numbers = Numbers(claims);
     let mut kept = BTreeSet::new();

@@ -255,51 +255,6 @@ pub async fn a_disk_that_is_not_mounted_gets_no_volume_until_it_is(scope: &Scope
     node.shell(&format!("umount -l {disk}")).await.map(drop)
 }
 
-/// Something on the node swaps directories of the volume for links while the volume is removed.
-pub async fn a_tenant_who_swaps_directories_for_links_reaches_nothing(scope: &Scope) -> Result<()> {
-    let node = last(installed(scope).await?);
-    node.shell("mkdir -p /opt/bystander && echo safe > /opt/bystander/file && cp /etc/hostname /opt/etc-before")
-        .await?;
-    claim(scope, "victim", CLASS).await?;
-    scope.create::<Pod>(pod("victim", Some(node.name()), &of_claim("victim"))).await?;
-    let (victim, _) = written(scope, "victim", "victim").await?;
-    for round in 0..8 {
-        let name = format!("hostile{round}");
-        claim(scope, &name, CLASS).await?;
-        scope.create::<Pod>(pod(&name, Some(node.name()), &of_claim(&name))).await?;
-        let (volume, _) = written(scope, &name, &name).await?;
-        let path = path_of(&volume).display().to_string();
-        let (target, stop) = (path_of(&victim).display().to_string(), format!("/opt/stop-{round}"));
-        // It holds the directory open, so it goes on after the directory has been moved away.
-        let attack = format!(
-            "cd {path} && mkdir -p a/b/c d/e && touch a/b/c/f d/e/g && (while [ ! -e {stop} ]; do \
-             for link in /etc /opt/bystander {target} ..; do \
-             mv a/b x 2>/dev/null; ln -s $link a/b 2>/dev/null; mv d y 2>/dev/null; ln -s $link d 2>/dev/null; \
-             rm -f a/b d 2>/dev/null; mv x a/b 2>/dev/null; mv y d 2>/dev/null; mkdir -p a/b/c d/e 2>/dev/null; done; \
-             done) >/dev/null 2>&1 &"
-        );
-        node.shell(&attack).await?;
-        delete_pod(scope, &name).await?;
-        delete_claim(scope, &name).await?;
-        eventually("the volume to go", PATIENCE, async || {
-            Ok(scope.all::<PersistentVolume>().get_opt(&volume.name_any()).await?.is_none().then_some(()))
-        })
-        .await?;
-        node.shell(&format!("touch {stop}")).await?;
-        removed(scope, &volume, node.name()).await?;
-    }
-    let found = node
-        .shell(&format!(
-            "cat /opt/bystander/file && cmp /etc/hostname /opt/etc-before && cat {}/name",
-            path_of(&victim).display()
-        ))
-        .await?;
-    ensure!(found.split_whitespace().eq(["safe", "victim"]), "{found}");
-    delete_pod(scope, "victim").await?;
-    delete_claim(scope, "victim").await?;
-    removed(scope, &victim, node.name()).await
-}
-
 /// Cordoned, and with taints that evict everything else.
 pub async fn a_cordoned_and_tainted_node_still_makes_and_removes(scope: &Scope) -> Result<()> {
     let node = last(installed(scope).await?).name();

@@ -18,9 +18,7 @@ pub async fn an_order_for_a_pod_that_is_gone_is_taken_back(scope: &Scope) -> Res
     let cluster = scope.cluster()?;
     install(&scope.client()).await?;
     let log = cluster.directory().join("logs").join("latebind-orders.log");
-    let arguments =
-        ["run", "--role=controller", "--provisioner=on", "--metrics-listen=127.0.0.1:0", "--lease-namespace=default"];
-    let _controller = Victim::start(cluster.kubeconfig(), &log, &arguments)?;
+    let _controller = Victim::controller(cluster.kubeconfig(), &log, &[])?;
     let node = scope.simulated_node("node", &[]).await?;
     // Its pool does not exist, so that nothing can be made.
     let class = scope.unique("poolless");

@@ -96,21 +96,10 @@ pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Resu
     scope.create::<StorageClass>(class_with(&pool, &json!({}))).await?;
     let cluster = scope.cluster()?;
     let log = |of: &str| cluster.directory().join("logs").join(format!("latebind-reload-{of}.log"));
-    let controller = [
-        "run",
-        "--role=controller",
-        "--provisioner=on",
-        "--metrics-listen=127.0.0.1:0",
-        "--lease-namespace=default",
-        // Claims that wait for a path that no agent has looked at yet are refused soon.
-        "--agent-patience=3s",
-    ];
-    let allowed = directory.path().to_str().unwrap();
-    let agent =
-        ["run", "--role=agent", "--metrics-listen=127.0.0.1:0", "--node-name", node.name(), "--base-path", allowed];
     let processes = [
-        Victim::start(cluster.kubeconfig(), &log("controller"), &controller)?,
-        Victim::start(cluster.kubeconfig(), &log("agent"), &agent)?,
+        // Claims that wait for a path that no agent has looked at yet are refused soon.
+        Victim::controller(cluster.kubeconfig(), &log("controller"), &["--agent-patience=3s"])?,
+        Victim::agent(cluster.kubeconfig(), &log("agent"), node.name(), directory.path())?,
     ];
     let mut stage = Stage { scope, node: node.name().to_owned(), pool: pool.clone(), processes };
     stage.served("first").await?;

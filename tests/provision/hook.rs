@@ -1,28 +1,18 @@
 //! New claims are told at admission who makes their volume.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind::admission::live::LiveSetup;
-use latebind::admission::server::Webhook;
 use latebind::admission::service::Choices;
-use latebind::runtime::serve::ConnectionLimits;
-use latebind::runtime::shutdown::Shutdown;
-use latebind::tls::{Authority, MinimumVersion, PairFiles, ServingSource};
 use latebind_cluster::{Scope, eventually};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ground::{Ground, PATIENCE};
 use super::manifest::render;
+use super::served::Served;
 
 const ANNOTATIONS: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
@@ -30,66 +20,24 @@ const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// latebind's webhook in this process, called for claims as the chart says.
 struct Hook {
-    shutdown: Shutdown,
-    probes: SocketAddr,
+    served: Served,
     configuration: String,
-    _certificates: tempfile::TempDir,
 }
 
 impl Hook {
     async fn start(scope: &Scope, classes: &[&str]) -> Result<Self> {
-        let host = scope.cluster()?.host_address();
-        let now = time::OffsetDateTime::now_utc();
-        let authority = Authority::new(&[host.to_owned()], now)?;
-        let pair = authority.issue_pem(time::Duration::days(1), now + time::Duration::days(1), now)?;
-        let folder = tempfile::tempdir()?;
-        let files = PairFiles { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
-        std::fs::write(&files.certificate, pair.chain)?;
-        std::fs::write(&files.key, pair.key)?;
-        let webhook = Webhook::start_live(LiveSetup {
-            listen: format!("{host}:0").parse()?,
-            metrics_listen: "127.0.0.1:0".parse()?,
-            client: scope.client(),
-            live_get: true,
-            certificate: ServingSource::Files(files),
-            look_every: Duration::from_secs(1),
-            minimum_version: MinimumVersion::default(),
-            clients: None,
-            choices: Choices::default(),
-            limits: ConnectionLimits::webhook(),
-            shutdown_delay: Duration::ZERO,
-            drain_timeout: Duration::from_secs(5),
-        })
-        .await?;
-        let (address, probes) = (webhook.address(), webhook.metrics_address());
-        let (shutdown, configuration) = (Shutdown::new(), scope.unique("zz-latebind"));
-        let handle = shutdown.clone();
-        tokio::spawn(async move { webhook.run(handle).await });
-        let hook = Self { shutdown, probes, configuration, _certificates: folder };
-        eventually("the webhook to be ready", PATIENCE, async || {
-            Ok(hook.get("/readyz").await?.starts_with("HTTP/1.1 200").then_some(()))
-        })
-        .await?;
+        let served = Served::start(scope.cluster()?, Choices::default()).await?;
+        let hook = Self { served, configuration: scope.unique("zz-latebind") };
         let mut object = chart_configuration(classes)?;
         object["metadata"] = json!({ "name": hook.configuration });
-        let webhook = &mut object["webhooks"][0];
-        let url = format!("https://{address}{}", webhook["clientConfig"]["service"]["path"].as_str().context("path")?);
-        webhook["clientConfig"] = json!({ "url": url, "caBundle": STANDARD.encode(authority.pem()) });
+        hook.served.call_from(&mut object["webhooks"][0]);
         scope.create::<MutatingWebhookConfiguration>(object).await?;
         Ok(hook)
     }
 
-    async fn get(&self, path: &str) -> Result<String> {
-        let mut stream = tokio::net::TcpStream::connect(self.probes).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok(text)
-    }
-
     /// Reviews that were answered so far, all of them and those of a decision.
     async fn counted(&self, decision: &str) -> Result<(u64, u64)> {
-        let text = self.get("/metrics").await?;
+        let text = self.served.get("/metrics").await?;
         let lines = text.lines().filter(|line| line.starts_with("latebind_admission_requests_total{"));
         let mut counts = (0, 0);
         for line in lines {
@@ -98,12 +46,6 @@ impl Hook {
             counts.1 += if line.contains(&format!("decision=\"{decision}\"")) { count } else { 0 };
         }
         Ok(counts)
-    }
-}
-
-impl Drop for Hook {
-    fn drop(&mut self) {
-        self.shutdown.begin();
     }
 }
 
@@ -196,9 +138,11 @@ pub async fn new_claims_are_told_who_makes_their_volume(scope: &Scope) -> Result
     defaulted(scope, &ground, ours).await?;
 
     // Without the webhook the same claims are made and served, a little later.
-    hook.shutdown.begin();
-    eventually("the webhook to be gone", PATIENCE, async || Ok(hook.get("/readyz").await.is_err().then_some(())))
-        .await?;
+    hook.served.end();
+    eventually("the webhook to be gone", PATIENCE, async || {
+        Ok(hook.served.get("/readyz").await.is_err().then_some(()))
+    })
+    .await?;
     let claim = ground.claim("later", json!({})).await?;
     ensure!(told(&claim).is_none());
     ground.bound("later").await?;

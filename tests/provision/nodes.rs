@@ -158,6 +158,44 @@ pub async fn a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_a
     ground.all_clean().await
 }
 
+pub async fn a_node_made_anew_is_accepted_as_it_is_when_its_report_is_deleted(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::new(scope, json!({})).await?;
+    let (lost, _) = ground.filled("lost").await?;
+    let old = ground.nodes().get(ground.node.name()).await?.uid().context("a UID")?;
+    let away = ground.directory.path().join("away");
+    fs::rename(ground.base(), &away)?;
+    let new = made_anew(scope, &mut ground).await?;
+    let name = ground.node.name().to_owned();
+    let said = replaced(scope, &name, &old, "True").await?;
+    ensure!(said.contains(&format!("delete LocalNode {name} to accept")), "{said}");
+    ground.claim("refused", json!({})).await?;
+    unselected(scope, "refused").await?;
+    ground.delete_claim("refused").await?;
+
+    scope.all::<LocalNode>().delete(&name, &DeleteParams::default()).await?;
+    let said = replaced(scope, &name, &new, "False").await?;
+    ensure!(said.contains("accepted"), "{said}");
+    let (_, file) = ground.filled("served").await?;
+    ensure!(file.starts_with(ground.base()));
+
+    // Whose disk is lost stays so: nothing on the new one is taken for it, until a person gives it up.
+    ground.delete_claim("lost").await?;
+    let local = eventually("the agent to miss the disk", PATIENCE, async || {
+        let locals = ground.locals().await?;
+        let found = locals.into_iter().find(|local| local.spec.claim.name == "lost").context("the order is gone")?;
+        let conditions = found.status.clone().unwrap_or_default().conditions;
+        Ok(condition(&conditions, "Ready").is_some_and(|it| it.reason == "BaseChanged").then_some(found))
+    })
+    .await?;
+    ground.volume_phase(&lost.name_any(), "Released").await?;
+    let patch = json!({ "metadata": { "finalizers": null } });
+    scope.all::<LocalVolume>().patch(&local.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    ground.volume_gone(&lost.name_any()).await?;
+    ensure!(fs::read_to_string(&file)? == "served");
+    ground.delete_claim("served").await?;
+    ground.all_clean().await
+}
+
 fn not(kind: &str, status: &str) -> Value {
     json!({ "type": kind, "status": status, "reason": "Test", "message": "as a test wants it",
         "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z" })

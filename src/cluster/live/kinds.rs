@@ -3,10 +3,10 @@
 use super::store::Cached;
 use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
 use crate::model::{
-    BETA_CLASS, CLAIM_PROVISIONER, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, MIRROR_POD, Map, Metadata,
-    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, SELECTED_NODE, StorageCapacity, Text, Texts, Volume,
+    BETA_CLASS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS, HOSTNAME_LABEL,
+    MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, SELECTED_NODE,
+    StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume,
 };
-use crate::rancher;
 
 /// Prefix of latebind's own annotations and labels.
 const OWN_PREFIX: &str = "latebind.dev/";
@@ -98,7 +98,7 @@ impl Cached for Volume {
     fn trim(&mut self, texts: &mut Texts) {
         let finalizers = self.metadata.finalizers.take();
         trim(&mut self.metadata, texts, |key| {
-            [BETA_CLASS, PROVISIONED_BY, rancher::SELECTED_NODE].contains(&key) || key.starts_with(OWN_PREFIX)
+            [BETA_CLASS, PROVISIONED_BY, VOLUME_NODE].contains(&key) || key.starts_with(OWN_PREFIX)
         });
         // The provisioner adds and removes its own among them.
         self.metadata.finalizers = finalizers;
@@ -138,7 +138,9 @@ impl Cached for Class {
     type Index = ();
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key.ends_with("is-default-class") || rancher::is_read(key));
+        trim(&mut self.metadata, texts, |key| {
+            key == VOLUME_TYPE || DEFAULT_CLASS.contains(&key) || CLASS_PARAMETERS.contains(&key)
+        });
     }
 
     fn indexes(&self) -> Vec<()> {

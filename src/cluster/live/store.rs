@@ -6,12 +6,12 @@ use std::fmt::{self, Display, Formatter};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kube::core::DeserializeGuard;
+use kube::Resource;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
 use crate::binding::Lookup;
-use crate::model::{Modelled, Text, Texts, Wire};
+use crate::model::{Guarded, Modelled, Text, Texts};
 
 /// A kind that is kept in memory.
 pub(crate) trait Cached: Modelled {
@@ -35,6 +35,12 @@ pub(crate) struct Key {
 impl Key {
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    fn of_wire(object: &impl Resource) -> Self {
+        let metadata = object.meta();
+        let part = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        Self { namespace: part(&metadata.namespace), name: part(&metadata.name) }
     }
 
     fn of(object: &impl Modelled) -> Self {
@@ -159,7 +165,7 @@ impl<K: Cached> Store<K> {
     ///
     /// Objects of a new list are visible at once, and those that it lacks go when it ends: a second copy of a large
     /// store, and a time in which it is stale, are both avoided.
-    pub fn apply(&self, event: Event<DeserializeGuard<Wire<K>>>) -> Outcome<K> {
+    pub fn apply(&self, event: Event<Guarded<K>>) -> Outcome<K> {
         let mut objects = self.write();
         let changes = match event {
             Event::Init => {
@@ -167,25 +173,19 @@ impl<K: Cached> Store<K> {
                 objects.malformed.clear();
                 None
             }
-            Event::InitApply(DeserializeGuard(Ok(object))) | Event::Apply(DeserializeGuard(Ok(object))) => {
-                Some(objects.put(object.object))
-            }
-            Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => {
-                let metadata = &invalid.metadata;
-                let name = Key::new(
-                    metadata.namespace.as_deref().unwrap_or_default(),
-                    metadata.name.as_deref().unwrap_or_default(),
-                );
-                let gone = objects.remove(&name);
-                objects.malformed.insert(name.clone());
-                return Outcome::Malformed { name, error: invalid.error, gone };
+            Event::InitApply(read) | Event::Apply(read) => {
+                let name = Key::of_wire(&read);
+                match read.object {
+                    Ok(object) => Some(objects.put(object)),
+                    Err(error) => {
+                        let gone = objects.remove(&name);
+                        objects.malformed.insert(name.clone());
+                        return Outcome::Malformed { name, error, gone };
+                    }
+                }
             }
             Event::Delete(object) => {
-                let metadata = kube::Resource::meta(&object);
-                let name = Key::new(
-                    metadata.namespace.as_deref().unwrap_or_default(),
-                    metadata.name.as_deref().unwrap_or_default(),
-                );
+                let name = Key::of_wire(&object);
                 objects.malformed.remove(&name);
                 objects.remove(&name)
             }
@@ -302,15 +302,14 @@ impl<K: Cached> Objects<K> {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::DeserializeGuard;
     use kube::runtime::watcher::Event;
     use serde_json::json;
 
     use super::{Key, Outcome, Store};
     use crate::binding::Lookup;
-    use crate::model::{Node, Wire};
+    use crate::model::{Guarded, Node};
 
-    fn node(name: &str, hostname: &str) -> DeserializeGuard<Wire<Node>> {
+    fn node(name: &str, hostname: &str) -> Guarded<Node> {
         let object = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": hostname}}});
         serde_json::from_value(object).unwrap()
     }
@@ -360,7 +359,7 @@ mod tests {
         store.apply(Event::Init);
         store.apply(Event::InitApply(node("a", "one")));
         store.apply(Event::InitDone);
-        let broken: DeserializeGuard<Wire<Node>> =
+        let broken: Guarded<Node> =
             serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": "none"}})).unwrap();
         let Outcome::Malformed { name, gone, .. } = store.apply(Event::Apply(broken)) else { panic!("malformed") };
         assert_eq!((name.to_string(), gone.is_some()), ("a".to_owned(), true));

@@ -4,14 +4,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Config, Error, watcher};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::WatchMetrics;
 use super::store::{Cached, News, Outcome, Store};
-use crate::model::Wire;
+use crate::model::Guarded;
 
 /// Pause after a first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -36,7 +35,7 @@ pub(super) async fn keep<K: Cached>(
     let mut failures = 0_u32;
     // Ends only by cancellation: each turn is one watcher, from list to whatever made it useless.
     loop {
-        let api: Api<DeserializeGuard<Wire<K>>> = Api::all(client.clone());
+        let api: Api<Guarded<K>> = Api::all(client.clone());
         let mut events = pin!(watcher(api, config(streaming, fields)));
         loop {
             let Some(Some(event)) = stop.run_until_cancelled(events.next()).await else { return };
@@ -69,7 +68,7 @@ pub(super) async fn keep<K: Cached>(
 
 fn take<K: Cached>(
     store: &Store<K>,
-    event: watcher::Event<DeserializeGuard<Wire<K>>>,
+    event: watcher::Event<Guarded<K>>,
     metrics: &WatchMetrics,
     tell: &mut impl FnMut(News<K>),
 ) {

@@ -155,7 +155,7 @@ impl Reader<'_> {
             version: version.to_owned(),
             kind: kind.to_owned(),
             name,
-            namespace: namespace.map(String::from).unwrap_or_default(),
+            namespace: Text::or_empty(namespace.as_ref()),
             value,
             subject,
             fact_only: self.fact_only,
