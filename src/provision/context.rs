@@ -81,6 +81,8 @@ pub(crate) struct Context {
     pub disposed: Arc<Disposed>,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
     pub promised: Arc<Promised>,
+    /// Held from the choice of a path to its promise.
+    pub choosing: Mutex<()>,
     /// The pools were read anew.
     pub pools_refilled: Arc<Notify>,
     /// Since when a claim waits for the agent of a node.
@@ -190,9 +192,10 @@ impl Context {
 
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
+        // Before the cache: an order that the cache takes over in between must not be missing in both.
+        let promised = lock(&self.promised);
         let mut found: Vec<_> =
             self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let promised = lock(&self.promised);
         let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
         found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
         found

@@ -70,6 +70,7 @@ impl Provisioner {
             metrics,
             disposed,
             promised,
+            choosing: std::sync::Mutex::default(),
             pools_refilled,
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
