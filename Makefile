@@ -58,7 +58,7 @@ test-all: test ## The same, on every supported version of Kubernetes
 	KUBE_VERSION=1.33 $(MAKE) test-cluster
 
 # Cases of each property, from a seed that nobody has tried.
-SOAK_CASES ?= 50000
+SOAK_CASES ?= 20000
 .PHONY: soak
 soak: ## Properties from random seeds, and the long forms of the tests that have one; writes docs/results/rescue.md
 	PROPTEST_CASES=$(SOAK_CASES) $(CARGO) test --no-fail-fast --package latebind --lib $(addprefix --test ,$(PROPERTY_TESTS))

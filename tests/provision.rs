@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         [
             made::a_claim_with_a_selected_node_is_bound_to_a_directory_and_both_go_with_it,
             made::a_pod_that_the_scheduler_places_gets_its_volume,
+            made::claims_that_come_at_once_take_a_path_each,
             made::an_immediate_claim_gets_a_node_of_the_pool,
             made::an_immediate_claim_of_a_pinned_pod_goes_to_its_node,
             made::a_volume_is_tied_by_the_label_and_not_by_the_name_of_the_node,

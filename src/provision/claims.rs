@@ -195,8 +195,9 @@ async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<On
             return Ok(Ok(Some(SOON)));
         }
         let Some(pool) = pool(context, request) else { return Ok(Ok(Some(PATIENCE))) };
-        return match candidate(context, request, &pool, node) {
-            Ok(chosen) => order(context, request, node, chosen.path).await,
+        return match reserve(context, request, &pool, node) {
+            Ok(Some(local)) => order(context, request, &local).await,
+            Ok(None) => Ok(Ok(None)),
             Err(obstacle) => Ok(Err(obstacle)),
         };
     };
@@ -219,13 +220,16 @@ async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<On
     Ok(Err(NodeObstacle::NoAgent(node.name().to_owned())))
 }
 
-/// Orders a directory.
-async fn order(
+/// Chooses a path and promises its room, in one step: another worker that chooses meanwhile would find the same room. `None`
+/// where the claim's directory cannot be named, which has been said.
+fn reserve(
     context: &Context,
     request: &Request,
+    pool: &LocalPool,
     node: &Node,
-    path: crate::crd::PoolPath,
-) -> Result<OnNode, ApiError> {
+) -> Result<Option<LocalVolume>, NodeObstacle> {
+    let _alone = lock(&context.choosing);
+    let path = candidate(context, request, pool, node)?.path;
     let claim = &request.claim;
     let volume = volume_name(&request.uid);
     let names = Names {
@@ -239,7 +243,7 @@ async fn order(
         Ok(directory) => directory,
         Err(error) => {
             context.refuse(claim, format!("class {}: {error}", request.class.name()));
-            return Ok(Ok(None));
+            return Ok(None);
         }
     };
     let local = local_volume(LocalVolumeSpec {
@@ -263,7 +267,12 @@ async fn order(
         ..LocalVolumeSpec::default()
     });
     lock(&context.promised).insert(local.name().to_owned(), local.clone());
-    match in_time(context.locals().create(&PostParams::default(), &local)).await {
+    Ok(Some(local))
+}
+
+/// Orders a directory.
+async fn order(context: &Context, request: &Request, local: &LocalVolume) -> Result<OnNode, ApiError> {
+    match in_time(context.locals().create(&PostParams::default(), local)).await {
         Ok(_) => context.metrics.ordered(),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
@@ -272,7 +281,7 @@ async fn order(
         }
     }
     // The answer comes as a change of the LocalVolume; this is only for an agent that is silent.
-    lock(&context.waiting).entry((request.uid.clone(), node.name().to_owned())).or_insert_with(Instant::now);
+    lock(&context.waiting).entry((request.uid.clone(), local.spec.node_name.clone())).or_insert_with(Instant::now);
     Ok(Ok(Some(context.options.agent_patience)))
 }
 

@@ -101,6 +101,8 @@ pub(crate) struct Context {
     pub disposed: Disposed,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
     pub promised: Promised,
+    /// Held from the choice of a path to its promise.
+    pub choosing: Mutex<()>,
     /// The pools were read anew.
     pub pools_refilled: Notify,
     /// Since when a claim waits for the agent of a node.
@@ -212,9 +214,10 @@ impl Context {
 
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<Kept<LocalVolume>>> {
+        // Before the cache: an order that the cache takes over in between must not be missing in both.
+        let promised = lock(&self.promised);
         let mut found: Vec<_> =
             self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let promised = lock(&self.promised);
         let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
         found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(|it| Arc::new(it.into())));
         found

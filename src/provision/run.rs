@@ -63,6 +63,7 @@ impl Provisioner {
             metrics,
             disposed: Disposed::default(),
             promised: std::sync::Mutex::default(),
+            choosing: std::sync::Mutex::default(),
             pools_refilled: Notify::new(),
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
@@ -190,7 +191,8 @@ impl Worker {
     }
 
     async fn turn(&self, key: &Key) -> Option<Duration> {
-        let looking = look(&self.context, key);
+        // In a box: most workers have nothing to do at most times, and a look is 17 KiB of state.
+        let looking = Box::pin(look(&self.context, key));
         let looked = match &self.leadership {
             None => looking.await,
             Some(leadership) => {

@@ -1,10 +1,13 @@
 //! Volumes that are made.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
-use latebind_cluster::Scope;
+use k8s_openapi::api::storage::v1::StorageClass;
+use latebind::crd::LocalPool;
+use latebind_cluster::{Scope, eventually};
 use serde_json::json;
 
 use super::ground::{Ground, PATIENCE, path_of};
@@ -48,6 +51,44 @@ pub async fn a_pod_that_the_scheduler_places_gets_its_volume(scope: &Scope) -> R
     scope.create::<Pod>(pod("short", &ephemeral)).await?;
     ground.bound("short-v").await?;
     assert_eq!(ground.directories().len(), 2);
+    Ok(())
+}
+
+/// Which path is chosen must count what other workers choose at the same moment.
+pub async fn claims_that_come_at_once_take_a_path_each(scope: &Scope) -> Result<()> {
+    const PATHS: usize = 40;
+    let ground = Ground::new(scope, json!({})).await?;
+    let paths: Vec<String> =
+        (0..PATHS).map(|number| ground.directory.path().join(format!("p{number}")).display().to_string()).collect();
+    let entry = json!({ "names": [ground.node.name()],
+        "paths": paths.iter().map(|path| json!({ "path": path })).collect::<Vec<_>>() });
+    let pool = scope.unique("paths");
+    let spec = json!({ "placement": "RoundRobin", "nodes": [entry] });
+    scope.create::<LocalPool>(json!({ "metadata": { "name": pool }, "spec": spec })).await?;
+    let class = async |name: &str, parameters: serde_json::Value| {
+        let class = json!({ "metadata": { "name": name }, "provisioner": "local.latebind.dev",
+            "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters });
+        scope.create::<StorageClass>(class).await
+    };
+    // When the last path is served, the controller has the agent's report about all of them.
+    let last = scope.unique("last");
+    class(&last, json!({ "pool": pool, "nodePath": paths[PATHS - 1] })).await?;
+    ground.claim("probe", json!({ "spec": { "storageClassName": last } })).await?;
+    ground.bound("probe").await?;
+    // The others wait for their class, so that all of them are looked at in one moment.
+    let late = scope.unique("late");
+    let names: Vec<String> = (1..PATHS).map(|number| format!("data{number}")).collect();
+    let of_late = json!({ "spec": { "storageClassName": late } });
+    futures::future::try_join_all(names.iter().map(|name| ground.claim(name, of_late.clone()))).await?;
+    class(&late, json!({ "pool": pool })).await?;
+    let orders = eventually("every order", PATIENCE, async || {
+        let orders = ground.locals().await?;
+        ensure!(orders.len() == PATHS, "{} orders", orders.len());
+        Ok(Some(orders))
+    })
+    .await?;
+    let taken: BTreeSet<&str> = orders.iter().map(|order| order.spec.base.as_str()).collect();
+    ensure!(taken.len() == PATHS, "{PATHS} volumes are in {} paths", taken.len());
     Ok(())
 }
 
