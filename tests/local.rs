@@ -54,6 +54,7 @@ fn main() -> ExitCode {
             chart::values_are_checked,
             chart::every_variant_renders_and_is_accepted,
             chart::alerts_are_about_metrics_that_there_are,
+            chart::the_page_names_metrics_that_there_are,
             chart::a_second_default_class_is_refused,
         ]
     );

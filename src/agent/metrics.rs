@@ -20,7 +20,7 @@ struct Order {
 }
 
 /// The counts. Cloning gives another handle to them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AgentMetrics {
     paths: Family<Paths, Gauge>,
     volumes: Gauge,
@@ -29,6 +29,30 @@ pub struct AgentMetrics {
     orphans_held: Gauge,
     replaced: Gauge,
     orders: Family<Order, Counter>,
+}
+
+impl Default for AgentMetrics {
+    fn default() -> Self {
+        let new = Self {
+            paths: Family::default(),
+            volumes: Gauge::default(),
+            trash: Gauge::default(),
+            orphans: Gauge::default(),
+            orphans_held: Gauge::default(),
+            replaced: Gauge::default(),
+            orders: Family::default(),
+        };
+        // Zero is an answer too.
+        for usable in ["true", "false"] {
+            drop(new.paths.get_or_create(&Paths { usable }));
+        }
+        for operation in ["make", "dispose"] {
+            for result in ["done", "failed"] {
+                drop(new.orders.get_or_create(&Order { operation, result }));
+            }
+        }
+        new
+    }
 }
 
 impl AgentMetrics {

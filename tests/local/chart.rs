@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::storage::v1::StorageClass;
 use latebind::agent::AgentMetrics;
+use latebind::cluster::live::{LiveCluster, WatchedPods};
+use latebind::provision::{self, Provisioner};
 use latebind::runtime::metrics::ServerMetrics;
 use latebind_cluster::{Scope, project_root};
 use prometheus_client::registry::Registry;
@@ -95,7 +97,9 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "persistentvolumes/status",
     ] {
         ensure!(text.contains(said), "no {said}");
-        ensure!(!plain.contains(said), "{said} although nobody asked for it");
+    }
+    for asked in ["--remove-orphans", "--mark-bound", "persistentvolumes/status"] {
+        ensure!(!plain.contains(asked), "{asked} although nobody asked for it");
     }
     let less = ["--set=provisioner.storageClass.create=false", "--set=provisioner.pool.create=false"];
     for variant in [&[][..], &everything, &less] {
@@ -191,5 +195,27 @@ pub async fn a_second_default_class_is_refused(scope: &Scope) -> Result<()> {
     let output = attempt()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     ensure!(String::from_utf8_lossy(&output.stdout).contains("is-default-class: \"true\""));
+    Ok(())
+}
+
+pub async fn the_page_names_metrics_that_there_are(scope: &Scope) -> Result<()> {
+    let mut registry = Registry::with_prefix("latebind");
+    let live = LiveCluster::new(WatchedPods::None);
+    let options = provision::Options::default();
+    Provisioner::new(scope.client(), live, options, None, &mut registry).register_watches(&mut registry);
+    AgentMetrics::default().register(&mut registry);
+    let mut exported = String::new();
+    prometheus_client::encoding::text::encode(&mut exported, &registry)?;
+    let exported: BTreeSet<&str> =
+        exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+
+    let page = std::fs::read_to_string(latebind_cluster::project_root().join("docs/provisioner.md"))?;
+    let (_, section) = page.split_once("## Metrics").context("a section about metrics")?;
+    let (section, _) = section.split_once("\n## ").context("an end of it")?;
+    let told: BTreeSet<&str> = named(section).map(|name| name.trim_end_matches("_total")).collect();
+    let unknown: Vec<_> = told.difference(&exported).collect();
+    ensure!(unknown.is_empty(), "nobody exports {unknown:?}");
+    let untold: Vec<_> = exported.difference(&told).filter(|name| !name.starts_with("latebind_watch_")).collect();
+    ensure!(untold.is_empty(), "the page does not tell of {untold:?}");
     Ok(())
 }
