@@ -95,8 +95,8 @@ bench: ## Speed and memory, as ratios within one run
 	$(CARGO) bench --bench lint
 	$(CARGO) bench --bench load
 	$(CLUSTER) build
-	$(CARGO) bench --bench provision
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile dist --bin latebind --target $(SHIPPED)
+	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench provision
 	$(CARGO) bench --bench cached
 	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench rescue
 

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::tests;
 
+#[path = "provision/bound.rs"]
+mod bound;
 #[path = "provision/ends.rs"]
 mod ends;
 #[path = "provision/ground.rs"]
@@ -97,6 +99,11 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "made::at_most_three_writes_make_a_volume",
         made::at_most_three_writes_make_a_volume,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "bound::phases_are_written_while_the_controller_manager_is_behind",
+        bound::phases_are_written_while_the_controller_manager_is_behind,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -11,7 +11,7 @@ use latebind::crd::{LocalNode, LocalPool};
 use latebind_cluster::{Cluster, eventually, project_root};
 use serde_json::json;
 
-use crate::process::{Cost, Process};
+use crate::process::{self, Cost, Process};
 use crate::{image, null, old};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -138,22 +138,51 @@ pub async fn remove_rancher(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "namespace", old::NAMESPACE, "--timeout=90s"]).await?.success().map(drop)
 }
 
+/// The manifest, with the image of this build.
+fn manifest() -> Result<String> {
+    let manifest = std::fs::read_to_string(project_root().join("webhook-manifests/provisioner.yaml"))?;
+    Ok(manifest.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
+}
+
+async fn rolled_out(cluster: &Cluster, namespace: &str, workload: &str) -> Result<()> {
+    let arguments = ["-n", namespace, "rollout", "status", "--timeout=90s", workload];
+    cluster.kubectl(&arguments).await?.success().map(drop)
+}
+
+/// Turns the chart's value `provisioner.markBound` on or off: a right of the controller, and a flag.
+pub async fn mark_bound(cluster: &Cluster, on: bool) -> Result<()> {
+    let right = "    resources: [persistentvolumes]\n    verbs: [get, create, delete]\n";
+    let more = "  - apiGroups: [\"\"]\n    resources: [persistentvolumes/status]\n    verbs: [patch]\n";
+    let flag = "            - --provisioner=on\n";
+    let manifest = manifest()?;
+    let mut changed = Vec::new();
+    for object in manifest.split("\n---\n").filter(|object| object.contains(right) || object.contains(flag)) {
+        changed.push(if on {
+            object
+                .replace(right, &format!("{right}{more}"))
+                .replace(flag, &format!("{flag}            - --mark-bound\n"))
+        } else {
+            object.to_owned()
+        });
+    }
+    ensure!(changed.len() == 2, "the manifest has changed: a right and a flag are to be added to it");
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &changed.join("\n---\n")).await?.success()?;
+    rolled_out(cluster, "latebind-system", "deployment/latebind-controller").await
+}
+
 /// Installs latebind by its manifest.
 pub async fn latebind(cluster: &Cluster) -> Result<Maker> {
-    let archive = image::of_this_build(IMAGE)?;
+    let archive = image::of(IMAGE, &process::latebind())?;
     for node in cluster.nodes() {
         node.import(&archive).await?;
     }
-    let manifest = std::fs::read_to_string(project_root().join("webhook-manifests/provisioner.yaml"))?;
-    let manifest = manifest.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE);
-    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest()?).await?.success()?;
     for (namespace, workload) in [
         ("latebind-system", "deployment/latebind-controller"),
         ("latebind-system", "deployment/latebind-webhook"),
         ("latebind-agent", "daemonset/latebind-agent"),
     ] {
-        let arguments = ["-n", namespace, "rollout", "status", "--timeout=90s", workload];
-        cluster.kubectl(&arguments).await?.success()?;
+        rolled_out(cluster, namespace, workload).await?;
     }
     let reports: Api<LocalNode> = Api::all(cluster.client());
     let pools: Api<LocalPool> = Api::all(cluster.client());

@@ -55,6 +55,8 @@ pub struct Way<'a> {
     pub maker: &'a Maker,
     /// The claims are born with the two annotations that name their provisioner, as a claim hook adds them.
     pub hook: bool,
+    /// The controller writes phases of volumes, as with the chart's value `provisioner.markBound`.
+    pub mark: bool,
 }
 
 fn claim(name: &str, way: Way<'_>, node: &str) -> PersistentVolumeClaim {

@@ -24,5 +24,5 @@ pub use facts::report;
 pub use marker::Marker;
 pub use metrics::AgentMetrics;
 pub use mounts::Mount;
-pub use run::{Options, run};
+pub use run::{BLOCKING_THREADS, Caches, Options, run};
 pub use trash::Swept;

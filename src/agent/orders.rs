@@ -15,7 +15,9 @@ use super::error::DirectoryError;
 use super::orphans::Situation;
 use super::reports::claims;
 use super::run::Agent;
-use crate::crd::{FINALIZER, LocalNode, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition};
+use crate::crd::{
+    FINALIZER, Kept, LocalNode, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition,
+};
 use crate::runtime::api::{ApiError, in_time};
 
 /// Mode of a directory whose class says nothing. Only root can get to it from outside a Pod.
@@ -30,7 +32,10 @@ const LONG_RETRY: Duration = Duration::from_secs(300);
 const HELD: &str = "DeletionHeld";
 
 /// Follows one order. `Some` asks for another look after that time.
-pub(super) async fn follow_order(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
+pub(super) async fn follow_order(
+    agent: &Arc<Agent>,
+    local: Arc<Kept<LocalVolume>>,
+) -> Result<Option<Duration>, ApiError> {
     if local.spec.node_name != agent.options.node_name || !local.has_finalizer() {
         return Ok(None);
     }
@@ -42,7 +47,7 @@ pub(super) async fn follow_order(agent: &Arc<Agent>, local: Arc<LocalVolume>) ->
     }
 }
 
-async fn make(agent: &Arc<Agent>, local: Arc<LocalVolume>, deleting: bool) -> Result<Option<Duration>, ApiError> {
+async fn make(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>, deleting: bool) -> Result<Option<Duration>, ApiError> {
     let mut status = local.status.clone().unwrap_or_default();
     let generation = local.metadata.generation;
     let mut changed = false;
@@ -101,7 +106,7 @@ fn was_ready(local: &LocalVolume) -> bool {
     local.status.as_ref().is_some_and(|status| status.base_id.is_some())
 }
 
-async fn dispose(agent: &Arc<Agent>, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
+async fn dispose(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>) -> Result<Option<Duration>, ApiError> {
     let outcome = if let Err(kept) = may_remove(agent, &local).await? {
         Err(kept)
     } else {
@@ -217,7 +222,7 @@ impl Agent {
             let rest = path.strip_prefix(other.spec.base.as_str()).and_then(|rest| rest.strip_prefix('/'));
             rest.and_then(|rest| rest.strip_prefix(other.spec.path.as_str())).is_some_and(|rest| rest.starts_with('/'))
         };
-        match self.locals.find(inside) {
+        match self.locals().into_iter().find(|other| inside(other)) {
             None => Ok(()),
             Some(other) => {
                 let owner = format!("{}/{}", other.spec.claim.namespace, other.spec.claim.name);

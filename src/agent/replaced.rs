@@ -25,7 +25,7 @@ pub(super) fn missing(agent: &Agent) -> Vec<String> {
     if !agent.is_replaced() {
         return Vec::new();
     }
-    let locals = agent.locals.state();
+    let locals = agent.locals();
     let made = locals.iter().filter(|local| matches!(local.spec.origin, Origin::Made | Origin::Recovered));
     let expected: BTreeSet<(String, String)> =
         made.filter_map(|local| Some((local.spec.base.clone(), local.status.as_ref()?.base_id.clone()?))).collect();

@@ -17,8 +17,8 @@ use super::replaced;
 use super::run::Agent;
 use super::trash::Swept;
 use crate::crd::{
-    LocalNode, LocalNodeSpec, LocalNodeStatus, LocalVolume, NODE_REPLACED, ORPHANS_HELD, Origin, PathReport, PoolPath,
-    READY, is_true, set_condition,
+    Kept, LocalNode, LocalNodeSpec, LocalNodeStatus, LocalVolume, NODE_REPLACED, ORPHANS_HELD, Origin, PathReport,
+    PoolPath, READY, is_true, set_condition,
 };
 use crate::runtime::api::{ApiError, if_found, in_time};
 
@@ -94,8 +94,8 @@ fn former(agent: &Agent, offered: &[PathReport]) -> Vec<PathReport> {
 fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
     let node = agent.node()?;
     let mut paths: Vec<PoolPath> = Vec::new();
-    for pool in agent.pools.state() {
-        for path in pool.spec.paths_on(&node.object) {
+    for pool in agent.caches.pools.all() {
+        for path in pool.spec.paths_on(&node) {
             match paths.iter_mut().find(|known| known.path == path.path) {
                 // Two pools may share a path; the stricter one counts.
                 Some(known) => known.require_mount |= path.require_mount,
@@ -164,9 +164,9 @@ async fn look(agent: &Arc<Agent>) -> Option<(String, LocalNodeStatus)> {
 
 /// The claims whose directories are in use on this node, and those whose orphaned directories were ordered to be removed.
 pub(super) fn claims(agent: &Agent) -> (BTreeSet<String>, BTreeSet<String>) {
-    let locals = agent.locals.state();
+    let locals = agent.locals();
     let (ordered, used): (Vec<_>, Vec<_>) = locals.iter().partition(|local| local.spec.origin == Origin::Orphan);
-    let uids = |locals: Vec<&Arc<LocalVolume>>| locals.iter().map(|local| local.spec.claim.uid.clone()).collect();
+    let uids = |locals: Vec<&Arc<Kept<LocalVolume>>>| locals.iter().map(|local| local.spec.claim.uid.clone()).collect();
     (uids(used), uids(ordered))
 }
 
@@ -270,6 +270,6 @@ pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
 fn known_bases(agent: &Agent) -> BTreeSet<String> {
     let mut bases: BTreeSet<String> = agent.trashed().clone();
     bases.extend(paths(agent).unwrap_or_default().into_iter().map(|path| path.path));
-    bases.extend(agent.locals.state().iter().map(|local| local.spec.base.clone()));
+    bases.extend(agent.locals().iter().map(|local| local.spec.base.clone()));
     bases
 }

@@ -1,13 +1,12 @@
 //! Starts the agent of one node.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
 use kube::{Api, Client};
+use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -15,16 +14,20 @@ use super::base::AllowedBases;
 use super::metrics::AgentMetrics;
 use super::orphans::Orphans;
 use super::{orders, reports};
-use crate::crd::{LocalPool, LocalVolume};
+use crate::cluster::live::{Cache, Changed, Figured, Figures, News, register};
+use crate::crd::{Kept, LocalPool, LocalVolume};
 use crate::model::{Namespace, Node, Wire};
 use crate::runtime::api::in_time;
-use crate::runtime::follow::{Change, follow};
 use crate::runtime::queue::Queue;
 
 /// How soon something is tried again after the API server failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Orders that are followed at once. More would only wait for the same disk.
 const WORKERS: usize = 8;
+
+/// Threads for what waits for disks: one a worker, one that looks for the report, one that empties the trash, and two for
+/// the process around it, such as for names to be resolved while disks hang.
+pub const BLOCKING_THREADS: usize = WORKERS + 4;
 
 /// How the agent works.
 #[derive(Clone, Debug)]
@@ -39,14 +42,42 @@ pub struct Options {
     pub remove_orphans: Option<Duration>,
 }
 
+/// What the agent knows of the cluster.
+#[derive(Debug)]
+pub struct Caches {
+    /// The LocalVolumes of this node.
+    pub(super) locals: Cache<Kept<LocalVolume>>,
+    pub(super) pools: Cache<Kept<LocalPool>>,
+    /// The Node alone.
+    nodes: Cache<Node>,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self { locals: Cache::new("localvolumes"), pools: Cache::new("localpools"), nodes: Cache::new("nodes") }
+    }
+}
+
+impl Figured for Caches {
+    fn figures(&self) -> Vec<Figures> {
+        vec![self.locals.figures(), self.pools.figures(), self.nodes.figures()]
+    }
+}
+
+impl Caches {
+    /// Adds what is counted about their watches to a registry.
+    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
+        let caches: Weak<Self> = Arc::downgrade(self);
+        register(caches, registry);
+    }
+}
+
 pub(super) struct Agent {
     pub client: Client,
     pub options: Options,
     /// UID of the namespace `kube-system`: what tells clusters apart.
     pub cluster: String,
-    pub locals: Store<LocalVolume>,
-    pub pools: Store<LocalPool>,
-    nodes: Store<Wire<Node>>,
+    pub caches: Arc<Caches>,
     pub report: Notify,
     pub sweep: Notify,
     pub metrics: AgentMetrics,
@@ -59,12 +90,16 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn node(&self) -> Option<Arc<Wire<Node>>> {
-        self.nodes.get(&ObjectRef::new(&self.options.node_name))
+    pub(super) fn node(&self) -> Option<Arc<Node>> {
+        self.caches.nodes.get(&self.options.node_name)
+    }
+
+    pub(super) fn locals(&self) -> Vec<Arc<Kept<LocalVolume>>> {
+        self.caches.locals.all()
     }
 
     pub(super) fn node_uid(&self) -> String {
-        self.node().and_then(|node| node.object.metadata.uid.as_ref().map(String::from)).unwrap_or_default()
+        self.node().and_then(|node| node.metadata.uid.as_ref().map(String::from)).unwrap_or_default()
     }
 
     pub(super) fn report_soon(&self) {
@@ -104,35 +139,21 @@ impl Agent {
 pub async fn run(
     client: Client,
     options: Options,
+    caches: Arc<Caches>,
     metrics: AgentMetrics,
     synced: impl FnOnce(),
     stop: CancellationToken,
 ) {
     let Some(cluster) = stop.run_until_cancelled(cluster_uid(&client)).await else { return };
     let queue = Arc::new(Queue::<String>::default());
-    let push = Arc::clone(&queue);
-    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node_name));
-    let (locals, orders) = follow(Api::<LocalVolume>::all(client.clone()), mine, move |change| match change {
-        Change::Applied(local) => push.now(local.name().to_owned()),
-        Change::Deleted(_) => {}
-        // The empty name stands for all.
-        Change::Refilled => push.now(String::new()),
-    });
     let wake = Arc::new(Notify::new());
-    let pool_change = Arc::clone(&wake);
-    let (pools, pooling) =
-        follow(Api::<LocalPool>::all(client.clone()), watcher::Config::default(), move |_| pool_change.notify_one());
-    let own = watcher::Config::default().fields(&format!("metadata.name={}", options.node_name));
-    let node_change = Arc::clone(&wake);
-    let (nodes, noding) = follow(Api::<Wire<Node>>::all(client.clone()), own, move |_| node_change.notify_one());
-
+    let mut running = tokio::task::JoinSet::new();
+    watch(&mut running, &client, &options.node_name, &caches, &queue, &wake);
     let agent = Arc::new(Agent {
         client,
         options,
         cluster,
-        locals,
-        pools,
-        nodes,
+        caches,
         report: Notify::new(),
         sweep: Notify::new(),
         metrics,
@@ -141,23 +162,19 @@ pub async fn run(
         confirmed: Mutex::default(),
         trashed: Mutex::default(),
     });
-    let mut running = tokio::task::JoinSet::new();
-    running.spawn(orders);
-    running.spawn(pooling);
-    running.spawn(noding);
     let filled = async {
-        // An error says that the watch was dropped, which only happens when this whole function is.
-        drop(tokio::join!(
-            agent.locals.wait_until_ready(),
-            agent.pools.wait_until_ready(),
-            agent.nodes.wait_until_ready()
-        ));
+        let Caches { locals, pools, nodes } = &*agent.caches;
+        tokio::join!(locals.synced(), pools.synced(), nodes.synced());
         reports::remember(&agent).await;
     };
     if stop.run_until_cancelled(filled).await.is_none() {
         return;
     }
-    tracing::info!(node = agent.options.node_name, volumes = agent.locals.len(), "the agent's caches are filled");
+    tracing::info!(
+        node = agent.options.node_name,
+        volumes = agent.caches.locals.len(),
+        "the agent's caches are filled"
+    );
     let forward = Arc::clone(&agent);
     running.spawn(async move {
         loop {
@@ -175,21 +192,45 @@ pub async fn run(
     while workers.join_next().await.is_some() {}
 }
 
+/// Starts the watches. They end with the set.
+fn watch(
+    running: &mut tokio::task::JoinSet<()>,
+    client: &Client,
+    node: &str,
+    caches: &Arc<Caches>,
+    queue: &Arc<Queue<String>>,
+    wake: &Arc<Notify>,
+) {
+    let (all, client_of_locals, push) = (Arc::clone(caches), client.clone(), Arc::clone(queue));
+    let mine = format!("spec.nodeName={node}");
+    running.spawn(async move {
+        let tell = |news: News<Kept<LocalVolume>>| {
+            if let News::Changed(Changed { after: Some(local), .. }) = news {
+                push.now(local.name().to_owned());
+            }
+        };
+        all.locals.watch(client_of_locals, Some(&mine), CancellationToken::new(), tell).await;
+    });
+    let (all, client_of_pools, changed) = (Arc::clone(caches), client.clone(), Arc::clone(wake));
+    running.spawn(async move {
+        all.pools.watch(client_of_pools, None, CancellationToken::new(), |_| changed.notify_one()).await;
+    });
+    let (all, client, changed) = (Arc::clone(caches), client.clone(), Arc::clone(wake));
+    let own = format!("metadata.name={node}");
+    running.spawn(async move {
+        all.nodes.watch(client, Some(&own), CancellationToken::new(), |_| changed.notify_one()).await;
+    });
+}
+
 async fn work(agent: Arc<Agent>, queue: Arc<Queue<String>>, stop: CancellationToken) {
     while let Some((name, _)) = stop.run_until_cancelled(queue.next()).await {
-        let again = turn(&agent, &queue, &name).await;
+        let again = turn(&agent, &name).await;
         queue.done(name, again);
     }
 }
 
-async fn turn(agent: &Arc<Agent>, queue: &Queue<String>, name: &str) -> Option<Duration> {
-    if name.is_empty() {
-        for local in agent.locals.state() {
-            queue.now(local.name().to_owned());
-        }
-        return None;
-    }
-    let local = agent.locals.get(&ObjectRef::new(name))?;
+async fn turn(agent: &Arc<Agent>, name: &str) -> Option<Duration> {
+    let local = agent.caches.locals.get(name)?;
     match orders::follow_order(agent, local).await {
         Ok(again) => again,
         Err(error) => {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use tokio::time::timeout;
 
 use super::Fact;
-use crate::model::{Claim, Class, CsiDriver, CsiNode, Modelled, Namespace, Node, StorageCapacity, Volume, Wire};
+use crate::model::{
+    Claim, Class, CsiDriver, CsiNode, Guarded, Modelled, Namespace, Node, StorageCapacity, Volume, Wire,
+};
 
 /// Objects of one answer, as kubectl asks for.
 const PAGE: u32 = 500;
@@ -64,26 +65,22 @@ impl ServerFacts {
     /// When the cluster cannot be asked for one of the kinds: half of the facts would lead to wrong decisions.
     pub async fn read(client: &Client, namespaces: &BTreeSet<String>) -> Result<Self, ServerError> {
         let mut read = Self::default();
-        read.list(&Api::<DeserializeGuard<Wire<Node>>>::all(client.clone()), Fact::Node).await?;
-        read.list(&Api::<DeserializeGuard<Wire<Volume>>>::all(client.clone()), Fact::Volume).await?;
-        read.list(&Api::<DeserializeGuard<Wire<Class>>>::all(client.clone()), Fact::Class).await?;
-        read.list(&Api::<DeserializeGuard<Wire<CsiDriver>>>::all(client.clone()), Fact::CsiDriver).await?;
-        read.list(&Api::<DeserializeGuard<Wire<CsiNode>>>::all(client.clone()), Fact::CsiNode).await?;
-        let capacities: Api<DeserializeGuard<Wire<StorageCapacity>>> = Api::all(client.clone());
+        read.list(&Api::<Guarded<Node>>::all(client.clone()), Fact::Node).await?;
+        read.list(&Api::<Guarded<Volume>>::all(client.clone()), Fact::Volume).await?;
+        read.list(&Api::<Guarded<Class>>::all(client.clone()), Fact::Class).await?;
+        read.list(&Api::<Guarded<CsiDriver>>::all(client.clone()), Fact::CsiDriver).await?;
+        read.list(&Api::<Guarded<CsiNode>>::all(client.clone()), Fact::CsiNode).await?;
+        let capacities: Api<Guarded<StorageCapacity>> = Api::all(client.clone());
         read.list(&capacities, Fact::StorageCapacity).await?;
         for name in namespaces {
-            let claims: Api<DeserializeGuard<Wire<Claim>>> = Api::namespaced(client.clone(), name);
+            let claims: Api<Guarded<Claim>> = Api::namespaced(client.clone(), name);
             read.list(&claims, Fact::Claim).await?;
             read.namespace(client, name).await?;
         }
         Ok(read)
     }
 
-    async fn list<K: Modelled>(
-        &mut self,
-        api: &Api<DeserializeGuard<Wire<K>>>,
-        fact: fn(K) -> Fact,
-    ) -> Result<(), ServerError> {
+    async fn list<K: Modelled>(&mut self, api: &Api<Guarded<K>>, fact: fn(K) -> Fact) -> Result<(), ServerError> {
         let kind = K::Kind::plural(&()).into_owned();
         let mut params = ListParams::default().limit(PAGE);
         let (before, mut pages) = (self.facts.len(), 0);
@@ -99,12 +96,10 @@ impl ServerFacts {
                 answer => answer.map_err(|error| ServerError::of(&kind, &error))?,
             };
             for item in answer.items {
-                match item.0 {
-                    Ok(object) => self.facts.push(fact(object.object)),
-                    Err(invalid) => {
-                        let name = invalid.metadata.name.unwrap_or_default();
-                        self.malformed.push(format!("{kind} {name}: {}", invalid.error));
-                    }
+                let name = item.name_any();
+                match item.object {
+                    Ok(object) => self.facts.push(fact(object)),
+                    Err(error) => self.malformed.push(format!("{kind} {name}: {error}")),
                 }
             }
             pages += 1;

@@ -4,12 +4,14 @@
 //! passes between controller and agent. The schemas under `webhook-manifests/chart/files/crds` are generated from these types.
 
 mod condition;
+mod kept;
 mod node;
 mod path;
 mod pool;
 mod volume;
 
 pub use condition::{condition, is_true, set_condition};
+pub use kept::{Kept, Parted};
 pub use node::{LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan};
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
 pub use pool::{LocalPool, LocalPoolSpec, LocalPoolStatus, Placement, PoolNodes, PoolPath, Room};

@@ -31,7 +31,7 @@ pub use storage::{
 };
 pub use text::Text;
 pub(crate) use text::Texts;
-pub use wire::{Modelled, Wire, reference};
+pub use wire::{Guarded, Identity, Modelled, Wire, reference};
 pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind};
 
 use std::fmt;

@@ -5,18 +5,32 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
-use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Volume};
+use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Text, Volume};
 
 /// A kind of the model, and the kind of the API that it is a part of.
 pub trait Modelled: Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static {
     /// The whole kind.
     type Kind: Resource<DynamicType = ()>;
 
-    /// The object's metadata.
-    fn metadata(&self) -> &Metadata;
+    /// What tells the object from all others.
+    fn identity(&self) -> Identity;
+}
+
+/// What tells an object from all others.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Namespace; none for objects of the whole cluster.
+    pub namespace: Option<Text>,
+    /// Name, unique in the namespace.
+    pub name: Option<Text>,
+    /// Different for an object of the same name that is made later.
+    pub uid: Option<Text>,
+    /// Changes with every write.
+    pub resource_version: Option<Text>,
 }
 
 /// An object of the model as kube's client takes it: beside metadata of the client's own type, of which only what the
@@ -31,7 +45,7 @@ pub struct Wire<K> {
 impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = K::deserialize(deserializer)?;
-        let read = object.metadata();
+        let read = object.identity();
         let metadata = ObjectMeta {
             name: read.name.as_ref().map(String::from),
             namespace: read.namespace.as_ref().map(String::from),
@@ -43,45 +57,85 @@ impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
     }
 }
 
-impl<K: Modelled> Resource for Wire<K> {
-    type DynamicType = ();
-    type Scope = <K::Kind as Resource>::Scope;
+/// The same where one object that cannot be read must not hide the others.
+#[derive(Clone, Debug)]
+pub struct Guarded<K> {
+    metadata: ObjectMeta,
+    /// The object, or why it could not be read.
+    pub object: Result<K, String>,
+}
 
-    fn kind((): &()) -> Cow<'_, str> {
-        K::Kind::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        K::Kind::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        K::Kind::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        K::Kind::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
+    /// Takes JSON only, and in a watch event only behind its type, which is where every API server has it: the text is
+    /// kept until it has been read, where kube's guard makes two trees of it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Named {
+            metadata: Name,
+        }
+        #[derive(Deserialize)]
+        struct Name {
+            name: Option<String>,
+            namespace: Option<String>,
+        }
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str::<Wire<K>>(text.get()) {
+            Ok(Wire { metadata, object }) => Ok(Self { metadata, object: Ok(object) }),
+            Err(error) => {
+                let Named { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+                let metadata =
+                    ObjectMeta { name: metadata.name, namespace: metadata.namespace, ..ObjectMeta::default() };
+                Ok(Self { metadata, object: Err(error.to_string()) })
+            }
+        }
     }
 }
+
+macro_rules! of_their_kind {
+    ($($wrapper:ident),+) => {
+        $(impl<K: Modelled> Resource for $wrapper<K> {
+            type DynamicType = ();
+            type Scope = <K::Kind as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                K::Kind::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                K::Kind::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                K::Kind::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                K::Kind::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        })+
+    };
+}
+
+of_their_kind!(Wire, Guarded);
 
 /// What an event calls the object by.
 #[must_use]
 pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
-    let metadata = object.metadata();
+    let identity = object.identity();
     ObjectReference {
         api_version: Some(K::Kind::api_version(&()).into_owned()),
         kind: Some(K::Kind::kind(&()).into_owned()),
-        namespace: metadata.namespace.as_ref().map(String::from),
-        name: metadata.name.as_ref().map(String::from),
-        uid: metadata.uid.as_ref().map(String::from),
+        namespace: identity.namespace.as_ref().map(String::from),
+        name: identity.name.as_ref().map(String::from),
+        uid: identity.uid.as_ref().map(String::from),
         ..ObjectReference::default()
     }
 }
@@ -91,8 +145,14 @@ macro_rules! modelled {
         $(impl Modelled for $kind {
             type Kind = $whole;
 
-            fn metadata(&self) -> &Metadata {
-                &self.metadata
+            fn identity(&self) -> Identity {
+                let Metadata { namespace, name, uid, resource_version, .. } = &self.metadata;
+                Identity {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    uid: uid.clone(),
+                    resource_version: resource_version.clone(),
+                }
             }
         })+
     };
@@ -109,3 +169,39 @@ modelled!(
     CsiNode => k8s_openapi::api::storage::v1::CSINode,
     StorageCapacity => k8s_openapi::api::storage::v1::CSIStorageCapacity,
 );
+
+#[cfg(test)]
+mod tests {
+    use kube::core::WatchEvent;
+    use kube::core::object::ObjectList;
+
+    use super::{Guarded, Node};
+
+    const BROKEN: &str = r#"{"metadata":{"name":"b","managedFields":[{}]},"spec":{"taints":"none"}}"#;
+
+    #[test]
+    fn one_object_that_cannot_be_read_hides_no_other() {
+        let text = format!(r#"{{"kind":"NodeList","items":[{{"metadata":{{"name":"a"}}}},{BROKEN}],"metadata":{{}}}}"#);
+        let list: ObjectList<Guarded<Node>> = serde_json::from_str(&text).unwrap();
+        let [good, bad] = list.items.as_slice() else { panic!("two") };
+        assert_eq!(good.object.as_ref().unwrap().name(), "a");
+        assert_eq!(bad.metadata.name.as_deref(), Some("b"));
+        assert!(bad.object.is_err());
+    }
+
+    #[test]
+    fn watch_events_are_read_as_they_are_written() {
+        let read = |text: String| serde_json::from_str::<WatchEvent<Guarded<Node>>>(&text).unwrap();
+        let WatchEvent::Added(node) = read(r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#.to_owned()) else {
+            panic!("added")
+        };
+        assert_eq!(node.object.unwrap().name(), "a");
+        let WatchEvent::Modified(node) = read(format!(r#"{{"type":"MODIFIED","object":{BROKEN}}}"#)) else {
+            panic!("modified")
+        };
+        assert!(node.object.is_err());
+        let bookmark =
+            r#"{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"7"}}}"#;
+        assert!(matches!(read(bookmark.to_owned()), WatchEvent::Bookmark(_)));
+    }
+}

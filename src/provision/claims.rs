@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::Api;
+use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::claim::{bytes, refusal};
@@ -14,7 +15,7 @@ use super::pattern::Names;
 use super::placement::{NodeObstacle, affinity_value, choose_path};
 use super::volume::{VolumeOrder, build, local_volume, volume_name};
 use crate::binding::selector::topology_allows;
-use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
+use crate::crd::{ClaimIdentity, Kept, LocalPool, LocalVolume, LocalVolumeSpec, READY, condition};
 use crate::model::{Claim, Class, Node, Pod, SELECTED_NODE, Text, Wire, is_object_name, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
@@ -106,7 +107,9 @@ async fn on_any(context: &Context, request: &Request) -> Result<Option<Duration>
     let begun = context
         .stores
         .locals
-        .find(|local| local.spec.claim.uid == request.uid && local.spec.disposal.is_none() && !local.is_deleting());
+        .find(&request.uid.as_str().into())
+        .into_iter()
+        .find(|local| local.spec.disposal.is_none() && !local.is_deleting());
     if let Some(local) = begun {
         let node = find_node(context, &local.spec.node_name).await?;
         let outcome = match node {
@@ -150,9 +153,9 @@ async fn on_any(context: &Context, request: &Request) -> Result<Option<Duration>
     Ok(Some(PATIENCE))
 }
 
-fn pool(context: &Context, request: &Request) -> Option<Arc<LocalPool>> {
+fn pool(context: &Context, request: &Request) -> Option<Arc<Kept<LocalPool>>> {
     let name = &request.parameters.pool;
-    let found = context.stores.pools.get(&kube::runtime::reflector::ObjectRef::new(name));
+    let found = context.stores.pools.get(name);
     if found.is_none() {
         let class = request.class.name();
         context.refuse(&request.claim, format!("class {class} names pool {name}, and there is no LocalPool {name}"));
@@ -170,13 +173,13 @@ fn candidate(
         return Err(NodeObstacle::Topology(node.name().to_owned()));
     }
     affinity_value(node, &request.parameters.affinity_key, context.all_nodes())?;
-    let report = context.stores.reports.get(&kube::runtime::reflector::ObjectRef::new(node.name()));
+    let report = context.stores.reports.get(node.name());
     let volumes = context.locals_on(node.name());
     choose_path(
         (&request.parameters.pool, &pool.spec),
         node,
-        report.as_deref(),
-        volumes.iter().map(AsRef::as_ref),
+        report.as_ref().map(|report| &***report),
+        volumes.iter().map(|volume| &***volume),
         (request.bytes, request.parameters.node_path.as_deref()),
     )
 }
@@ -304,7 +307,8 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
         affinity_value: value,
     });
     match in_time(context.new_volumes().create(&PostParams::default(), &volume)).await {
-        Ok(_) => {
+        Ok(made) => {
+            mark_bound(context, &request.uid, &made).await;
             let waited = lock(&context.waiting).get(&(request.uid.clone(), local.spec.node_name.clone())).copied();
             context.metrics.made(waited.map(|since| since.elapsed()));
             let name = volume_name(&request.uid);
@@ -317,6 +321,44 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
     lock(&context.made).insert(volume_name(&request.uid), Instant::now());
     context.forget(&request.uid);
     Ok(())
+}
+
+/// The controller manager writes both annotations, an event, the volume's phase, the claim and the claim's phase: what its
+/// burst of 30 requests pays for is this many claims. Those beyond it wait.
+const PROMPT: usize = 5;
+
+/// True when the controller manager is behind with so many claims that have their volume.
+fn is_behind(unbound: usize) -> bool {
+    unbound > PROMPT
+}
+
+/// Writes the phase that the controller manager would write, if it is behind: it finds nothing to do there and goes on
+/// with the claim. While it is prompt, both would write at once and one in vain.
+///
+/// Nothing depends on it. Source: `updateVolumePhase` of the persistent volume controller.
+async fn mark_bound(context: &Context, claim: &str, volume: &PersistentVolume) {
+    let behind = {
+        let mut unbound = lock(&context.unbound);
+        unbound.insert(claim.to_owned());
+        is_behind(unbound.len())
+    };
+    if !context.options.mark_bound || !behind {
+        return;
+    }
+    let patch = json!({
+        "metadata": { "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version },
+        "status": { "phase": "Bound" },
+    });
+    let name = volume.name_any();
+    let volumes = context.new_volumes();
+    match in_time(volumes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => context.metrics.marked(),
+        // It was faster after all, or the volume is gone.
+        Err(error) if error.is_conflict() || error.is_not_found() => {}
+        Err(error) => {
+            tracing::warn!(volume = name, %error, "the phase of the volume is left to the controller manager");
+        }
+    }
 }
 
 /// The node will not do: lets the scheduler choose again. With a Pod that names its node there is nothing to choose.

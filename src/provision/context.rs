@@ -1,12 +1,11 @@
 //! What the loops share: caches, interfaces to the API server, options.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
 use tokio::sync::Notify;
 
@@ -14,8 +13,8 @@ use super::PROVISIONER;
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
 use crate::binding::ClusterView;
-use crate::cluster::live::LiveCluster;
-use crate::crd::{LocalNode, LocalPool, LocalVolume};
+use crate::cluster::live::{Cache, Figured, Figures, LiveCluster};
+use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
 use crate::model::{Claim, Class, Node, Text, Volume, Wire, reference};
 use crate::rancher::MICROK8S;
 use crate::runtime::queue::Queue;
@@ -29,6 +28,8 @@ pub struct Options {
     pub agent_patience: Duration,
     /// A pool that is made when there is none of that name: its name and its path on every node.
     pub pool: Option<(String, String)>,
+    /// Writes the phase `Bound` of new volumes while the controller manager is behind with it.
+    pub mark_bound: bool,
     /// How many objects are worked on at once.
     pub workers: usize,
 }
@@ -36,7 +37,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
-        Self { adopt: BTreeSet::new(), agent_patience: Duration::from_secs(60), pool: None, workers: 32 }
+        Self {
+            adopt: BTreeSet::new(),
+            agent_patience: Duration::from_secs(60),
+            pool: None,
+            mark_bound: false,
+            workers: 32,
+        }
     }
 }
 
@@ -64,27 +71,40 @@ pub(crate) enum Key {
 }
 
 /// What only the provisioner watches. The rest it shares with the other loops.
+#[derive(Debug)]
 pub(crate) struct Stores {
-    pub pools: Store<LocalPool>,
-    pub reports: Store<LocalNode>,
-    pub locals: Store<LocalVolume>,
+    pub pools: Cache<Kept<LocalPool>>,
+    pub reports: Cache<Kept<LocalNode>>,
+    pub locals: Cache<Kept<LocalVolume>>,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self { pools: Cache::new("localpools"), reports: Cache::new("localnodes"), locals: Cache::new("localvolumes") }
+    }
+}
+
+impl Figured for Stores {
+    fn figures(&self) -> Vec<Figures> {
+        vec![self.pools.figures(), self.reports.figures(), self.locals.figures()]
+    }
 }
 
 pub(crate) struct Context {
     pub client: Client,
     pub options: Options,
     pub live: LiveCluster,
-    pub stores: Stores,
+    pub stores: Arc<Stores>,
     pub queue: Arc<Queue<Key>>,
     pub events: Events,
     pub metrics: ProvisionMetrics,
-    pub disposed: Arc<Disposed>,
+    pub disposed: Disposed,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
-    pub promised: Arc<Promised>,
+    pub promised: Promised,
     /// Held from the choice of a path to its promise.
     pub choosing: Mutex<()>,
     /// The pools were read anew.
-    pub pools_refilled: Arc<Notify>,
+    pub pools_refilled: Notify,
     /// Since when a claim waits for the agent of a node.
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
@@ -93,6 +113,8 @@ pub(crate) struct Context {
     pub asked: Mutex<HashMap<String, Instant>>,
     /// When volumes were made that the cache does not show yet: a claim that changes meanwhile needs no second one.
     pub made: Mutex<HashMap<String, Instant>>,
+    /// UIDs of the claims whose volumes were made by this process, and that the controller manager has not bound yet.
+    pub unbound: Mutex<HashSet<String>>,
     /// All facts have been read once.
     pub synced: AtomicBool,
 }
@@ -166,8 +188,8 @@ impl Context {
         self.live.node(name).found()
     }
 
-    pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalVolume>> {
-        self.stores.locals.get(&ObjectRef::new(name))
+    pub(crate) fn local(&self, name: &str) -> Option<Arc<Kept<LocalVolume>>> {
+        self.stores.locals.get(name)
     }
 
     pub(crate) fn volume(&self, name: &str) -> Option<Arc<Volume>> {
@@ -191,13 +213,13 @@ impl Context {
     }
 
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
-    pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<LocalVolume>> {
+    pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<Kept<LocalVolume>>> {
         // Before the cache: an order that the cache takes over in between must not be missing in both.
         let promised = lock(&self.promised);
         let mut found: Vec<_> =
-            self.stores.locals.state().into_iter().filter(|local| local.spec.node_name == node).collect();
+            self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
         let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
-        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(Arc::new));
+        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(|it| Arc::new(it.into())));
         found
     }
 
@@ -207,7 +229,7 @@ impl Context {
             return None;
         }
         let ordered = lock(&self.promised).values().any(|local| local.spec.claim.uid == uid);
-        let made = || self.stores.locals.find(|local| local.spec.claim.uid == uid).is_some();
+        let made = || !self.stores.locals.find(&uid.into()).is_empty();
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
 
@@ -233,6 +255,7 @@ impl Context {
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
         lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
+        lock(&self.unbound).retain(|uid| claims.contains(uid.as_str()));
         let owners: BTreeSet<Text> =
             self.all_volumes().iter().filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone()).collect();
         self.disposed.retain(|name| owners.iter().any(|uid| name.starts_with(uid.as_str())));

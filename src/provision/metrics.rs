@@ -34,7 +34,9 @@ impl ProvisionMetrics {
             delay: Histogram::new(BUCKETS),
         };
         // Zero is an answer too.
-        for operation in ["ordered", "made", "disposed", "removed", "recovered", "orphan_ordered", "orphan_kept"] {
+        for operation in
+            ["ordered", "made", "marked_bound", "disposed", "removed", "recovered", "orphan_ordered", "orphan_kept"]
+        {
             drop(new.done.get_or_create(&Operation { operation }));
         }
         new
@@ -43,7 +45,7 @@ impl ProvisionMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "provision_operations",
-            "Directories ordered, volumes made, directories disposed of, volumes removed, lost orders made again, removals \
+            "Directories ordered, volumes made, phases written in the controller manager's stead, directories disposed of, volumes removed, lost orders made again, removals \
              of directories without a volume ordered or declined",
             self.done.clone(),
         );
@@ -59,6 +61,11 @@ impl ProvisionMetrics {
 
     pub fn ordered(&self) {
         self.count("ordered");
+    }
+
+    /// The phase of a volume was written.
+    pub fn marked(&self) {
+        self.count("marked_bound");
     }
 
     /// A volume was made; the directory was ordered this long ago, if this process ordered it.

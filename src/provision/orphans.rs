@@ -11,8 +11,8 @@ use super::context::{Context, lock};
 use super::volume::{local_volume, volume_name};
 use super::volumes::leads_into;
 use crate::crd::{
-    ClaimIdentity, Disposal, LocalNode, LocalVolume, LocalVolumeSpec, NODE_REPLACED, ORPHANS_HELD, Origin, Orphan,
-    Reclaim, VolumePath, checked_base, condition,
+    ClaimIdentity, Disposal, Kept, LocalNode, LocalVolume, LocalVolumeSpec, NODE_REPLACED, ORPHANS_HELD, Origin,
+    Orphan, Reclaim, VolumePath, checked_base, condition,
 };
 use crate::model::{Claim, Node, Volume, Wire};
 use crate::runtime::api::{ApiError, in_time};
@@ -21,7 +21,7 @@ use crate::runtime::api::{ApiError, in_time};
 const ASK: Duration = Duration::from_secs(60);
 
 /// Looks at what a node reports: tells of what needs a person, and orders the removal of what may go.
-pub(crate) async fn reconcile(context: &Context, report: Arc<LocalNode>) -> Result<Option<Duration>, ApiError> {
+pub(crate) async fn reconcile(context: &Context, report: Arc<Kept<LocalNode>>) -> Result<Option<Duration>, ApiError> {
     tell(context, &report);
     let Some(status) = &report.status else { return Ok(None) };
     let node_name = report.name_any();

@@ -1,28 +1,25 @@
 //! Starts the watches and the workers.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kube::api::PostParams;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, Disposed, Key, Options, Promised, Stores, lock};
+use super::context::{Context, Disposed, Key, Options, Stores, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
 use super::volume::LOCAL_VOLUME;
 use super::{claims, orphans, volumes};
-use crate::cluster::live::{Change as Moved, LiveCluster, Observer};
-use crate::crd::{LocalNode, LocalPool, LocalPoolSpec, LocalVolume, PoolNodes, PoolPath};
+use crate::cluster::live::{Change, Changed, LiveCluster, News, Observer};
+use crate::crd::{Kept, LocalNode, LocalPool, LocalPoolSpec, LocalVolume, Parted, PoolNodes, PoolPath};
 use crate::model::{Claim, Volume};
 use crate::runtime::api::{ApiError, in_time};
-use crate::runtime::follow::{Change, follow};
 use crate::runtime::lease::Leadership;
 use crate::runtime::queue::Queue;
 
@@ -36,7 +33,8 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The provisioner. It does nothing until [`Provisioner::run`].
 pub struct Provisioner {
     context: Arc<Context>,
-    tasks: Vec<Task>,
+    /// Writes events.
+    writing: Task,
     leadership: Option<Leadership>,
 }
 
@@ -52,33 +50,35 @@ impl Provisioner {
         leadership: Option<Leadership>,
         registry: &mut Registry,
     ) -> Self {
-        let queue = Arc::new(Queue::default());
-        let disposed = Arc::new(Disposed::default());
-        let (promised, pools_refilled) = (Arc::default(), Arc::default());
         let metrics = ProvisionMetrics::new();
         metrics.register(registry);
         let (events, writing) = Events::start(client.clone());
-        let (stores, mut tasks) = watch(&client, &live, &queue, &disposed, &promised, &pools_refilled);
-        tasks.push(Box::pin(writing));
         let context = Context {
             client,
             options,
             live,
-            stores,
-            queue,
+            stores: Arc::default(),
+            queue: Arc::default(),
             events,
             metrics,
-            disposed,
-            promised,
+            disposed: Disposed::default(),
+            promised: std::sync::Mutex::default(),
             choosing: std::sync::Mutex::default(),
-            pools_refilled,
+            pools_refilled: Notify::new(),
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
             asked: std::sync::Mutex::default(),
             made: std::sync::Mutex::default(),
+            unbound: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
-        Self { context: Arc::new(context), tasks, leadership }
+        Self { context: Arc::new(context), writing: Box::pin(writing), leadership }
+    }
+
+    /// Adds what is counted about all the watches of the process to its registry.
+    pub fn register_watches(&self, registry: &mut Registry) {
+        let stores: Weak<Stores> = Arc::downgrade(&self.context.stores);
+        self.context.live.register_with(stores, registry);
     }
 
     /// What is to hear of every change of the facts.
@@ -95,9 +95,9 @@ impl Provisioner {
 
     /// Works until `stop` is cancelled; what is under way then is finished. `synced` is called when all facts are read.
     pub async fn run(self, synced: impl FnOnce(), stop: CancellationToken) {
-        let Self { context, tasks, leadership } = self;
+        let Self { context, writing, leadership } = self;
         let mut running = tokio::task::JoinSet::new();
-        for task in tasks {
+        for task in watch(&context).into_iter().chain([writing]) {
             running.spawn(task);
         }
         if stop.run_until_cancelled(ready(&context)).await.is_none() {
@@ -142,7 +142,7 @@ async fn make_pool(context: &Context, mut leadership: Option<Leadership>) {
             leadership.changed().await;
             continue;
         }
-        if context.stores.pools.get(&ObjectRef::new(name)).is_some() {
+        if context.stores.pools.get(name).is_some() {
             return;
         }
         match in_time(pools.create(&PostParams::default(), &pool)).await {
@@ -191,7 +191,8 @@ impl Worker {
     }
 
     async fn turn(&self, key: &Key) -> Option<Duration> {
-        let looking = look(&self.context, key);
+        // In a box: most workers have nothing to do at most times, and a look is 17 KiB of state.
+        let looking = Box::pin(look(&self.context, key));
         let looked = match &self.leadership {
             None => looking.await,
             Some(leadership) => {
@@ -213,55 +214,50 @@ impl Worker {
     }
 }
 
-fn watch(
-    client: &Client,
-    live: &LiveCluster,
-    queue: &Arc<Queue<Key>>,
-    disposed: &Arc<Disposed>,
-    promised: &Arc<Promised>,
-    pools_refilled: &Arc<Notify>,
-) -> (Stores, Vec<Task>) {
-    fn config() -> watcher::Config {
-        watcher::Config::default()
-    }
-    let mut tasks: Vec<Task> = Vec::new();
-    let push = Arc::clone(queue);
-    let (locals, task) = {
-        let (disposed, promised) = (Arc::clone(disposed), Arc::clone(promised));
-        follow(Api::<LocalVolume>::all(client.clone()), config(), move |change| {
-            match &change {
-                Change::Applied(local) | Change::Deleted(local) => drop(lock(&promised).remove(local.name())),
-                Change::Refilled => lock(&promised).clear(),
+/// The watches that only the provisioner needs. They end when they are dropped.
+fn watch(context: &Arc<Context>) -> [Task; 3] {
+    let never = CancellationToken::new;
+    let of_locals = Arc::clone(context);
+    let locals = async move {
+        let tell = |news| match news {
+            News::Changed(change) => on_local(&of_locals, change),
+            News::Listed => {
+                lock(&of_locals.promised).clear();
+                of_locals.queue.now(Key::Everything);
             }
-            on_local(&push, &disposed, &change);
-        })
+        };
+        of_locals.stores.locals.watch(of_locals.client.clone(), None, never(), tell).await;
     };
-    tasks.push(Box::pin(task));
-    let waiting = || {
-        let (queue, live) = (Arc::clone(queue), live.clone());
-        move || waiting_again(&queue, &live)
+    let of_pools = Arc::clone(context);
+    let pools = async move {
+        let tell = |news| match news {
+            News::Changed(change) if is_new(&change) => waiting_again(&of_pools.queue, &of_pools.live),
+            News::Changed(_) => {}
+            News::Listed => of_pools.pools_refilled.notify_one(),
+        };
+        of_pools.stores.pools.watch(of_pools.client.clone(), None, never(), tell).await;
     };
-    let again = waiting();
-    let refilled = Arc::clone(pools_refilled);
-    let (pools, task) = follow(Api::all(client.clone()), config(), move |change| {
-        if matches!(change, Change::Refilled) {
-            refilled.notify_one();
-        }
-        again();
-    });
-    tasks.push(Box::pin(task));
-    let again = waiting();
-    let push = Arc::clone(queue);
-    let (reports, task) = follow(Api::<LocalNode>::all(client.clone()), config(), move |change| {
-        match &change {
-            Change::Applied(report) => push.now(Key::Report(report.name_any())),
-            Change::Deleted(_) => {}
-            Change::Refilled => push.now(Key::Everything),
-        }
-        again();
-    });
-    tasks.push(Box::pin(task));
-    (Stores { pools, reports, locals }, tasks)
+    let of_reports = Arc::clone(context);
+    let reports = async move {
+        let tell = |news: News<Kept<LocalNode>>| {
+            if let News::Changed(change) = news
+                && is_new(&change)
+            {
+                if let Some(report) = change.after {
+                    of_reports.queue.now(Key::Report(report.name_any()));
+                }
+                waiting_again(&of_reports.queue, &of_reports.live);
+            }
+        };
+        of_reports.stores.reports.watch(of_reports.client.clone(), None, never(), tell).await;
+    };
+    [Box::pin(locals), Box::pin(pools), Box::pin(reports)]
+}
+
+/// False for an object that a new list brought as it was.
+fn is_new<K: Parted>(change: &Changed<Kept<K>>) -> bool {
+    let version = |object: &Option<Arc<Kept<K>>>| object.as_ref().and_then(|it| it.resource_version());
+    version(&change.before) != version(&change.after)
 }
 
 /// Has every claim without a volume looked at.
@@ -275,20 +271,25 @@ fn waiting_again(queue: &Queue<Key>, live: &LiveCluster) {
 struct Feed(Arc<Context>);
 
 impl Observer for Feed {
-    fn changed(&self, change: Moved) {
-        let Context { queue, live, stores, synced, disposed, made, .. } = &*self.0;
+    fn changed(&self, change: Change) {
+        let Context { queue, live, stores, synced, disposed, made, unbound, .. } = &*self.0;
         // What the first lists bring is looked at as a whole.
         if !synced.load(Ordering::Acquire) {
             return;
         }
         match change {
-            Moved::Claim(change) => {
+            Change::Claim(change) => {
                 let gone = change.after.is_none();
                 if let Some(claim) = change.after.or(change.before) {
-                    on_claim(queue, &stores.locals, &claim, gone);
+                    if (gone || claim.volume_name().is_some())
+                        && let Some(uid) = &claim.metadata.uid
+                    {
+                        lock(unbound).remove(uid.as_str());
+                    }
+                    on_claim(queue, stores, &claim, gone);
                 }
             }
-            Moved::Volume(change) => {
+            Change::Volume(change) => {
                 let gone = change.after.is_none();
                 if let Some(volume) = change.after.or(change.before) {
                     lock(made).remove(volume.name());
@@ -297,64 +298,61 @@ impl Observer for Feed {
                     if let Some(name) = volume.metadata.annotation(LOCAL_VOLUME).filter(|_| gone) {
                         disposed.remove(name);
                     }
-                    on_volume(queue, &stores.locals, &volume, gone);
+                    on_volume(queue, stores, &volume, gone);
                 }
             }
-            Moved::Class(_) => waiting_again(queue, live),
+            Change::Class(_) => waiting_again(queue, live),
             // Kubelets write their Nodes all the time; claims that wait for one look again by themselves.
-            Moved::Node(change) => {
+            Change::Node(change) => {
                 if let (Some(node), None) = (change.before, change.after) {
-                    for local in stores.locals.state().iter().filter(|local| local.spec.node_name == node.name()) {
+                    for local in stores.locals.all().iter().filter(|local| local.spec.node_name == node.name()) {
                         queue.now(Key::Local(local.name().to_owned()));
                     }
                 }
             }
-            Moved::Pod(_) => {}
+            Change::Pod(_) => {}
         }
     }
 }
 
-fn on_local(queue: &Queue<Key>, disposed: &Disposed, change: &Change<'_, LocalVolume>) {
-    let local = match change {
-        Change::Applied(local) => local,
-        Change::Deleted(local) => {
-            // Gone by the agent's hand, after an order. Any other end leaves the volume to have it made again.
-            if local.spec.disposal.is_some() {
-                disposed.insert(local.name());
-            }
-            local
-        }
-        Change::Refilled => return queue.now(Key::Everything),
-    };
+fn on_local(context: &Context, change: Changed<Kept<LocalVolume>>) {
+    let Context { queue, disposed, promised, synced, .. } = context;
+    let gone = change.after.is_none();
+    let Some(local) = change.after.or(change.before) else { return };
+    lock(promised).remove(local.name());
+    // Gone by the agent's hand, after an order. Any other end leaves the volume to have it made again.
+    if gone && local.spec.disposal.is_some() {
+        disposed.insert(local.name());
+    }
     if local.spec.disposal.is_none() {
         disposed.remove(local.name());
     }
-    let claim = &local.spec.claim;
-    queue.now(Key::Claim(claim.namespace.clone(), claim.name.clone()));
-    queue.now(Key::Local(local.name().to_owned()));
-    queue.now(Key::Volume(super::volume_name(&claim.uid)));
+    // What the first list brings is looked at as a whole.
+    if synced.load(Ordering::Acquire) {
+        let claim = &local.spec.claim;
+        queue.now(Key::Claim(claim.namespace.clone(), claim.name.clone()));
+        queue.now(Key::Local(local.name().to_owned()));
+        queue.now(Key::Volume(super::volume_name(&claim.uid)));
+    }
 }
 
-fn on_claim(queue: &Queue<Key>, locals: &Store<LocalVolume>, claim: &Claim, gone: bool) {
+fn on_claim(queue: &Queue<Key>, stores: &Stores, claim: &Claim, gone: bool) {
     queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     // A bound claim says nothing new about its directory before it goes.
     if claim.volume_name().is_none() || gone {
-        for local in locals.state() {
-            if claim.metadata.uid.as_deref() == Some(local.spec.claim.uid.as_str()) {
-                queue.now(Key::Local(local.name().to_owned()));
-            }
+        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        for local in stores.locals.find(&uid) {
+            queue.now(Key::Local(local.name().to_owned()));
         }
     }
 }
 
-fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, volume: &Volume, gone: bool) {
+fn on_volume(queue: &Queue<Key>, stores: &Stores, volume: &Volume, gone: bool) {
     queue.now(Key::Volume(volume.name().to_owned()));
     if volume.status.phase == "Released" || gone {
-        let uid = volume.spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_deref());
-        for local in locals.state() {
-            if uid == Some(local.spec.claim.uid.as_str()) {
-                queue.now(Key::Local(local.name().to_owned()));
-            }
+        let uid = volume.spec.claim_ref.as_ref().and_then(|reference| reference.uid.clone()).unwrap_or_default();
+        for local in stores.locals.find(&uid) {
+            queue.now(Key::Local(local.name().to_owned()));
         }
     }
 }
@@ -362,14 +360,7 @@ fn on_volume(queue: &Queue<Key>, locals: &Store<LocalVolume>, volume: &Volume, g
 /// Waits until every cache has been filled once.
 async fn ready(context: &Context) {
     let stores = &context.stores;
-    let all = tokio::join!(
-        context.live.synced(),
-        stores.pools.wait_until_ready(),
-        stores.reports.wait_until_ready(),
-        stores.locals.wait_until_ready(),
-    );
-    // An error says that the watch was dropped, which only happens when this whole function is.
-    drop(all);
+    tokio::join!(context.live.synced(), stores.pools.synced(), stores.reports.synced(), stores.locals.synced());
 }
 
 /// Asks for a look at everything there is, and forgets what is kept about things that are not.
@@ -378,13 +369,13 @@ fn everything(context: &Context) {
     for claim in context.all_claims() {
         context.queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
     }
-    for local in context.stores.locals.state() {
+    for local in context.stores.locals.all() {
         context.queue.now(Key::Local(local.name().to_owned()));
     }
     for volume in context.all_volumes() {
         context.queue.now(Key::Volume(volume.name().to_owned()));
     }
-    for report in context.stores.reports.state() {
+    for report in context.stores.reports.all() {
         context.queue.now(Key::Report(report.name_any()));
     }
 }
@@ -407,7 +398,7 @@ async fn look(context: &Context, key: &Key) -> Result<Option<Duration>, ApiError
             Some(volume) => volumes::reconcile_volume(context, volume).await,
             None => Ok(None),
         },
-        Key::Report(name) => match context.stores.reports.get(&ObjectRef::new(name)) {
+        Key::Report(name) => match context.stores.reports.get(name) {
             Some(report) => orphans::reconcile(context, report).await,
             None => Ok(None),
         },

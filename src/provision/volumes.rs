@@ -10,7 +10,7 @@ use super::context::Context;
 use super::disposal::{ClaimFact, Verdict, VolumeFact, disposal};
 use super::volume::{LOCAL_VOLUME, reclaim, recovered, serves, volume_name};
 use super::{PROVISIONED_BY, VOLUME_FINALIZER};
-use crate::crd::{LocalVolume, Origin, Reclaim};
+use crate::crd::{Kept, LocalVolume, Origin, Reclaim};
 use crate::model::{Node, Text, Volume, reference};
 use crate::rancher;
 use crate::runtime::api::{ApiError, if_found, in_time};
@@ -19,7 +19,10 @@ use crate::runtime::api::{ApiError, if_found, in_time};
 const RECHECK: Duration = Duration::from_secs(5);
 
 /// Brings a directory's end one step further.
-pub(crate) async fn reconcile_local(context: &Context, local: Arc<LocalVolume>) -> Result<Option<Duration>, ApiError> {
+pub(crate) async fn reconcile_local(
+    context: &Context,
+    local: Arc<Kept<LocalVolume>>,
+) -> Result<Option<Duration>, ApiError> {
     if local.spec.disposal.is_some() {
         // With data that is retained the object stays, and tells where the data is.
         if !local.is_deleting() {
@@ -262,7 +265,7 @@ async fn adopted(context: &Context, volume: &Volume) -> Result<Option<Duration>,
         return Ok(None);
     }
     let nodes = context.all_nodes();
-    let pools = context.stores.pools.state();
+    let pools = context.stores.pools.all();
     let order = match rancher::adoption(volume, &nodes, &pools) {
         Ok(order) => order,
         Err(error) => {

@@ -8,7 +8,9 @@ use kube::{Api, Client, ResourceExt};
 
 use super::{MICROK8S, RANCHER};
 use crate::binding::selector::volume_reachable;
-use crate::crd::{ClaimIdentity, LocalPool, LocalVolume, LocalVolumeSpec, Origin, PathError, Reclaim, VolumePath};
+use crate::crd::{
+    ClaimIdentity, Kept, LocalPool, LocalVolume, LocalVolumeSpec, Origin, PathError, Reclaim, VolumePath,
+};
 use crate::model::{Node, Text, VOLUME_NODE, Volume};
 use crate::provision::local_volume;
 
@@ -36,7 +38,11 @@ pub enum AdoptionError {
 ///
 /// # Errors
 /// When node or path are in doubt.
-pub fn adoption(volume: &Volume, nodes: &[Arc<Node>], pools: &[Arc<LocalPool>]) -> Result<LocalVolume, AdoptionError> {
+pub fn adoption(
+    volume: &Volume,
+    nodes: &[Arc<Node>],
+    pools: &[Arc<Kept<LocalPool>>],
+) -> Result<LocalVolume, AdoptionError> {
     let source = volume.spec.local.as_ref().or(volume.spec.host_path.as_ref()).ok_or(AdoptionError::NoPath)?;
     let node = node_of(volume, nodes).ok_or(AdoptionError::Node)?;
     let offered = pools.iter().flat_map(|pool| pool.spec.paths_on(node).iter().map(move |path| (pool, path)));
@@ -164,9 +170,9 @@ mod tests {
         .unwrap()
     }
 
-    fn pools() -> Vec<Arc<LocalPool>> {
+    fn pools() -> Vec<Arc<Kept<LocalPool>>> {
         let spec = json!({ "nodes": [{ "paths": [{ "path": "/opt/lpp" }, { "path": "/opt/lpp/inner" }] }] });
-        vec![Arc::new(LocalPool::new("old", serde_json::from_value(spec).unwrap()))]
+        vec![Arc::new(LocalPool::new("old", serde_json::from_value(spec).unwrap()).into())]
     }
 
     #[test]

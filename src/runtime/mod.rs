@@ -2,7 +2,6 @@
 
 pub mod api;
 pub mod events;
-pub mod follow;
 pub mod lease;
 pub mod logs;
 pub mod metrics;

@@ -56,6 +56,7 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "provisioner.claimHook.enabled=often",
         "provisioner.claimHook.classes={A B}",
         "provisioner.claimHook.class=a",
+        "provisioner.markBound=sometimes",
     ] {
         ensure!(render(&["--set", wrong]).is_err(), "{wrong} was accepted");
     }
@@ -80,11 +81,21 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "--set=agent.removeOrphans=true",
         "--set=provisioner.claimHook.enabled=true",
         "--set=provisioner.claimHook.classes={a,b}",
+        "--set=provisioner.markBound=true",
         "--set=imagePullSecrets[0].name=registry",
     ];
     let text = render(&[&ON[..], &everything].concat())?;
-    for said in ["--remove-orphans", "--adopt=rancher.io/local-path", "name: claims.latebind.dev", r#"in ["a","b"]"#] {
+    let plain = render(&ON)?;
+    for said in [
+        "--remove-orphans",
+        "--adopt=rancher.io/local-path",
+        "name: claims.latebind.dev",
+        r#"in ["a","b"]"#,
+        "--mark-bound",
+        "persistentvolumes/status",
+    ] {
         ensure!(text.contains(said), "no {said}");
+        ensure!(!plain.contains(said), "{said} although nobody asked for it");
     }
     let less = ["--set=provisioner.storageClass.create=false", "--set=provisioner.pool.create=false"];
     for variant in [&[][..], &everything, &less] {

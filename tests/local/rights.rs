@@ -83,7 +83,14 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         unlinks_per_second: 1000,
         remove_orphans: Some(std::time::Duration::from_secs(1)),
     };
-    tokio::spawn(agent::run(mine.clone(), options, AgentMetrics::default(), || {}, stop.clone()));
+    tokio::spawn(agent::run(
+        mine.clone(),
+        options,
+        std::sync::Arc::default(),
+        AgentMetrics::default(),
+        || {},
+        stop.clone(),
+    ));
 
     claim(scope, "data", &node).await?;
     let bound = scope.claim_phase("data", "Bound", PATIENCE).await?;

@@ -52,6 +52,8 @@ pub fn controller(client: Client) -> CancellationToken {
     let options = provision::Options {
         adopt: latebind::rancher::ADOPTABLE.into_iter().map(str::to_owned).collect(),
         agent_patience: AGENT_PATIENCE,
+        // Only while many claims wait, as in the test of it.
+        mark_bound: true,
         ..provision::Options::default()
     };
     provision_with(client, options, &token);
@@ -93,7 +95,14 @@ impl Agent {
             remove_orphans,
         };
         let shutdown = token.clone();
-        tokio::spawn(agent::run(client, options, agent::AgentMetrics::default(), || {}, shutdown));
+        tokio::spawn(agent::run(
+            client,
+            options,
+            std::sync::Arc::default(),
+            agent::AgentMetrics::default(),
+            || {},
+            shutdown,
+        ));
         Self { token }
     }
 }

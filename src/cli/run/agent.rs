@@ -1,6 +1,7 @@
 //! The role `agent`: the directories of one node.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -9,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::probing::Probing;
-use crate::agent::{self, AgentMetrics};
+use crate::agent::{self, AgentMetrics, Caches};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::shutdown::Shutdown;
 
@@ -36,6 +37,8 @@ pub async fn serve(setup: AgentSetup, shutdown: Shutdown) -> anyhow::Result<()> 
     let probing = Probing::bind(setup.metrics_listen, &mut registry).await?;
     let metrics = AgentMetrics::default();
     metrics.register(&mut registry);
+    let caches = Arc::<Caches>::default();
+    caches.register(&mut registry);
     let readiness = Readiness::new();
     let orders = readiness.part("orders");
     let served = probing.start(&readiness, registry);
@@ -45,7 +48,7 @@ pub async fn serve(setup: AgentSetup, shutdown: Shutdown) -> anyhow::Result<()> 
     let mut working = {
         let stop = stop.clone();
         tokio::spawn(async move {
-            agent::run(setup.client, setup.options, metrics, || orders.ready(), stop).await;
+            agent::run(setup.client, setup.options, caches, metrics, || orders.ready(), stop).await;
         })
     };
     let died = tokio::select! {

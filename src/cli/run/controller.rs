@@ -62,7 +62,6 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
     let probing = Probing::bind(metrics_listen, &mut registry).await?;
     let metrics = probing.address().map(tracing::field::display);
     let live = LiveCluster::new(WatchedPods::Pending);
-    live.register(&mut registry);
     let identity = identity();
     let contender = (!dry_run).then(|| {
         let terms = LeaseTerms::new(namespace.clone(), lease_name.clone(), identity.clone());
@@ -92,8 +91,12 @@ pub async fn serve(setup: ControllerSetup, shutdown: Shutdown) -> anyhow::Result
         let leadership = contender.as_ref().map(Contender::leadership);
         let provisioner = Provisioner::new(client.clone(), live.clone(), options, leadership, &mut registry);
         controller.ask_provisioner(provisioner.started());
+        provisioner.register_watches(&mut registry);
         (provisioner, readiness.part("provisioner"))
     });
+    if provisioning.is_none() {
+        live.register(&mut registry);
+    }
     let served = probing.start(&readiness, registry);
 
     let stop = CancellationToken::new();

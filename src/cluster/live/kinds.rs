@@ -1,6 +1,7 @@
 //! What is kept of each kind, and what it is looked up by.
 
 use super::store::Cached;
+use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
 use crate::model::{
     BETA_CLASS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS, HOSTNAME_LABEL,
     MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, SELECTED_NODE,
@@ -84,7 +85,7 @@ impl Cached for Claim {
 
 /// What volumes are looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum VolumeIndex {
+pub(crate) enum VolumeIndex {
     /// The class.
     FreeOfClass(Text),
     /// Namespace and name of the claim in `claimRef`.
@@ -230,6 +231,37 @@ impl Cached for Pod {
 
     fn indexes(&self) -> Vec<(Text, Text)> {
         declared_claims(self).map(|name| (self.namespace().into(), name)).collect()
+    }
+}
+
+impl Cached for Kept<LocalVolume> {
+    /// UID of the claim.
+    type Index = Text;
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<Text> {
+        vec![self.spec.claim.uid.as_str().into()]
+    }
+}
+
+impl Cached for Kept<LocalPool> {
+    type Index = ();
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for Kept<LocalNode> {
+    type Index = ();
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is counted about watches.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -7,8 +8,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-
-use super::Caches;
+use prometheus_client::registry::Registry;
 
 /// The counts of one kind's watch.
 #[derive(Clone, Debug)]
@@ -65,14 +65,24 @@ impl WatchMetrics {
     }
 }
 
+/// Caches that have figures.
+pub(crate) trait Figured: Debug + Send + Sync {
+    /// A row a kind.
+    fn figures(&self) -> Vec<Figures>;
+}
+
 /// Reads the caches when they are scraped, so that no figure can be out of step with them.
 #[derive(Debug)]
-pub(super) struct CacheCollector(pub Weak<Caches>);
+pub(super) struct CacheCollector(pub Vec<Weak<dyn Figured>>);
+
+/// Adds what is counted about watches to a registry that counts no others.
+pub(crate) fn register(caches: Weak<dyn Figured>, registry: &mut Registry) {
+    registry.register_collector(Box::new(CacheCollector(vec![caches])));
+}
 
 impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(caches) = self.0.upgrade() else { return Ok(()) };
-        let rows = caches.figures();
+        let rows: Vec<Figures> = self.0.iter().filter_map(Weak::upgrade).flat_map(|caches| caches.figures()).collect();
         let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Figures) -> f64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for row in &rows {
@@ -104,8 +114,8 @@ impl Collector for CacheCollector {
 }
 
 /// One kind's row in the metrics.
-pub(super) struct Figures {
-    pub metrics: WatchMetrics,
-    pub synced: bool,
-    pub objects: usize,
+pub(crate) struct Figures {
+    pub(super) metrics: WatchMetrics,
+    pub(super) synced: bool,
+    pub(super) objects: usize,
 }

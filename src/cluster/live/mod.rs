@@ -7,7 +7,7 @@ mod store;
 mod watching;
 
 use std::fmt::{self, Debug, Formatter};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -15,14 +15,16 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::kinds::VolumeIndex;
-use self::metrics::{CacheCollector, Figures, WatchMetrics};
-use self::store::{Cached, Key, Store};
+use self::metrics::{CacheCollector, WatchMetrics};
+use self::store::Store;
 use crate::binding::{ClusterView, Lookup, default_class};
 use crate::model::{Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, StorageCapacity, Volume};
 
 pub use self::fetch::{ClaimFetcher, FetchedClaims};
 pub(crate) use self::kinds::declared_claims;
+pub(crate) use self::metrics::{Figured, Figures, register};
 pub use self::store::Changed;
+pub(crate) use self::store::{Cached, Key, News};
 
 /// Which Pods are watched. Only the rescue loop needs any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,19 +71,63 @@ impl Observer for Vec<Arc<dyn Observer>> {
     }
 }
 
-/// A store and the counts of the watch that fills it.
-struct Cache<K: Cached> {
+/// The objects of one kind, and the watch that keeps them up to date.
+pub(crate) struct Cache<K: Cached> {
     store: Store<K>,
     metrics: WatchMetrics,
 }
 
+impl<K: Cached> Debug for Cache<K> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("kind", &self.metrics.kind()).finish_non_exhaustive()
+    }
+}
+
 impl<K: Cached> Cache<K> {
     /// `kind` is the plural that metrics carry.
-    fn new(kind: &'static str) -> Self {
+    pub fn new(kind: &'static str) -> Self {
         Self { store: Store::default(), metrics: WatchMetrics::new(kind) }
     }
 
-    fn figures(&self) -> Figures {
+    /// Watches until cancelled, and tells of every change after it is visible here. `fields` selects objects.
+    pub async fn watch(
+        &self,
+        client: Client,
+        fields: Option<&str>,
+        stop: CancellationToken,
+        tell: impl FnMut(News<K>),
+    ) {
+        watching::keep(client, &self.store, fields, self.metrics.clone(), stop, tell).await;
+    }
+
+    /// An object of the whole cluster.
+    pub fn get(&self, name: &str) -> Option<Arc<K>> {
+        self.store.get(&Key::new("", name)).found()
+    }
+
+    /// Every object, in no order; none before the first list has ended.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.store.all().found().unwrap_or_default()
+    }
+
+    /// The objects with an index; none before the first list has ended.
+    pub fn find(&self, index: &K::Index) -> Vec<Arc<K>> {
+        self.store.find(index).found().unwrap_or_default()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Waits for the end of the first list.
+    pub async fn synced(&self) {
+        // The sender lives as long as the store, which `self` holds.
+        let mut synced = self.store.subscribe();
+        let _synced = synced.wait_for(|synced| *synced).await;
+    }
+
+    pub fn figures(&self) -> Figures {
         Figures { metrics: self.metrics.clone(), synced: self.store.is_synced(), objects: self.store.len() }
     }
 }
@@ -99,7 +145,7 @@ struct Caches {
     pods: Cache<Pod>,
 }
 
-impl Caches {
+impl Figured for Caches {
     fn figures(&self) -> Vec<Figures> {
         let mut rows = vec![
             self.nodes.figures(),
@@ -148,7 +194,18 @@ impl LiveCluster {
 
     /// Adds what is counted about the watches to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(CacheCollector(Arc::downgrade(&self.0))));
+        metrics::register(self.figured(), registry);
+    }
+
+    /// The same, together with other watches of the process: a registry takes each metric once.
+    pub(crate) fn register_with(&self, others: Weak<dyn Figured>, registry: &mut Registry) {
+        registry.register_collector(Box::new(CacheCollector(vec![self.figured(), others])));
+    }
+
+    fn figured(&self) -> Weak<dyn Figured> {
+        // A plain `downgrade` of a clone: the trait object takes its place.
+        let caches: Weak<Caches> = Arc::downgrade(&self.0);
+        caches
     }
 
     /// Watches until cancelled.
@@ -169,10 +226,12 @@ impl LiveCluster {
                 let observer = Arc::clone(&observer);
                 let tell = $tell;
                 watches.spawn(async move {
-                    let cache = &caches.$cache;
-                    let metrics = cache.metrics.clone();
-                    watching::keep(client, &cache.store, $fields, metrics, stop, |change| tell(&*observer, change))
-                        .await;
+                    let tell = |news| {
+                        if let News::Changed(change) = news {
+                            tell(&*observer, change);
+                        }
+                    };
+                    caches.$cache.watch(client, $fields, stop, tell).await;
                 });
             }};
         }

@@ -6,15 +6,15 @@ use std::fmt::{self, Display, Formatter};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kube::core::DeserializeGuard;
+use kube::Resource;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
 use crate::binding::Lookup;
-use crate::model::{Modelled, Text, Texts, Wire};
+use crate::model::{Guarded, Modelled, Text, Texts};
 
 /// A kind that is kept in memory.
-pub(super) trait Cached: Modelled {
+pub(crate) trait Cached: Modelled {
     /// What objects are looked up by, besides their name.
     type Index: Clone + Eq + Hash + Send + Sync;
 
@@ -27,7 +27,7 @@ pub(super) trait Cached: Modelled {
 
 /// Namespace, empty where there is none, and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(crate) struct Key {
     namespace: Text,
     name: Text,
 }
@@ -37,12 +37,15 @@ impl Key {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    fn of_wire(object: &impl Resource) -> Self {
+        let metadata = object.meta();
+        let part = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        Self { namespace: part(&metadata.namespace), name: part(&metadata.name) }
+    }
+
     fn of(object: &impl Modelled) -> Self {
-        let metadata = object.metadata();
-        Self {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-        }
+        let identity = object.identity();
+        Self { namespace: identity.namespace.unwrap_or_default(), name: identity.name.unwrap_or_default() }
     }
 }
 
@@ -50,6 +53,14 @@ impl Display for Key {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
+}
+
+/// What a watch brings.
+pub(crate) enum News<K> {
+    /// An object came, changed or went; the cache shows it already.
+    Changed(Changed<K>),
+    /// All objects were listed anew, each of them reported as a change before.
+    Listed,
 }
 
 /// An object before and after a change. Absent before: it appeared; absent after: it vanished.
@@ -63,8 +74,10 @@ pub struct Changed<K> {
 
 /// What a watch event did to a store.
 pub(super) enum Outcome<K> {
-    /// Objects changed; after a new list these may be many.
-    Changed(Vec<Changed<K>>),
+    /// An object changed, or nothing did.
+    Changed(Option<Changed<K>>),
+    /// A new list has ended: these objects were not in it.
+    Listed(Vec<Changed<K>>),
     /// An object could not be read and is not known from now on.
     Malformed { name: Key, error: String, gone: Option<Changed<K>> },
 }
@@ -152,41 +165,35 @@ impl<K: Cached> Store<K> {
     ///
     /// Objects of a new list are visible at once, and those that it lacks go when it ends: a second copy of a large
     /// store, and a time in which it is stale, are both avoided.
-    pub fn apply(&self, event: Event<DeserializeGuard<Wire<K>>>) -> Outcome<K> {
+    pub fn apply(&self, event: Event<Guarded<K>>) -> Outcome<K> {
         let mut objects = self.write();
         let changes = match event {
             Event::Init => {
                 objects.generation += 1;
                 objects.malformed.clear();
-                Vec::new()
+                None
             }
-            Event::InitApply(DeserializeGuard(Ok(object))) | Event::Apply(DeserializeGuard(Ok(object))) => {
-                vec![objects.put(object.object)]
-            }
-            Event::InitApply(DeserializeGuard(Err(invalid))) | Event::Apply(DeserializeGuard(Err(invalid))) => {
-                let metadata = &invalid.metadata;
-                let name = Key::new(
-                    metadata.namespace.as_deref().unwrap_or_default(),
-                    metadata.name.as_deref().unwrap_or_default(),
-                );
-                let gone = objects.remove(&name);
-                objects.malformed.insert(name.clone());
-                return Outcome::Malformed { name, error: invalid.error, gone };
+            Event::InitApply(read) | Event::Apply(read) => {
+                let name = Key::of_wire(&read);
+                match read.object {
+                    Ok(object) => Some(objects.put(object)),
+                    Err(error) => {
+                        let gone = objects.remove(&name);
+                        objects.malformed.insert(name.clone());
+                        return Outcome::Malformed { name, error, gone };
+                    }
+                }
             }
             Event::Delete(object) => {
-                let metadata = kube::Resource::meta(&object);
-                let name = Key::new(
-                    metadata.namespace.as_deref().unwrap_or_default(),
-                    metadata.name.as_deref().unwrap_or_default(),
-                );
+                let name = Key::of_wire(&object);
                 objects.malformed.remove(&name);
-                objects.remove(&name).into_iter().collect()
+                objects.remove(&name)
             }
             Event::InitDone => {
                 let gone = objects.end_list();
                 drop(objects);
                 self.synced.send_replace(true);
-                gone
+                return Outcome::Listed(gone);
             }
         };
         Outcome::Changed(changes)
@@ -295,15 +302,14 @@ impl<K: Cached> Objects<K> {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::DeserializeGuard;
     use kube::runtime::watcher::Event;
     use serde_json::json;
 
     use super::{Key, Outcome, Store};
     use crate::binding::Lookup;
-    use crate::model::{Node, Wire};
+    use crate::model::{Guarded, Node};
 
-    fn node(name: &str, hostname: &str) -> DeserializeGuard<Wire<Node>> {
+    fn node(name: &str, hostname: &str) -> Guarded<Node> {
         let object = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": hostname}}});
         serde_json::from_value(object).unwrap()
     }
@@ -339,7 +345,7 @@ mod tests {
         // While the list runs, nothing that was known is lost.
         assert!(matches!(store.get(&Key::new("", "b")), Lookup::Found(_)));
         store.apply(Event::InitApply(node("a", "two")));
-        let Outcome::Changed(gone) = store.apply(Event::InitDone) else { panic!("not malformed") };
+        let Outcome::Listed(gone) = store.apply(Event::InitDone) else { panic!("a list has ended") };
         assert_eq!(gone.len(), 1);
         assert!(matches!(store.get(&Key::new("", "b")), Lookup::Absent));
         assert!(names(store.find(&"one".into())).is_empty());
@@ -353,7 +359,7 @@ mod tests {
         store.apply(Event::Init);
         store.apply(Event::InitApply(node("a", "one")));
         store.apply(Event::InitDone);
-        let broken: DeserializeGuard<Wire<Node>> =
+        let broken: Guarded<Node> =
             serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": "none"}})).unwrap();
         let Outcome::Malformed { name, gone, .. } = store.apply(Event::Apply(broken)) else { panic!("malformed") };
         assert_eq!((name.to_string(), gone.is_some()), ("a".to_owned(), true));

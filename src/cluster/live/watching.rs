@@ -4,14 +4,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Config, Error, watcher};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::WatchMetrics;
-use super::store::{Cached, Changed, Outcome, Store};
-use crate::model::Wire;
+use super::store::{Cached, News, Outcome, Store};
+use crate::model::Guarded;
 
 /// Pause after a first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -30,13 +29,13 @@ pub(super) async fn keep<K: Cached>(
     fields: Option<&str>,
     metrics: WatchMetrics,
     stop: CancellationToken,
-    mut tell: impl FnMut(Changed<K>),
+    mut tell: impl FnMut(News<K>),
 ) {
     let mut streaming = true;
     let mut failures = 0_u32;
     // Ends only by cancellation: each turn is one watcher, from list to whatever made it useless.
     loop {
-        let api: Api<DeserializeGuard<Wire<K>>> = Api::all(client.clone());
+        let api: Api<Guarded<K>> = Api::all(client.clone());
         let mut events = pin!(watcher(api, config(streaming, fields)));
         loop {
             let Some(Some(event)) = stop.run_until_cancelled(events.next()).await else { return };
@@ -69,17 +68,18 @@ pub(super) async fn keep<K: Cached>(
 
 fn take<K: Cached>(
     store: &Store<K>,
-    event: watcher::Event<DeserializeGuard<Wire<K>>>,
+    event: watcher::Event<Guarded<K>>,
     metrics: &WatchMetrics,
-    tell: &mut impl FnMut(Changed<K>),
+    tell: &mut impl FnMut(News<K>),
 ) {
     metrics.heard();
     match store.apply(event) {
-        Outcome::Changed(changes) => changes.into_iter().for_each(tell),
+        Outcome::Changed(change) => change.into_iter().map(News::Changed).for_each(tell),
+        Outcome::Listed(gone) => gone.into_iter().map(News::Changed).chain([News::Listed]).for_each(tell),
         Outcome::Malformed { name, error, gone } => {
             metrics.malformed();
             tracing::warn!(kind = metrics.kind(), %name, error, "an object could not be read and counts as not known");
-            gone.into_iter().for_each(tell);
+            gone.into_iter().map(News::Changed).for_each(tell);
         }
     }
 }
