@@ -45,6 +45,25 @@ impl Stage<'_> {
         Ok(self.scope.all::<PersistentVolume>().get(&volume).await?)
     }
 
+    /// A claim that goes again; its volume, unless its node was given back.
+    async fn served_or_given_up(&self, name: &str) -> Result<Option<PersistentVolume>> {
+        self.claim(name, &self.pool).await?;
+        let volume = eventually("an outcome of the claim", PATIENCE / 2, async || {
+            let claim = self.scope.claim(name).await?;
+            let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+            let given_up = !claim.annotations().contains_key("volume.kubernetes.io/selected-node");
+            let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|_| bound);
+            Ok(if volume.is_some() { Some(volume) } else { given_up.then_some(None) })
+        })
+        .await?;
+        let volume = match volume {
+            Some(name) => Some(self.scope.all::<PersistentVolume>().get(&name).await?),
+            None => None,
+        };
+        self.scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
+        Ok(volume)
+    }
+
     async fn set_pool(&self, nodes: &Value) -> Result<()> {
         let patch = json!({ "spec": { "nodes": nodes } });
         let pools = self.scope.all::<LocalPool>();
@@ -118,14 +137,15 @@ pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Resu
     // And what is changed afterwards is seen again, by both.
     let moved = directory.path().join("moved");
     stage.set_pool(&json!([{ "names": [node.name()], "paths": [{ "path": moved }] }])).await?;
-    eventually("the pool to be read again", PATIENCE, async || {
-        let name = format!("again{}", moved.exists());
-        if scope.api::<PersistentVolumeClaim>().get_opt(&name).await?.is_some() {
-            scope.api::<PersistentVolumeClaim>().delete(&name, &DeleteParams::default()).await?;
-            return Ok(None);
-        }
-        let volume = stage.served(&name).await?;
-        Ok(path_of(&volume).starts_with(&moved).then_some(()))
+    // Both watches broke off with the definition, and each comes back in its own time. Meanwhile agent and controller mean
+    // different paths, and claims are given up.
+    let mut attempt = 0;
+    // A watch that broke off often comes back after half a minute.
+    eventually("the pool to be read again", 2 * PATIENCE, async || {
+        attempt += 1;
+        stage.alive()?;
+        let volume = stage.served_or_given_up(&format!("again{attempt}")).await?;
+        Ok(volume.is_some_and(|volume| path_of(&volume).starts_with(&moved)).then_some(()))
     })
     .await?;
     stage.alive()
