@@ -266,7 +266,7 @@ fn reserve(
         reclaim: request.parameters.reclaim,
         ..LocalVolumeSpec::default()
     });
-    lock(&context.promised).insert(local.name().to_owned(), local.clone());
+    lock(&context.promised).insert(local.name().to_owned(), (Instant::now(), local.clone()));
     Ok(Some(local))
 }
 

@@ -36,13 +36,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        // Each worker mostly waits for the API server; 32 requests in flight are far below its limits for one client.
+        // Each worker mostly waits for the API server, and has a connection of its own meanwhile. A claim takes three
+        // requests of some milliseconds, so 16 make more volumes than any controller manager binds.
         Self {
             adopt: BTreeSet::new(),
             agent_patience: Duration::from_secs(60),
             pool: None,
             mark_bound: false,
-            workers: 32,
+            workers: 16,
         }
     }
 }
@@ -123,8 +124,12 @@ pub(crate) struct Context {
 /// told of it.
 pub(crate) const UNSEEN: Duration = Duration::from_secs(5);
 
-/// Orders by name.
-pub(crate) type Promised = Mutex<HashMap<String, LocalVolume>>;
+/// Orders by name, and since when.
+pub(crate) type Promised = Mutex<HashMap<String, (Instant, LocalVolume)>>;
+
+/// For how long an order counts that no watch told of. It takes a request and an event to be seen; a LocalVolume that was
+/// gone before is the only one that never is.
+const PROMISE: Duration = Duration::from_secs(60);
 
 /// LocalVolumes whose agent has followed the order of disposal. Lost at a restart; then they are made again from
 /// their volumes, disposed of again, which finds nothing, and arrive here.
@@ -218,7 +223,7 @@ impl Context {
         let promised = lock(&self.promised);
         let mut found: Vec<_> =
             self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, it)| it);
+        let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, (_, it))| it);
         found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(|it| Arc::new(it.into())));
         found
     }
@@ -228,7 +233,7 @@ impl Context {
         if !self.synced.load(Ordering::Acquire) {
             return None;
         }
-        let ordered = lock(&self.promised).values().any(|local| local.spec.claim.uid == uid);
+        let ordered = lock(&self.promised).values().any(|(_, local)| local.spec.claim.uid == uid);
         let made = || !self.stores.locals.find(&uid.into()).is_empty();
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
     }
@@ -253,6 +258,7 @@ impl Context {
     pub(crate) fn tidy(&self) {
         let claims: BTreeSet<Text> = self.all_claims().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
+        lock(&self.promised).retain(|_, (since, _)| since.elapsed() < PROMISE);
         lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
         lock(&self.unbound).retain(|uid| claims.contains(uid.as_str()));

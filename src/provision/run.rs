@@ -221,10 +221,8 @@ fn watch(context: &Arc<Context>) -> [Task; 3] {
     let locals = async move {
         let tell = |news| match news {
             News::Changed(change) => on_local(&of_locals, change),
-            News::Listed => {
-                lock(&of_locals.promised).clear();
-                of_locals.queue.now(Key::Everything);
-            }
+            // Promises stay: an order that is under way may be younger than the list.
+            News::Listed => of_locals.queue.now(Key::Everything),
         };
         of_locals.stores.locals.watch(of_locals.client.clone(), None, never(), tell).await;
     };

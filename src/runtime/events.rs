@@ -1,6 +1,7 @@
 //! Events, stored so that what is said again makes an old one count, and what is new is seen.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -11,7 +12,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-/// Different texts that are remembered. At most 1 KiB each, so 4 MiB.
+/// Different texts that are remembered, by 48 bytes each.
 const REMEMBERED: usize = 4_096;
 /// The API server takes a note of 1,024 bytes.
 const NOTE: usize = 1_000;
@@ -31,13 +32,12 @@ pub struct Said {
     pub related: Option<ObjectReference>,
 }
 
-/// Another note is another event: the last cause must not hide behind the first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    warning: bool,
-    reason: String,
-    note: String,
-    uid: String,
+/// An event that was stored.
+#[derive(Clone, Copy)]
+struct Told {
+    /// When, in nanoseconds: a part of its name.
+    at: i128,
+    count: i32,
 }
 
 /// Stores events.
@@ -46,14 +46,16 @@ pub struct Recorder {
     controller: &'static str,
     action: &'static str,
     instance: String,
-    told: Mutex<HashMap<Key, (String, i32)>>,
+    /// By a hash of what was said. Another note is another event: the last cause must not hide behind the first.
+    told: Mutex<HashMap<u64, Told>>,
+    hashes: RandomState,
 }
 
 impl Recorder {
     /// For a controller of this name, one of whose processes is the instance.
     #[must_use]
     pub fn new(client: Client, controller: &'static str, action: &'static str, instance: String) -> Self {
-        Self { client, controller, action, instance, told: Mutex::default() }
+        Self { client, controller, action, instance, told: Mutex::default(), hashes: RandomState::new() }
     }
 
     /// Stores one. The caller sets the deadline.
@@ -62,23 +64,22 @@ impl Recorder {
     /// When the API server does not take it, as in a namespace that is ending.
     pub async fn publish(&self, said: Said) -> kube::Result<()> {
         let note = fit(&said.note).to_owned();
-        let uid = said.regarding.uid.clone().unwrap_or_default();
-        let key = Key { warning: said.warning, reason: said.reason.clone(), note: note.clone(), uid };
+        let key = self.hashes.hash_one((said.warning, &said.reason, &note, &said.regarding.uid));
         let namespace = said.regarding.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let now = MicroTime(Timestamp::now());
-        let again = self.lock().get(&key).map(|(name, count)| (name.clone(), count.saturating_add(1)));
-        let Some((name, count)) = again else {
-            let event = self.first(said, note, namespace, now);
-            let name = event.metadata.name.clone().unwrap_or_default();
-            events.create(&PostParams::default(), &event).await?;
-            self.remember(key, name, 1);
+        let again = self.lock().get(&key).copied();
+        let Some(Told { at, count }) = again else {
+            let at = now.0.as_nanosecond();
+            events.create(&PostParams::default(), &self.first(said, note, namespace, now)).await?;
+            self.remember(key, Told { at, count: 1 });
             return Ok(());
         };
+        let (name, count) = (name_of(&said.regarding, at), count.saturating_add(1));
         let patch = json!({"series": EventSeries { count, last_observed_time: now }});
         let stored = events.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         if stored.is_ok() {
-            self.remember(key, name, count);
+            self.remember(key, Told { at, count });
         } else {
             // It has expired, most likely; the next time makes a new one.
             self.lock().remove(&key);
@@ -86,20 +87,18 @@ impl Recorder {
         stored.map(drop)
     }
 
-    fn remember(&self, key: Key, name: String, count: i32) {
+    fn remember(&self, key: u64, stored: Told) {
         let mut told = self.lock();
         if told.len() >= REMEMBERED {
             told.clear();
         }
-        told.insert(key, (name, count));
+        told.insert(key, stored);
     }
 
     fn first(&self, said: Said, note: String, namespace: String, now: MicroTime) -> Event {
-        let name = said.regarding.name.clone().unwrap_or_default();
         Event {
-            // As client-go names them: unique by the time.
             metadata: ObjectMeta {
-                name: Some(format!("{name}.{:x}", now.0.as_nanosecond())),
+                name: Some(name_of(&said.regarding, now.0.as_nanosecond())),
                 namespace: Some(namespace),
                 ..ObjectMeta::default()
             },
@@ -116,10 +115,15 @@ impl Recorder {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (String, i32)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Told>> {
         // No code that holds the lock can leave an entry half-written.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// As client-go names them: unique by the time.
+fn name_of(regarding: &ObjectReference, at: i128) -> String {
+    format!("{}.{at:x}", regarding.name.as_deref().unwrap_or_default())
 }
 
 /// As much of the text as an event holds.
