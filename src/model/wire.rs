@@ -74,17 +74,20 @@ impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
             metadata: Name,
         }
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Name {
             name: Option<String>,
             namespace: Option<String>,
+            // Without it the watch would not know where it is, and begin anew.
+            resource_version: Option<String>,
         }
         let text = Box::<RawValue>::deserialize(deserializer)?;
         match serde_json::from_str::<Wire<K>>(text.get()) {
             Ok(Wire { metadata, object }) => Ok(Self { metadata, object: Ok(object) }),
             Err(error) => {
                 let Named { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
-                let metadata =
-                    ObjectMeta { name: metadata.name, namespace: metadata.namespace, ..ObjectMeta::default() };
+                let Name { name, namespace, resource_version } = metadata;
+                let metadata = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
                 Ok(Self { metadata, object: Err(error.to_string()) })
             }
         }
@@ -177,7 +180,8 @@ mod tests {
 
     use super::{Guarded, Node};
 
-    const BROKEN: &str = r#"{"metadata":{"name":"b","managedFields":[{}]},"spec":{"taints":"none"}}"#;
+    const BROKEN: &str =
+        r#"{"metadata":{"name":"b","resourceVersion":"5","managedFields":[{}]},"spec":{"taints":"none"}}"#;
 
     #[test]
     fn one_object_that_cannot_be_read_hides_no_other() {
@@ -200,6 +204,7 @@ mod tests {
             panic!("modified")
         };
         assert!(node.object.is_err());
+        assert_eq!(node.metadata.resource_version.as_deref(), Some("5"), "where the watch goes on");
         let bookmark =
             r#"{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"7"}}}"#;
         assert!(matches!(read(bookmark.to_owned()), WatchEvent::Bookmark(_)));
