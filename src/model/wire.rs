@@ -71,11 +71,11 @@ impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Named {
-            metadata: Name,
+            metadata: Place,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Name {
+        struct Place {
             name: Option<String>,
             namespace: Option<String>,
             // Without it the watch would not know where it is, and begin anew.
@@ -86,7 +86,7 @@ impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
             Ok(Wire { metadata, object }) => Ok(Self { metadata, object: Ok(object) }),
             Err(error) => {
                 let Named { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
-                let Name { name, namespace, resource_version } = metadata;
+                let Place { name, namespace, resource_version } = metadata;
                 let metadata = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
                 Ok(Self { metadata, object: Err(error.to_string()) })
             }
