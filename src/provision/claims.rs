@@ -191,7 +191,7 @@ async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<On
     let name = LocalVolume::name_for(&request.uid, node.name());
     let Some(local) = context.local(&name) else {
         // The claim changed again before the watch brought the order that was given a moment ago.
-        if lock(&context.promised).contains_key(&name) {
+        if context.promises().contains_key(&name) {
             return Ok(Ok(Some(SOON)));
         }
         let Some(pool) = pool(context, request) else { return Ok(Ok(Some(PATIENCE))) };
@@ -266,7 +266,7 @@ fn reserve(
         reclaim: request.parameters.reclaim,
         ..LocalVolumeSpec::default()
     });
-    lock(&context.promised).insert(local.name().to_owned(), (Instant::now(), local.clone()));
+    context.promises().insert(local.name().to_owned(), (Instant::now(), local.clone()));
     Ok(Some(local))
 }
 
@@ -276,7 +276,7 @@ async fn order(context: &Context, request: &Request, local: &LocalVolume) -> Res
         Ok(_) => context.metrics.ordered(),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
-            lock(&context.promised).remove(local.name());
+            context.promises().remove(local.name());
             return Err(error);
         }
     }
@@ -306,9 +306,12 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
         local,
         affinity_value: value,
     });
+    // Before the volume is there: the claim may be bound before this process hears of its own success.
+    let behind = context.options.mark_bound && is_behind(context.await_binding(&request.uid));
+    let mut late = None;
     match in_time(context.new_volumes().create(&PostParams::default(), &volume)).await {
         Ok(made) => {
-            mark_bound(context, &request.uid, &made).await;
+            late = behind.then_some(made);
             let waited = lock(&context.waiting).get(&(request.uid.clone(), local.spec.node_name.clone())).copied();
             context.metrics.made(waited.map(|since| since.elapsed()));
             let name = volume_name(&request.uid);
@@ -316,10 +319,16 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
             context.events.normal(reference(claim.as_ref()), "ProvisioningSucceeded", &note);
         }
         Err(error) if error.is_conflict() => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            lock(&context.unbound).remove(&request.uid);
+            return Err(error);
+        }
     }
     lock(&context.made).insert(volume_name(&request.uid), Instant::now());
     context.forget(&request.uid);
+    if let Some(volume) = late {
+        mark_bound(context, &volume).await;
+    }
     Ok(())
 }
 
@@ -332,19 +341,11 @@ fn is_behind(unbound: usize) -> bool {
     unbound > PROMPT
 }
 
-/// Writes the phase that the controller manager would write, if it is behind: it finds nothing to do there and goes on
+/// Writes the phase that the controller manager would write while it is behind: it finds nothing to do there and goes on
 /// with the claim. While it is prompt, both would write at once and one in vain.
 ///
 /// Nothing depends on it. Source: `updateVolumePhase` of the persistent volume controller.
-async fn mark_bound(context: &Context, claim: &str, volume: &PersistentVolume) {
-    let behind = {
-        let mut unbound = lock(&context.unbound);
-        unbound.insert(claim.to_owned());
-        is_behind(unbound.len())
-    };
-    if !context.options.mark_bound || !behind {
-        return;
-    }
+async fn mark_bound(context: &Context, volume: &PersistentVolume) {
     let patch = json!({
         "metadata": { "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version },
         "status": { "phase": "Bound" },

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -114,7 +114,8 @@ pub(crate) struct Context {
     pub asked: Mutex<HashMap<String, Instant>>,
     /// When volumes were made that the cache does not show yet: a claim that changes meanwhile needs no second one.
     pub made: Mutex<HashMap<String, Instant>>,
-    /// UIDs of the claims whose volumes were made by this process, and that the controller manager has not bound yet.
+    /// UIDs of the claims whose volumes this process makes or made, and that the controller manager has not bound yet. Kept
+    /// only where phases are to be written.
     pub unbound: Mutex<HashSet<String>>,
     /// All facts have been read once.
     pub synced: AtomicBool,
@@ -154,7 +155,7 @@ impl Disposed {
     }
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these hold stays usable whatever happened to another holder.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -220,7 +221,7 @@ impl Context {
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<Kept<LocalVolume>>> {
         // Before the cache: an order that the cache takes over in between must not be missing in both.
-        let promised = lock(&self.promised);
+        let promised = self.promises();
         let mut found: Vec<_> =
             self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
         let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, (_, it))| it);
@@ -233,9 +234,23 @@ impl Context {
         if !self.synced.load(Ordering::Acquire) {
             return None;
         }
-        let ordered = lock(&self.promised).values().any(|(_, local)| local.spec.claim.uid == uid);
+        let ordered = self.promises().values().any(|(_, local)| local.spec.claim.uid == uid);
         let made = || !self.stores.locals.find(&uid.into()).is_empty();
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
+    }
+
+    /// Promises that still count.
+    pub(crate) fn promises(&self) -> MutexGuard<'_, HashMap<String, (Instant, LocalVolume)>> {
+        let mut promised = lock(&self.promised);
+        promised.retain(|_, (since, _)| since.elapsed() < PROMISE);
+        promised
+    }
+
+    /// Notes that the controller manager is to bind a claim soon; how many claims it is to bind now.
+    pub(crate) fn await_binding(&self, uid: &str) -> usize {
+        let mut unbound = lock(&self.unbound);
+        unbound.insert(uid.to_owned());
+        unbound.len()
     }
 
     /// True for a volume that was made a moment ago and that the cache may not show yet.
@@ -256,12 +271,14 @@ impl Context {
 
     /// Drops what was kept about claims and volumes that are gone.
     pub(crate) fn tidy(&self) {
-        let claims: BTreeSet<Text> = self.all_claims().iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
+        let all = self.all_claims();
+        let claims: BTreeSet<Text> = all.iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
-        lock(&self.promised).retain(|_, (since, _)| since.elapsed() < PROMISE);
         lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
-        lock(&self.unbound).retain(|uid| claims.contains(uid.as_str()));
+        let bound: HashSet<Text> =
+            all.iter().filter(|it| it.volume_name().is_some()).filter_map(|it| it.metadata.uid.clone()).collect();
+        lock(&self.unbound).retain(|uid| claims.contains(uid.as_str()) && !bound.contains(uid.as_str()));
         let owners: BTreeSet<Text> =
             self.all_volumes().iter().filter_map(|volume| volume.spec.claim_ref.as_ref()?.uid.clone()).collect();
         self.disposed.retain(|name| owners.iter().any(|uid| name.starts_with(uid.as_str())));
