@@ -20,6 +20,9 @@ mod audit;
 mod image;
 #[path = "provision/makers.rs"]
 mod makers;
+#[path = "../tests/install/manifest.rs"]
+#[allow(dead_code, reason = "shared with the suite install")]
+mod manifest;
 #[path = "provision/null.rs"]
 mod null;
 #[path = "../tests/migrate/old.rs"]
@@ -34,6 +37,7 @@ mod seen;
 #[path = "provision/table.rs"]
 mod table;
 
+use makers::Values;
 use pace::{Ground, Way};
 use seen::Seen;
 use table::Row;
@@ -106,28 +110,28 @@ async fn measure(plan: &Plan) -> Result<table::Report> {
     let mut last = [
         Row::new("null: posts volumes, makes nothing"),
         Row::new("latebind"),
-        Row::new("latebind, claims annotated at birth"),
+        Row::new("latebind, with `claimHook`"),
         Row::new("the same, with `markBound`"),
     ];
     let (of_null, of_ours) = (makers::null(&ground.cluster).await?, makers::latebind(&ground.cluster).await?);
     let ways = [
-        Way { maker: &of_null, hook: false, mark: false },
-        Way { maker: &of_ours, hook: false, mark: false },
-        Way { maker: &of_ours, hook: true, mark: false },
-        Way { maker: &of_ours, hook: true, mark: true },
+        Way { maker: &of_null, values: Values::default() },
+        Way { maker: &of_ours, values: Values::default() },
+        Way { maker: &of_ours, values: Values { hook: true, mark: false } },
+        Way { maker: &of_ours, values: Values { hook: true, mark: true } },
     ];
     for round in 1..=plan.rounds {
         for (row, way) in last.iter_mut().zip(ways) {
-            marking(&ground, way).await?;
+            setting(&ground, way).await?;
             row.add(ground.pace(way, plan.claims).await?);
             row.tell(&format!("round {round}"));
         }
     }
     for (row, way) in last.iter_mut().zip(ways) {
-        marking(&ground, way).await?;
+        setting(&ground, way).await?;
         row.single = ground.single(way, plan.single).await?;
     }
-    marking(&ground, ways[2]).await?;
+    setting(&ground, ways[2]).await?;
     let many = many(&ground, ways[2], plan.many).await?;
     drop(of_null);
     ground.cluster.shut_down().await?;
@@ -135,18 +139,18 @@ async fn measure(plan: &Plan) -> Result<table::Report> {
     Ok(table::Report { rows, many, volumes: plan.many })
 }
 
-/// Has the controller of a way run as it is to. The one that was there before has ended then, and the new one leads.
-async fn marking(ground: &Ground, way: Way<'_>) -> Result<()> {
+/// Has latebind run as a way wants it. The one that was there before has ended then, and the new one leads.
+async fn setting(ground: &Ground, way: Way<'_>) -> Result<()> {
     if !matches!(way.maker, makers::Maker::Latebind) {
         return Ok(());
     }
-    makers::mark_bound(&ground.cluster, way.mark).await?;
+    makers::set(&ground.cluster, way.values).await?;
     ground.single(way, 1).await.map(drop)
 }
 
 async fn rancher(ground: &Ground, plan: &Plan) -> Result<Vec<Row>> {
     let maker = makers::rancher(&ground.cluster).await?;
-    let way = Way { maker: &maker, hook: false, mark: false };
+    let way = Way { maker: &maker, values: Values::default() };
     let mut default = Row::new("rancher v0.0.30, default flags");
     default.add(ground.pace(way, plan.few).await?);
     default.tell("default flags");

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use latebind::crd::{LocalNode, LocalPool};
-use latebind_cluster::{Cluster, eventually, project_root};
+use latebind_cluster::{Cluster, eventually};
 use serde_json::json;
 
+use crate::manifest::render;
 use crate::process::{self, Cost, Process};
 use crate::{image, null, old};
 
@@ -138,10 +139,22 @@ pub async fn remove_rancher(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "namespace", old::NAMESPACE, "--timeout=90s"]).await?.success().map(drop)
 }
 
-/// The manifest, with the image of this build.
-fn manifest() -> Result<String> {
-    let manifest = std::fs::read_to_string(project_root().join("webhook-manifests/provisioner.yaml"))?;
-    Ok(manifest.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
+/// Which of the chart's options for many claims at once are on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Values {
+    /// `provisioner.claimHook.enabled`: new claims are told who makes their volume.
+    pub hook: bool,
+    /// `provisioner.markBound`: the controller writes phases of volumes.
+    pub mark: bool,
+}
+
+/// What the chart renders, with the image of this build.
+fn manifest(values: Values) -> Result<String> {
+    let hook = format!("--set=provisioner.claimHook.enabled={}", values.hook);
+    let mark = format!("--set=provisioner.markBound={}", values.mark);
+    let always = ["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true"];
+    let rendered = render(&[&always[..], &[&hook, &mark]].concat())?;
+    Ok(rendered.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
 }
 
 async fn rolled_out(cluster: &Cluster, namespace: &str, workload: &str) -> Result<()> {
@@ -149,34 +162,29 @@ async fn rolled_out(cluster: &Cluster, namespace: &str, workload: &str) -> Resul
     cluster.kubectl(&arguments).await?.success().map(drop)
 }
 
-/// Turns the chart's value `provisioner.markBound` on or off: a right of the controller, and a flag.
-pub async fn mark_bound(cluster: &Cluster, on: bool) -> Result<()> {
-    let right = "    resources: [persistentvolumes]\n    verbs: [get, create, delete]\n";
-    let more = "  - apiGroups: [\"\"]\n    resources: [persistentvolumes/status]\n    verbs: [patch]\n";
-    let flag = "            - --provisioner=on\n";
-    let manifest = manifest()?;
-    let mut changed = Vec::new();
-    for object in manifest.split("\n---\n").filter(|object| object.contains(right) || object.contains(flag)) {
-        changed.push(if on {
-            object
-                .replace(right, &format!("{right}{more}"))
-                .replace(flag, &format!("{flag}            - --mark-bound\n"))
-        } else {
-            object.to_owned()
-        });
-    }
-    ensure!(changed.len() == 2, "the manifest has changed: a right and a flag are to be added to it");
-    cluster.kubectl_with_input(&["apply", "-f", "-"], &changed.join("\n---\n")).await?.success()?;
-    rolled_out(cluster, "latebind-system", "deployment/latebind-controller").await
+/// Turns the chart's options on or off, and waits until they are.
+pub async fn set(cluster: &Cluster, values: Values) -> Result<()> {
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest(values)?).await?.success()?;
+    rolled_out(cluster, "latebind-system", "deployment/latebind-controller").await?;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client(), "default");
+    let claim = json!({ "metadata": { "name": "asks" }, "spec": { "storageClassName": Maker::Latebind.class(),
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Mi" } } } });
+    let claim: PersistentVolumeClaim = serde_json::from_value(claim)?;
+    eventually("the claim hook to be as it is wanted", PATIENCE, async || {
+        let seen = claims.create(&PostParams { dry_run: true, ..PostParams::default() }, &claim).await?;
+        let told = seen.annotations().contains_key("volume.kubernetes.io/storage-provisioner");
+        Ok((told == values.hook).then_some(()))
+    })
+    .await
 }
 
-/// Installs latebind by its manifest.
+/// Installs latebind as its chart does.
 pub async fn latebind(cluster: &Cluster) -> Result<Maker> {
     let archive = image::of(IMAGE, &process::latebind())?;
     for node in cluster.nodes() {
         node.import(&archive).await?;
     }
-    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest()?).await?.success()?;
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest(Values::default())?).await?.success()?;
     for (namespace, workload) in [
         ("latebind-system", "deployment/latebind-controller"),
         ("latebind-system", "deployment/latebind-webhook"),

@@ -11,7 +11,7 @@ use latebind_cluster::Cluster;
 use serde_json::json;
 
 use crate::audit::{self, Requests};
-use crate::makers::{Costs, Maker};
+use crate::makers::{Costs, Maker, Values};
 use crate::seen::Seen;
 
 /// Longer than rancher's provisioner takes for 100 claims with its default flags, which is three minutes.
@@ -53,22 +53,14 @@ pub struct Pace {
 #[derive(Clone, Copy)]
 pub struct Way<'a> {
     pub maker: &'a Maker,
-    /// The claims are born with the two annotations that name their provisioner, as a claim hook adds them.
-    pub hook: bool,
-    /// The controller writes phases of volumes, as with the chart's value `provisioner.markBound`.
-    pub mark: bool,
+    /// With which of the chart's options, if it is ours.
+    pub values: Values,
 }
 
 fn claim(name: &str, way: Way<'_>, node: &str) -> PersistentVolumeClaim {
     let class = way.maker.class();
-    let mut annotations = json!({ "volume.kubernetes.io/selected-node": node });
-    if way.hook {
-        for key in ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"] {
-            annotations[key] = json!("local.latebind.dev");
-        }
-    }
     let object = json!({
-        "metadata": { "name": name, "annotations": annotations },
+        "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": node } },
         "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
             "resources": { "requests": { "storage": "1Mi" } } } });
     serde_json::from_value(object).unwrap()

@@ -17,7 +17,7 @@ pub struct Row {
 
 /// Everything.
 pub struct Report {
-    /// rancher's first, then null, ours, ours with annotated claims, and that with phases written.
+    /// rancher's first, then null, ours, ours with the claim hook, and that with phases written.
     pub rows: Vec<Row>,
     /// Memory with many volumes.
     pub many: Costs,
@@ -132,10 +132,10 @@ impl Report {
              second), claims created with their selected node. latebind and null took turns, {rounds} rounds each; their \
              figures are medians of the rounds. rancher's provisioner gets fewer claims with its default flags unless the run \
              is a long one, since 100 take it six minutes; rates and costs are for one claim, and so can be compared. Its \
-             version v0.0.30 has no flag for the rate of requests, so that workers are all there is to add. Claims \
-             \"annotated at birth\" are created with the two annotations that name their provisioner, as the optional claim \
-             hook adds them: the controller manager need not write them. With `markBound` latebind also writes the phase of \
-             the volume while the controller manager is behind (docs/provisioner.md). latebind runs from {}.\n\n\
+             version v0.0.30 has no flag for the rate of requests, so that workers are all there is to add. With the chart's \
+             `claimHook` new claims are told who makes their volume, which the controller manager need not write then; with \
+             `markBound` latebind also writes the phase of the volume while the controller manager is behind \
+             (docs/provisioner.md). latebind runs from {}.\n\n\
              | provisioner | claims | selected node to volume, p50 / p99 | volumes/s | Bound/s | all gone after | one claim \
              alone, p50 (of) | its requests a volume, make + remove | of these writes, without events | requests of the \
              controller manager's binder | of kubelets | MiB resident | CPU a volume |\n\
@@ -189,7 +189,7 @@ impl Report {
             format!("{:.2} times", median(ratios.collect()))
         };
         row("Bound/s, of the null provisioner's", ratio(ours), "≥ 1.5");
-        row("the same with claims annotated at birth", ratio(hooked), "≥ 1.5");
+        row("the same with `claimHook`", ratio(hooked), "≥ 1.5");
         row("the same with `markBound` besides", ratio(marked), "≥ 1.5");
         row("one claim alone, p50", brief(at(&ours.single, 50)), "≤ 50 ms");
         row("writes to make a volume", format!("{:.1}", ours.writes().0), "≤ 3");
