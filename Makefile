@@ -37,7 +37,7 @@ dist: ## The static binary that ships: target/ARCHITECTURE-unknown-linux-gnu/dis
 	@head -n 1 target/$(SHIPPED)/dist/deps/order 2>/dev/null || echo "# no lld: functions stand as they come, and processes take 6 MiB more"
 
 .PHONY: functions
-functions: ## Write dist/functions.txt anew: what the roles run, watched by gdb (x86_64)
+functions: ## Write dist/functions.txt anew: what the roles run, watched by gdb (root on x86_64)
 	$(CLUSTER) build
 	CARGO_PROFILE_DIST_STRIP=none RUSTFLAGS="$(DIST_FLAGS)" $(DIST) --target-dir target/symbols
 	dist/train.sh target/symbols/$(SHIPPED)/dist/latebind

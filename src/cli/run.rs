@@ -27,9 +27,9 @@ use crate::admission::service::Choices;
 use crate::agent::{AllowedBases, BLOCKING_THREADS};
 use crate::crd::checked_base;
 use crate::policy::Mode;
-use crate::runtime::logs;
 use crate::runtime::serve::ConnectionLimits;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::{client, logs};
 use crate::tls::renewal::Terms;
 use crate::tls::store::Places;
 use crate::tls::{ClientCheck, MinimumVersion, PairFiles, ServingSource};
@@ -50,11 +50,6 @@ Examples:
 
   # A webhook on this machine for the cluster of the current kubeconfig, with a certificate of one's own:
   latebind run --role webhook --listen 192.0.2.7:9443 --tls-cert certs/tls.crt --tls-key certs/tls.key";
-
-/// A connection to an API server that does not come about in this time is tried again.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Longer than a watch may be silent, so that only a dead connection ends by it.
-const READ: Duration = Duration::from_secs(295);
 
 /// A role of latebind in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -413,7 +408,7 @@ fn runtime(roles: &[Role]) -> std::io::Result<tokio::runtime::Runtime> {
 /// Two provisioners of one name would work against each other.
 async fn alone(client: &Client, options: &provision::Options) -> anyhow::Result<()> {
     for name in &options.adopt {
-        let looking = tokio::time::timeout(CONNECT, rancher::rivals(client, name));
+        let looking = tokio::time::timeout(client::CONNECT, rancher::rivals(client, name));
         let rivals = looking.await.context("the API server did not answer in time")?;
         let rivals = rivals.with_context(|| format!("cannot see whether {name} still runs"))?;
         if !rivals.is_empty() {
@@ -433,7 +428,7 @@ impl ClusterArgs {
     /// # Errors
     /// When no cluster is configured.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let mut config = if self.kubeconfig.is_some() || self.context.is_some() {
+        let config = if self.kubeconfig.is_some() || self.context.is_some() {
             let kubeconfig = match &self.kubeconfig {
                 Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
                 None => Kubeconfig::read()?,
@@ -443,11 +438,7 @@ impl ClusterArgs {
         } else {
             Config::infer().await.context("no cluster: neither a Pod's account nor a kubeconfig was found")?
         };
-        // Retries are left to the loops, which know what is worth one.
-        config.default_retry = false;
-        config.connect_timeout = Some(CONNECT);
-        config.read_timeout = Some(READ);
-        Ok(Client::try_from(config)?)
+        Ok(client::connect(config)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every long-running role needs: a bounded server, readiness, shutdown in two stages, reloading, metrics, logs.
 
 pub mod api;
+pub mod client;
 pub mod events;
 pub mod lease;
 pub mod logs;
