@@ -140,7 +140,7 @@ pub async fn remove_rancher(cluster: &Cluster) -> Result<()> {
 }
 
 /// Which of the chart's options for many claims at once are on.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 pub struct Values {
     /// `provisioner.claimHook.enabled`: new claims are told who makes their volume.
     pub hook: bool,

@@ -24,18 +24,15 @@ const BUFFER: usize = 32 << 10;
 ///
 /// # Errors
 /// When what the configuration says of TLS or of the account cannot be used, or when it names a proxy.
-pub fn connect(mut config: Config) -> kube::Result<Client> {
-    config.default_retry = false;
-    config.connect_timeout = Some(CONNECT);
-    config.read_timeout = Some(READ);
+pub fn connect(config: Config) -> kube::Result<Client> {
     if let Some(proxy) = config.proxy_url {
         return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
     }
     let mut plain = HttpConnector::new();
     plain.enforce_http(false);
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(plain)?);
-    connector.set_connect_timeout(config.connect_timeout);
-    connector.set_read_timeout(config.read_timeout);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_read_timeout(Some(READ));
     connector.set_write_timeout(config.write_timeout);
     connector.set_reset_reader_on_write(config.reset_reader_on_write);
     let http: HttpClient<_, Body> =
