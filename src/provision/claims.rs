@@ -42,10 +42,12 @@ pub(crate) async fn reconcile(context: &Context, claim: Arc<Claim>) -> Result<Op
     }
     let Some(class) = context.class_of(&claim) else { return Ok(None) };
     let volume = volume_name(&uid);
+    // Before the cache, as promises are.
+    let just_made = context.made.contains(&volume);
     if (class.is_delayed() && claim.selected_node().is_none()) || context.volume(&volume).is_some() {
         return Ok(None);
     }
-    if context.was_just_made(&volume) {
+    if just_made {
         return Ok(Some(UNSEEN));
     }
     if let Some(refusal) = refusal(&claim) {
@@ -189,9 +191,11 @@ type OnNode = Result<Option<Duration>, NodeObstacle>;
 /// The node is chosen: orders the directory, or makes the volume when it is there.
 async fn on_node(context: &Context, request: &Request, node: &Node) -> Result<OnNode, ApiError> {
     let name = LocalVolume::name_for(&request.uid, node.name());
+    // Before the cache, which takes an order over before its promise ends.
+    let promised = context.promised.contains(&name);
     let Some(local) = context.local(&name) else {
         // The claim changed again before the watch brought the order that was given a moment ago.
-        if context.promises().contains_key(&name) {
+        if promised {
             return Ok(Ok(Some(SOON)));
         }
         let Some(pool) = pool(context, request) else { return Ok(Ok(Some(PATIENCE))) };
@@ -266,7 +270,7 @@ fn reserve(
         reclaim: request.parameters.reclaim,
         ..LocalVolumeSpec::default()
     });
-    context.promises().insert(local.name().to_owned(), (Instant::now(), local.clone()));
+    context.promised.insert(local.name(), local.clone());
     Ok(Some(local))
 }
 
@@ -276,7 +280,7 @@ async fn order(context: &Context, request: &Request, local: &LocalVolume) -> Res
         Ok(_) => context.metrics.ordered(),
         Err(error) if error.is_conflict() => {}
         Err(error) => {
-            context.promises().remove(local.name());
+            context.promised.remove(local.name());
             return Err(error);
         }
     }
@@ -324,7 +328,7 @@ async fn publish(context: &Context, request: &Request, local: &LocalVolume, valu
             return Err(error);
         }
     }
-    lock(&context.made).insert(volume_name(&request.uid), Instant::now());
+    context.made.insert(&volume_name(&request.uid), ());
     context.forget(&request.uid);
     if let Some(volume) = late {
         mark_bound(context, &volume).await;

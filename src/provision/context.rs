@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::PROVISIONER;
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use super::recent::Recent;
 use crate::binding::ClusterView;
 use crate::cluster::live::{Cache, Figured, Figures, LiveCluster};
 use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
@@ -101,7 +102,7 @@ pub(crate) struct Context {
     pub metrics: ProvisionMetrics,
     pub disposed: Disposed,
     /// Orders that the cache does not show yet, so that two claims do not take the same room.
-    pub promised: Promised,
+    pub promised: Recent<LocalVolume>,
     /// Held from the choice of a path to its promise.
     pub choosing: Mutex<()>,
     /// The pools were read anew.
@@ -110,10 +111,10 @@ pub(crate) struct Context {
     pub waiting: Mutex<HashMap<(String, String), Instant>>,
     /// The last warning about each claim, so that the same one is not written every few seconds.
     pub said: Mutex<HashMap<String, String>>,
-    /// When the API server was last asked about the orphans of a node.
-    pub asked: Mutex<HashMap<String, Instant>>,
-    /// When volumes were made that the cache does not show yet: a claim that changes meanwhile needs no second one.
-    pub made: Mutex<HashMap<String, Instant>>,
+    /// Nodes about whose orphans the API server was asked lately.
+    pub asked: Recent<()>,
+    /// Volumes that were made and that the cache does not show yet: a claim that changes meanwhile needs no second one.
+    pub made: Recent<()>,
     /// UIDs of the claims whose volumes this process makes or made, and that the controller manager has not bound yet. Kept
     /// only where phases are to be written.
     pub unbound: Mutex<HashSet<String>>,
@@ -125,12 +126,9 @@ pub(crate) struct Context {
 /// told of it.
 pub(crate) const UNSEEN: Duration = Duration::from_secs(5);
 
-/// Orders by name, and since when.
-pub(crate) type Promised = Mutex<HashMap<String, (Instant, LocalVolume)>>;
-
 /// For how long an order counts that no watch told of. It takes a request and an event to be seen; a LocalVolume that was
 /// gone before is the only one that never is.
-const PROMISE: Duration = Duration::from_secs(60);
+pub(crate) const PROMISE: Duration = Duration::from_secs(60);
 
 /// LocalVolumes whose agent has followed the order of disposal. Lost at a restart; then they are made again from
 /// their volumes, disposed of again, which finds nothing, and arrive here.
@@ -221,11 +219,15 @@ impl Context {
     /// The LocalVolumes of a node, those included that were ordered a moment ago.
     pub(crate) fn locals_on(&self, node: &str) -> Vec<Arc<Kept<LocalVolume>>> {
         // Before the cache: an order that the cache takes over in between must not be missing in both.
-        let promised = self.promises();
-        let mut found: Vec<_> =
-            self.stores.locals.all().into_iter().filter(|local| local.spec.node_name == node).collect();
-        let unseen = promised.iter().filter(|(name, _)| self.local(name).is_none()).map(|(_, (_, it))| it);
-        found.extend(unseen.filter(|it| it.spec.node_name == node).cloned().map(|it| Arc::new(it.into())));
+        let promised = self.promised.matching(|local| local.spec.node_name == node);
+        let mut unseen: HashMap<_, _> = promised.into_iter().map(|it| (it.name().to_owned(), it)).collect();
+        let mut found = self.stores.locals.all();
+        found.retain(|local| local.spec.node_name == node);
+        // One list tells both what is there and what is missing: asked again, the cache may know more.
+        for local in &found {
+            unseen.remove(local.name());
+        }
+        found.extend(unseen.into_values().map(|it| Arc::new(it.into())));
         found
     }
 
@@ -234,16 +236,9 @@ impl Context {
         if !self.synced.load(Ordering::Acquire) {
             return None;
         }
-        let ordered = self.promises().values().any(|(_, local)| local.spec.claim.uid == uid);
+        let ordered = !self.promised.matching(|local| local.spec.claim.uid == uid).is_empty();
         let made = || !self.stores.locals.find(&uid.into()).is_empty();
         Some(ordered || made() || self.volume(&super::volume_name(uid)).is_some())
-    }
-
-    /// Promises that still count.
-    pub(crate) fn promises(&self) -> MutexGuard<'_, HashMap<String, (Instant, LocalVolume)>> {
-        let mut promised = lock(&self.promised);
-        promised.retain(|_, (since, _)| since.elapsed() < PROMISE);
-        promised
     }
 
     /// Notes that the controller manager is to bind a claim soon; how many claims it is to bind now.
@@ -251,11 +246,6 @@ impl Context {
         let mut unbound = lock(&self.unbound);
         unbound.insert(uid.to_owned());
         unbound.len()
-    }
-
-    /// True for a volume that was made a moment ago and that the cache may not show yet.
-    pub(crate) fn was_just_made(&self, volume: &str) -> bool {
-        lock(&self.made).get(volume).is_some_and(|at| at.elapsed() < UNSEEN)
     }
 
     /// Warns about a claim, once for each thing that there is to say.
@@ -274,7 +264,6 @@ impl Context {
         let all = self.all_claims();
         let claims: BTreeSet<Text> = all.iter().filter_map(|claim| claim.metadata.uid.clone()).collect();
         lock(&self.said).retain(|uid, _| claims.contains(uid.as_str()));
-        lock(&self.made).retain(|_, at| at.elapsed() < UNSEEN);
         lock(&self.waiting).retain(|(uid, _), _| claims.contains(uid.as_str()));
         let bound: HashSet<Text> =
             all.iter().filter(|it| it.volume_name().is_some()).filter_map(|it| it.metadata.uid.clone()).collect();

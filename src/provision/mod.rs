@@ -11,6 +11,7 @@ mod orphans;
 mod parameters;
 mod pattern;
 mod placement;
+mod recent;
 mod run;
 mod volume;
 mod volumes;

@@ -2,7 +2,7 @@
 //! one is given only when the API server, asked at that moment, knows no volume and no claim that it belongs to.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
@@ -18,7 +18,7 @@ use crate::model::{Claim, Node, Volume, Wire};
 use crate::runtime::api::{ApiError, in_time};
 
 /// All volumes and claims are listed for it, so not more often than this for one node.
-const ASK: Duration = Duration::from_secs(60);
+pub(crate) const ASK: Duration = Duration::from_secs(60);
 
 /// Looks at what a node reports: tells of what needs a person, and orders the removal of what may go.
 pub(crate) async fn reconcile(context: &Context, report: Arc<Kept<LocalNode>>) -> Result<Option<Duration>, ApiError> {
@@ -33,13 +33,11 @@ pub(crate) async fn reconcile(context: &Context, report: Arc<Kept<LocalNode>>) -
     if due.is_empty() {
         return Ok(None);
     }
-    {
-        let mut asked = lock(&context.asked);
-        if let Some(left) = asked.get(&node_name).and_then(|at| ASK.checked_sub(at.elapsed())) {
-            return Ok(Some(left));
-        }
-        asked.insert(node_name.clone(), Instant::now());
+    // The queue gives a report to one worker at a time.
+    if let Some(left) = context.asked.left(&node_name) {
+        return Ok(Some(left));
     }
+    context.asked.insert(&node_name, ());
     // No cache: what may destroy is decided by what the API server says now.
     let volumes = in_time(context.volumes().list(&ListParams::default())).await?.items;
     let claims = in_time(Api::<Wire<Claim>>::all(context.client.clone()).list(&ListParams::default())).await?.items;

@@ -11,9 +11,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, Disposed, Key, Options, Stores, lock};
+use super::context::{Context, Disposed, Key, Options, PROMISE, Stores, UNSEEN, lock};
 use super::events::Events;
 use super::metrics::ProvisionMetrics;
+use super::orphans::ASK;
+use super::recent::Recent;
 use super::volume::LOCAL_VOLUME;
 use super::{claims, orphans, volumes};
 use crate::cluster::live::{Change, Changed, LiveCluster, News, Observer};
@@ -62,13 +64,13 @@ impl Provisioner {
             events,
             metrics,
             disposed: Disposed::default(),
-            promised: std::sync::Mutex::default(),
+            promised: Recent::new(PROMISE),
             choosing: std::sync::Mutex::default(),
             pools_refilled: Notify::new(),
             waiting: std::sync::Mutex::default(),
             said: std::sync::Mutex::default(),
-            asked: std::sync::Mutex::default(),
-            made: std::sync::Mutex::default(),
+            asked: Recent::new(ASK),
+            made: Recent::new(UNSEEN),
             unbound: std::sync::Mutex::default(),
             synced: AtomicBool::new(false),
         };
@@ -290,7 +292,7 @@ impl Observer for Feed {
             Change::Volume(change) => {
                 let gone = change.after.is_none();
                 if let Some(volume) = change.after.or(change.before) {
-                    lock(made).remove(volume.name());
+                    made.remove(volume.name());
                     // Not sooner: as long as the cache shows the volume, its LocalVolume would be taken for lost and made
                     // again.
                     if let Some(name) = volume.metadata.annotation(LOCAL_VOLUME).filter(|_| gone) {
@@ -317,7 +319,7 @@ fn on_local(context: &Context, change: Changed<Kept<LocalVolume>>) {
     let Context { queue, disposed, promised, synced, .. } = context;
     let gone = change.after.is_none();
     let Some(local) = change.after.or(change.before) else { return };
-    lock(promised).remove(local.name());
+    promised.remove(local.name());
     // Gone by the agent's hand, after an order. Any other end leaves the volume to have it made again.
     if gone && local.spec.disposal.is_some() {
         disposed.insert(local.name());
