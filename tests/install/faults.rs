@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
 use latebind::tls::store::ROTATE;
 use latebind_cluster::{Component, Scope, Version, eventually, project_root};
 use serde_json::json;
@@ -24,6 +24,9 @@ use crate::stage::{PATIENCE, claim, class, install_from, pinned, rolled_out, run
 const CLIENTS: usize = 4;
 /// Pause between two creates of one client: about a hundred a second from all.
 const PAUSE: Duration = Duration::from_millis(40);
+
+/// Where a replica serves its metrics.
+const METRICS_PORT: u16 = 9444;
 
 /// What clients saw.
 #[derive(Default)]
@@ -148,6 +151,28 @@ async fn rewrites(client: Client, namespace: &str, node: &str) -> Result<()> {
     .await
 }
 
+/// Waits until every replica has as many claims in memory as there are. That one rewrites says nothing of the other, whose
+/// watches may still be coming back from what a test did to them.
+async fn all_know(scope: &Scope) -> Result<()> {
+    eventually("every replica to know all claims", PATIENCE, async || {
+        let there = scope.all::<PersistentVolumeClaim>().list_metadata(&ListParams::default()).await?.items.len();
+        let wanted = format!("latebind_watch_objects{{kind=\"persistentvolumeclaims\"}} {there}.0");
+        let replicas = Api::<Pod>::namespaced(scope.client(), NAMESPACE);
+        let replicas =
+            replicas.list_metadata(&ListParams::default().labels("app.kubernetes.io/component=webhook")).await?;
+        for replica in &replicas.items {
+            let path =
+                format!("/api/v1/namespaces/{NAMESPACE}/pods/{}:{METRICS_PORT}/proxy/metrics", replica.name_any());
+            let metrics = kubectl(scope, &["get", "--raw", &path]).await?;
+            if !metrics.lines().any(|line| line == wanted) {
+                return Ok(None);
+            }
+        }
+        Ok((replicas.items.len() == 2).then_some(()))
+    })
+    .await
+}
+
 /// Sends a signal to every process of latebind's webhook on a node, and says how many there are; latebind is process 1 of
 /// its container.
 async fn signal(scope: &Scope, node: &str, signal: &str) -> Result<usize> {
@@ -209,10 +234,13 @@ impl Ground {
     async fn lay(scope: &Scope, settings: &[&str]) -> Result<Self> {
         let nodes: Vec<String> = scope.cluster()?.nodes().iter().map(|node| node.name().to_owned()).collect();
         let class = class(scope, "traffic", PROVISIONER).await?;
-        claim(scope, "traffic", &class).await?;
         install_from(scope, &render(settings)?).await?;
         // What the test before left is not this one's fault.
         gone(scope, "deletionTimestamp").await?;
+        // Twice: what a stale replica remembers may have the same number, but not both before and after.
+        all_know(scope).await?;
+        claim(scope, "traffic", &class).await?;
+        all_know(scope).await?;
         let ground = Self { nodes, class };
         ground.rewrites(scope).await?;
         Ok(ground)
