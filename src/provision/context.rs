@@ -137,19 +137,19 @@ pub(crate) struct Disposed(Mutex<BTreeSet<String>>);
 
 impl Disposed {
     pub(crate) fn insert(&self, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        lock(&self.0).insert(name.to_owned());
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+        lock(&self.0).contains(name)
     }
 
     fn retain(&self, keep: impl FnMut(&String) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(keep);
+        lock(&self.0).retain(keep);
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        lock(&self.0).remove(name);
     }
 }
 
