@@ -21,13 +21,8 @@ use latebind_cluster::{Cluster, Options, guard};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-#[path = "load/client.rs"]
-mod client;
-#[path = "load/process.rs"]
-#[allow(dead_code, reason = "shared with benchmarks that use more of it")]
-mod process;
-
-use process::{Process, pinned};
+use latebind_test_support::load;
+use latebind_test_support::process::{self, Process, pinned};
 
 const ROLE: &str = "LATEBIND_BENCH_ROLE";
 const SERVER_CORE: &str = "0";
@@ -47,7 +42,7 @@ fn main() -> ExitCode {
     }
     rustls::crypto::ring::default_provider().install_default().ok();
     if std::env::var(ROLE).as_deref() == Ok("client") {
-        client::run();
+        load::run();
     } else if std::env::args().any(|arg| arg == "--bench") {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(compare());
@@ -82,7 +77,7 @@ async fn compare() {
         of_live.push(live.load(folder.path(), &body));
     }
     let ratios = of_manifests.iter().zip(&of_live).map(|(manifests, live)| live.0 / manifests.0).collect();
-    println!("\n{} connections, one core a server; median of {ROUNDS} runs of {MEASURED:?}\n", client::CONNECTIONS);
+    println!("\n{} connections, one core a server; median of {ROUNDS} runs of {MEASURED:?}\n", load::CONNECTIONS);
     println!(
         "| facts from | reviews/s | of manifests | p99 ms | RSS MB | peak |\n| --- | --- | --- | --- | --- | --- |"
     );
@@ -215,9 +210,13 @@ struct Ready {
 impl Server {
     fn live(cluster: &Cluster, folder: &Path) -> Self {
         let certs = folder.join("certs");
-        let made = Command::new(process::latebind()).args(["certs", "--out"]).arg(&certs).output().unwrap();
+        let made = Command::new(process::under_test(env!("CARGO_BIN_EXE_latebind")))
+            .args(["certs", "--out"])
+            .arg(&certs)
+            .output()
+            .unwrap();
         assert!(made.status.success());
-        let mut command = pinned(SERVER_CORE, &process::latebind());
+        let mut command = pinned(SERVER_CORE, &process::under_test(env!("CARGO_BIN_EXE_latebind")));
         command.args(["run", "--role", "webhook", "--kubeconfig"]).arg(cluster.kubeconfig());
         command.arg("--tls-cert").arg(certs.join("tls.crt")).arg("--tls-key").arg(certs.join("tls.key"));
         Self::start(command, certs.join("ca.crt"))
@@ -225,7 +224,7 @@ impl Server {
 
     fn manifests(folder: &Path) -> Self {
         let ca = folder.join("manifests.pem");
-        let mut command = pinned(SERVER_CORE, &process::latebind());
+        let mut command = pinned(SERVER_CORE, &process::under_test(env!("CARGO_BIN_EXE_latebind")));
         command.arg("webhook").arg("--objects").arg(folder.join("objects")).arg("--ca-out").arg(&ca);
         Self::start(command, ca)
     }

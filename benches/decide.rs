@@ -8,9 +8,10 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use latebind::admission::{Admission, Exemptions, Hook, patch, respond};
 use latebind::binding::{Remedy, Rules, decide_pod};
-use latebind::cluster::{Fact, Facts, Unlisted};
+use latebind::facts::{Fact, Facts, Unlisted};
 use latebind::model::Pod;
 use latebind::policy::Mode;
+use latebind_test_support::objects::{self, class, with};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,38 +38,27 @@ fn node(place: usize) -> Value {
         "status": {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": "16"}}})
 }
 
-fn class(name: &str, provisioner: &str) -> Value {
-    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
-        "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"})
-}
-
 fn claim(name: &str, class: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
-        "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "10Gi"}}},
-        "status": {"phase": "Pending"}})
+    let known =
+        json!({"metadata": {"namespace": "default", "uid": format!("uid-{name}")}, "status": {"phase": "Pending"}});
+    with(objects::claim(name, class, "10Gi"), &known)
 }
 
 /// One of every hundred volumes lies on the node of the Pod.
 fn volume(place: usize) -> Value {
     let node = format!("node-{}", place % 100);
-    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("pv-{place}")},
-        "spec": {"storageClassName": "local-disks", "accessModes": ["ReadWriteOnce"],
-            "capacity": {"storage": format!("{}Gi", 10 + place % 7)}, "local": {"path": "/mnt/disk"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms":
-                [{"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [node]}]}]}}},
-        "status": {"phase": "Available"}})
+    let size = format!("{}Gi", 10 + place % 7);
+    let volume = objects::volume(&format!("pv-{place}"), "local-disks", &node, &size);
+    with(volume, &json!({"status": {"phase": "Available"}}))
 }
 
 fn pod(claims: &[&str]) -> Pod {
-    let mounts: Vec<Value> = claims.iter().map(|claim| json!({"name": claim, "mountPath": claim})).collect();
-    let volumes: Vec<Value> =
-        claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}})).collect();
-    let object = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"nodeName": "node-42",
-        "containers": [{"name": "app", "volumeMounts": mounts, "resources": {"requests": {"cpu": "1"}}}],
-        "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}],
-        "volumes": volumes}});
+    let volumes: Vec<Value> = claims.iter().map(|claim| objects::of_claim(claim)).collect();
+    let mut object = objects::on_node(objects::pod("web", &volumes), "node-42");
+    object["metadata"]["namespace"] = json!("default");
+    object["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    object["spec"]["tolerations"] =
+        json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]);
     match Pod::deserialize(object) {
         Ok(pod) => pod,
         Err(error) => panic!("the Pod cannot be read: {error}"),
@@ -117,7 +107,14 @@ fn review(criterion: &mut Criterion) {
         "labels": {"kubernetes.io/hostname": object["spec"]["nodeName"]}});
     let facts = facts(claims.chain([class("local-path", "rancher.io/local-path"), named]));
     let (rules, exemptions) = (Rules::default(), Exemptions::default());
-    let admission = Admission { view: &facts, rules: &rules, mode: Mode::Rewrite, exemptions: &exemptions };
+    let admission = Admission {
+        view: &facts,
+        rules: &rules,
+        provisioners: &[],
+        mode: Mode::Rewrite,
+        exemptions: &exemptions,
+        details: true,
+    };
     let mut large = recorded.clone();
     let variables: Vec<Value> =
         (0..900).map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "x".repeat(32)})).collect();

@@ -6,11 +6,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use latebind::binding::{Rules, decide_pod, decide_workload};
-use latebind::cluster::Fact;
-use latebind::cluster::assume::Assumptions;
-use latebind::cluster::located::{AliasBudget, documents};
-use latebind::cluster::manifests::{Input, Manifests, Object, Request, Subject};
+use latebind::binding::{Assumptions, Rules, decide_pod, decide_workload};
+use latebind::facts::Fact;
+use latebind::facts::files::{Input, Manifests, Object, Request, Subject};
+use latebind::yaml::{AliasBudget, documents};
 use serde_json::Value;
 use serde_saphyr::granit_parser::{Options, Parser};
 
@@ -66,19 +65,19 @@ fn values(text: &str) -> usize {
 /// All that `lint` does but print: objects, facts, verdicts, and the place of every finding.
 fn judged(request: &Request) -> usize {
     let manifests = Manifests::read(request).unwrap();
-    let view = manifests.view(Assumptions::default());
-    let rules = Rules::default();
+    let view = manifests.facts();
+    let rules = Rules { assume: Assumptions::in_order(), ..Rules::default() };
     let places = |object: &Object| {
         let findings = match &object.subject {
             Subject::Workload(workload) => {
-                let verdict = decide_workload(workload, &view, &rules);
+                let verdict = decide_workload(workload, view, &rules);
                 verdict.pods.into_iter().flat_map(|(_, pod)| pod.findings).collect()
             }
             Subject::Fact(fact) => match &**fact {
-                Fact::Pod(pod) => decide_pod(pod, &view, &rules).findings,
+                Fact::Pod(pod) => decide_pod(pod, view, &rules).findings,
                 _ => Vec::new(),
             },
-            Subject::Other => Vec::new(),
+            Subject::Other(_) => Vec::new(),
         };
         findings.iter().map(|finding| object.origin.place(&finding.path)).map(black_box).count()
     };

@@ -1,4 +1,4 @@
-//! How fast rescue mends what is stuck, and how much memory its caches take, against a real API server on this machine.
+//! How fast rescue fixes what is stuck, and how much memory its caches take, against a real API server on this machine.
 //!
 //! `cargo bench --bench rescue` prints the figures. With `LATEBIND_BENCH_SMALL` set it takes a tenth of everything, to
 //! see that it works. The controller manager and the scheduler are left out: they would only share the processor.
@@ -17,15 +17,12 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use latebind_cluster::{Cluster, Options, eventually, guard};
+use latebind_test_support::objects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-#[path = "load/process.rs"]
-#[allow(dead_code, reason = "shared with benchmarks that use more of it")]
-mod process;
-
-use process::Process;
+use latebind_test_support::process::{self, Process};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests of ours at a time.
@@ -77,13 +74,13 @@ async fn at_start(cluster: &Cluster, stuck: usize) -> Result<()> {
     let begin = Instant::now();
     let rescuer = Rescuer::start(cluster, &[])?;
     let done = format!("{stuck}");
-    eventually("all to be mended", PATIENCE, async || {
+    eventually("all to be fixed", PATIENCE, async || {
         Ok((rescuer.metric(r#"latebind_rescue_writes_total{kind="select_node",result="done"}"#)? == done).then_some(()))
     })
     .await?;
     let took = begin.elapsed().as_secs_f64();
     let writes = rescuer.writes()?;
-    println!("stuck at the start: {stuck} Pods mended in {took:.1} s (to reach: 15 s), with {writes} writes");
+    println!("stuck at the start: {stuck} Pods fixed in {took:.1} s (to reach: 15 s), with {writes} writes");
     clear(cluster).await
 }
 
@@ -242,10 +239,9 @@ fn node(number: usize) -> Value {
 }
 
 fn claim(stem: &str, number: usize) -> Value {
-    json!({
-        "metadata": {"name": format!("{stem}-{number}"), "labels": {"app.kubernetes.io/name": "database", "app.kubernetes.io/instance": stem}},
-        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "disk", "resources": {"requests": {"storage": "10Gi"}}},
-    })
+    let labels = json!({"app.kubernetes.io/name": "database", "app.kubernetes.io/instance": stem});
+    let claim = objects::claim(&format!("{stem}-{number}"), "disk", "10Gi");
+    objects::with(claim, &json!({"metadata": {"labels": labels}}))
 }
 
 fn pod(stem: &str, number: usize) -> Value {
@@ -265,17 +261,16 @@ fn pod(stem: &str, number: usize) -> Value {
 }
 
 fn volume(number: usize) -> Value {
-    json!({
-        "metadata": {"name": format!("pvc-{number:032}"), "annotations": {"pv.kubernetes.io/provisioned-by": "test.example.com/disk"}},
-        "spec": {
-            "capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "other",
-            "local": {"path": "/mnt/disk"},
-            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "elsewhere", "name": format!("data-{number}"), "uid": format!("{number:032}")},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": [format!("node-{}", number % 5000)]},
-            ]}]}},
-        },
-    })
+    let node = format!("node-{}", number % 5000);
+    let volume = objects::volume(&format!("pvc-{number:032}"), "other", &node, "10Gi");
+    let bound = json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "test.example.com/disk"}},
+        "spec": {"claimRef": {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "elsewhere",
+            "name": format!("data-{number}"), "uid": format!("{number:032}"),
+        }},
+    });
+    objects::with(volume, &bound)
 }
 
 /// `latebind run --role controller` with an administrator's rights; killed when dropped.
@@ -286,7 +281,7 @@ struct Rescuer {
 
 impl Rescuer {
     fn start(cluster: &Cluster, flags: &[&str]) -> Result<Self> {
-        let mut process = Command::new(process::latebind())
+        let mut process = Command::new(process::under_test(env!("CARGO_BIN_EXE_latebind")))
             .args([
                 "run",
                 "--role=controller",

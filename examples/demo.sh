@@ -15,14 +15,18 @@ until_true() {
   printf '%s   waiting: %s ' "$dim" "$what"
   until "$@" >/dev/null 2>&1; do
     if [ $SECONDS -ge $deadline ]; then printf '%s\n' "$plain"; say "gave up after 90 s: $what"; kubectl describe pod,pvc; exit 1; fi
-    printf .; sleep 1
+    printf .; sleep 0.3
   done
   printf ' done%s\n' "$plain"
 }
 
 name=demo-$$
 work=$(mktemp -d)
-cluster=(cargo run --quiet --package latebind-cluster --)
+binaries=${CARGO_TARGET_DIR:-$PWD/target}/$(uname -m)-unknown-linux-gnu/debug
+cluster=("$binaries/latebind-cluster")
+export PATH=$binaries:$PATH
+# What is built here is current, and its image is made of it.
+export LATEBIND_TESTS_BUILT=1
 background=()
 leave() {
   for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
@@ -39,11 +43,12 @@ trap 'exit 130' INT TERM
 # The image that install.yaml names; it is built here and needs no registry.
 image=ghcr.io/latebind/latebind:0.1.0
 
-step "Building latebind and, the first time, Kubernetes itself (from Go modules: a few minutes)"
-tests/setup.sh
-cargo build --quiet --bin latebind
+step "Building latebind (the first time about two minutes on two cores)"
+cargo build --workspace --bins
+"${cluster[@]}" setup
+
+step "Kubernetes itself, from its Go modules (the first time about six minutes on two cores)"
 "${cluster[@]}" build
-latebind=${CARGO_TARGET_DIR:-$PWD/target}/debug/latebind
 
 step "Starting a Kubernetes with two nodes, which have latebind's image"
 "${cluster[@]}" up --nodes 2 --name "$name" --with-latebind "$image" >"$work/env"
@@ -62,8 +67,8 @@ until_true "Kubernetes to say that it waits for a consumer, while the consumer i
 show kubectl get pod,pvc
 show kubectl get events --field-selector involvedObject.name=data
 say ""
-say "It stays so for ever. What latebind says of it, with what the cluster knows:"
-show "$latebind" simulate -f examples/demo/report.yaml --server
+say "It stays so forever. What latebind says of it, with what the cluster knows:"
+show latebind simulate -f examples/demo/report.yaml --server
 kubectl delete -f examples/demo/report.yaml --wait=true >/dev/null
 
 step "Installing latebind: two replicas of its webhook, and its controller, as Pods"
@@ -72,7 +77,7 @@ for deployment in controller webhook; do
   show kubectl -n latebind-system rollout status "deployment/latebind-$deployment" --timeout=90s
 done
 show kubectl -n latebind-system get pods -o wide
-show "$latebind" check
+show latebind check
 
 step "1. Prevention: the same manifest, admitted through latebind"
 show kubectl apply -f examples/demo/report.yaml

@@ -4,9 +4,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // The first thing: rustls panics where it finds no provider and nothing has chosen one.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("error: another TLS provider is already installed");
-        return ExitCode::FAILURE;
-    }
+    latebind::tls::crypto::install();
     latebind::cli::run(std::env::args_os())
 }

@@ -8,12 +8,15 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use latebind::crd::{LocalNode, LocalPool};
-use latebind_cluster::{Cluster, eventually};
+use latebind_cluster::image::{self, Image};
+use latebind_cluster::{Cluster, eventually, target_directory};
 use serde_json::json;
 
-use crate::manifest::render;
-use crate::process::{self, Cost, Process};
-use crate::{image, null, old};
+use latebind_test_support::chart::render;
+use latebind_test_support::process::{self, Cost, Process};
+use latebind_test_support::rancher;
+
+use crate::null;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const IMAGE: &str = "localhost/latebind:bench";
@@ -45,7 +48,7 @@ impl Maker {
     fn base(&self) -> Option<&'static str> {
         match self {
             Self::Null(_) => None,
-            Self::Rancher => Some(old::BASE),
+            Self::Rancher => Some(rancher::BASE),
             Self::Latebind => Some("/var/lib/latebind/volumes"),
         }
     }
@@ -106,7 +109,7 @@ pub async fn null(cluster: &Cluster) -> Result<Maker> {
 
 /// Installs rancher's provisioner as its own manifest does.
 pub async fn rancher(cluster: &Cluster) -> Result<Maker> {
-    old::install(cluster).await?;
+    rancher::install(cluster).await?;
     Ok(Maker::Rancher)
 }
 
@@ -115,9 +118,9 @@ pub async fn with_best_flags(cluster: &Cluster) -> Result<()> {
     let arguments = ["--debug", "start", "--config", "/etc/config/config.json", "--worker-threads", "100"];
     let patch = json!([{ "op": "replace", "path": "/spec/template/spec/containers/0/args", "value": arguments }]);
     let (patch, of) = (patch.to_string(), "deployment/local-path-provisioner");
-    cluster.kubectl(&["-n", old::NAMESPACE, "patch", of, "--type=json", "-p", &patch]).await?.success()?;
-    cluster.kubectl(&["-n", old::NAMESPACE, "rollout", "status", "--timeout=90s", of]).await?.success()?;
-    let pods: Api<Pod> = Api::namespaced(cluster.client(), old::NAMESPACE);
+    cluster.kubectl(&["-n", rancher::NAMESPACE, "patch", of, "--type=json", "-p", &patch]).await?.success()?;
+    cluster.kubectl(&["-n", rancher::NAMESPACE, "rollout", "status", "--timeout=90s", of]).await?.success()?;
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), rancher::NAMESPACE);
     eventually("the old Pod to go", PATIENCE, async || {
         Ok((pods.list(&ListParams::default()).await?.items.len() == 1).then_some(()))
     })
@@ -126,7 +129,7 @@ pub async fn with_best_flags(cluster: &Cluster) -> Result<()> {
 
 /// True when none of rancher's helper Pods is left.
 pub async fn helpers_are_gone(cluster: &Cluster) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client(), old::NAMESPACE);
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), rancher::NAMESPACE);
     eventually("helper Pods to go", PATIENCE, async || {
         let all = pods.list(&ListParams::default()).await?;
         Ok((!all.iter().any(|pod| pod.name_any().starts_with("helper-pod"))).then_some(()))
@@ -136,7 +139,7 @@ pub async fn helpers_are_gone(cluster: &Cluster) -> Result<()> {
 
 /// Takes rancher's provisioner away.
 pub async fn remove_rancher(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["delete", "namespace", old::NAMESPACE, "--timeout=90s"]).await?.success().map(drop)
+    cluster.kubectl(&["delete", "namespace", rancher::NAMESPACE, "--timeout=90s"]).await?.success().map(drop)
 }
 
 /// Which of the chart's options for many claims at once are on.
@@ -180,7 +183,9 @@ pub async fn set(cluster: &Cluster, values: Values) -> Result<()> {
 
 /// Installs latebind as its chart does.
 pub async fn latebind(cluster: &Cluster) -> Result<Maker> {
-    let archive = image::of(IMAGE, &process::latebind())?;
+    let archive = target_directory().join("bench-image.tar");
+    let binary = process::under_test(env!("CARGO_BIN_EXE_latebind"));
+    image::archive(&[Image::new(IMAGE).file("latebind", binary).entrypoint(&["/latebind"]).user(65532)], &archive)?;
     for node in cluster.nodes() {
         node.import(&archive).await?;
     }

@@ -15,7 +15,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
-use crate::process::Process;
+use latebind_test_support::process::Process;
 
 /// Its provisioner name, and who it is to the API server.
 pub const NAME: &str = "null.latebind.dev";

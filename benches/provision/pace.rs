@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use latebind_cluster::Cluster;
-use serde_json::json;
+use latebind_test_support::objects;
 
 use crate::audit::{self, Requests};
 use crate::makers::{Costs, Maker, Values};
@@ -58,12 +58,7 @@ pub struct Way<'a> {
 }
 
 fn claim(name: &str, way: Way<'_>, node: &str) -> PersistentVolumeClaim {
-    let class = way.maker.class();
-    let object = json!({
-        "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": node } },
-        "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
-            "resources": { "requests": { "storage": "1Mi" } } } });
-    serde_json::from_value(object).unwrap()
+    serde_json::from_value(objects::selected(objects::claim(name, way.maker.class(), "1Mi"), node)).unwrap()
 }
 
 fn total(costs: &Costs) -> f64 {

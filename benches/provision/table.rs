@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use latebind_test_support::machine::{machine, today};
+
 use crate::audit::Who;
 use crate::makers::Costs;
 use crate::pace::Pace;
@@ -140,10 +142,10 @@ impl Report {
              alone, p50 (of) | its requests a volume, make + remove | of these writes, without events | requests of the \
              controller manager's binder | of kubelets | MiB resident | CPU a volume |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-            k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d"),
+            today(),
             machine(),
             if cfg!(debug_assertions) { "debug" } else { "release" },
-            std::env::var("KUBE_VERSION").unwrap_or_else(|_| "1.36".to_owned()),
+            latebind_cluster::Version::from_env().unwrap_or(latebind_cluster::Version::DEFAULT),
             if std::env::var_os("LATEBIND_BENCH_BINARY").is_some() {
                 "the static binary that ships"
             } else {
@@ -203,11 +205,4 @@ impl Report {
         }
         text
     }
-}
-
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib: u64 = memory.split_whitespace().nth(1).and_then(|text| text.parse().ok()).unwrap_or_default();
-    format!("a virtual machine with {cores} cores and {} GiB", kib.div_ceil(1 << 20))
 }

@@ -60,26 +60,26 @@ impl BodyError {
 
 /// All bodies that are held at one time.
 #[derive(Clone, Debug)]
-pub(super) struct Bodies {
+pub(super) struct BodyBudget {
     limits: BodyLimits,
     // One permit a KiB, since a semaphore counts no further than 2^29 on every platform.
     room: Arc<Semaphore>,
 }
 
 /// A body, and its share of the room.
-pub(super) struct Held {
+pub(super) struct BufferedBody {
     pub bytes: Bytes,
     _room: OwnedSemaphorePermit,
 }
 
-impl Bodies {
+impl BodyBudget {
     pub(super) fn new(limits: BodyLimits) -> Self {
         Self { limits, room: Arc::new(Semaphore::new(limits.held >> 10)) }
     }
 
     /// Reads a body. Nobody waits for room: whoever finds none is told so at once, and the API server goes on by its
     /// failure policy.
-    pub(super) async fn read(&self, request: Request<Body>) -> Result<Held, BodyError> {
+    pub(super) async fn read(&self, request: Request<Body>) -> Result<BufferedBody, BodyError> {
         let (head, mut body) = request.into_parts();
         let too_large = BodyError::TooLarge(self.limits.bytes);
         if announced(&head.headers).is_some_and(|length| length > self.limits.bytes as u64) {
@@ -102,7 +102,7 @@ impl Bodies {
             parts.push(part);
         }
         let bytes = if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() };
-        Ok(Held { bytes, _room: room })
+        Ok(BufferedBody { bytes, _room: room })
     }
 
     fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BodyError> {

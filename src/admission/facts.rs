@@ -6,13 +6,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::review::{Request, Reviewed};
-use super::{Exemptions, Matter, matter};
+use super::subject::{Subject, subject};
 use crate::binding::{ClusterView, Lookup};
-use crate::cluster::live::{ClaimFetcher, LiveCluster};
-use crate::policy::Mode;
+use crate::facts::live::{ClaimFetcher, LiveCluster, Wanted};
+use crate::policy::{Exemptions, Mode, mode_in};
 
-/// Namespace label that makes admission stricter there than elsewhere.
-pub const MODE_LABEL: &str = "latebind.dev/mode";
+pub use crate::model::MODE_LABEL;
 
 /// Facts that several threads may ask.
 pub type View = dyn ClusterView + Send + Sync;
@@ -54,6 +53,12 @@ pub enum AdmissionFacts {
     },
 }
 
+/// Claims of one namespace that are to be looked at.
+pub(super) struct Missing {
+    namespace: String,
+    claims: Vec<Wanted>,
+}
+
 impl fmt::Debug for AdmissionFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,41 +69,44 @@ impl fmt::Debug for AdmissionFacts {
 }
 
 impl AdmissionFacts {
-    /// The facts for one request. With watch caches, claims of a pinned Pod that they do not hold yet are looked at: a
-    /// StatefulSet's claim is milliseconds older than its Pod.
-    pub(super) async fn view_for(&self, request: &Request<'_>, exemptions: &Exemptions) -> Arc<View> {
+    /// What is known now.
+    pub(super) fn view(&self) -> Arc<View> {
         match self {
             Self::Fixed(view) => Arc::clone(&view.0.load()),
-            Self::Live { cluster, fetcher: None } => Arc::clone(cluster) as Arc<View>,
-            Self::Live { cluster, fetcher: Some(fetcher) } => {
-                let is_looked_at = matches!(matter(request), Matter::Pod)
-                    && &*request.operation == "CREATE"
-                    && !exemptions.cover(request);
-                match &request.object {
-                    Reviewed::Pod(pod) if is_looked_at && pod.pinned_node().is_some() => {
-                        Arc::new(fetcher.prefetch(pod).await)
-                    }
-                    _ => Arc::clone(cluster) as Arc<View>,
-                }
+            Self::Live { cluster, .. } => Arc::clone(cluster) as Arc<View>,
+        }
+    }
+
+    /// What a request needs that is not known yet: claims of a pinned Pod that the watch caches do not hold. A
+    /// StatefulSet's claim is milliseconds older than its Pod.
+    pub(super) fn missing(&self, request: &Request<'_>, exemptions: &Exemptions) -> Option<Missing> {
+        let Self::Live { fetcher: Some(fetcher), .. } = self else { return None };
+        let is_looked_at =
+            matches!(subject(request), Subject::Pod) && &*request.operation == "CREATE" && !exemptions.cover(request);
+        let Reviewed::Pod(pod) = &request.object else { return None };
+        if !is_looked_at || pod.pinned_node().is_none() {
+            return None;
+        }
+        let claims = fetcher.missing(pod);
+        (!claims.is_empty()).then(|| Missing { namespace: pod.namespace().to_owned(), claims })
+    }
+
+    /// What is known once that has been looked at.
+    pub(super) async fn view_with(&self, missing: Missing) -> Arc<View> {
+        match self {
+            Self::Live { fetcher: Some(fetcher), .. } => {
+                Arc::new(fetcher.fetch(&missing.namespace, missing.claims).await)
             }
+            _ => self.view(),
         }
     }
 }
 
-/// The mode for a namespace: what its label asks for, if that is stricter than the mode for all.
-///
-/// Who may label a namespace may thereby not get around what the administrator chose.
+/// The mode for a namespace, by what is known of its labels.
 #[must_use]
 pub fn mode_of(view: &dyn ClusterView, namespace: &str, for_all: Mode) -> Mode {
     let Lookup::Found(object) = view.namespace(namespace) else { return for_all };
-    let Some(asked) = object.metadata.labels.as_ref().and_then(|labels| labels.get(MODE_LABEL)) else { return for_all };
-    match asked.parse::<Mode>() {
-        Ok(asked) => asked.max(for_all),
-        Err(error) => {
-            tracing::debug!(%error, "the label {MODE_LABEL} of a namespace is no mode, and is ignored");
-            for_all
-        }
-    }
+    mode_in(&object, for_all)
 }
 
 #[cfg(test)]
@@ -106,7 +114,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::{Fact, Facts, Unlisted};
+    use crate::facts::{Fact, Facts, Unlisted};
 
     #[test]
     fn a_namespace_can_only_be_stricter() {

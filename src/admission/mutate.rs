@@ -1,11 +1,11 @@
-//! The mutating webhook: a Pod that would wait for ever is rewritten, or its claim templates get their node. A claim
+//! The mutating webhook: a Pod that would wait forever is rewritten, or its claim templates get their node. A claim
 //! whose volume is latebind's to make is told so, which spares the controller manager a write.
 
 use std::collections::BTreeMap;
 
 use super::patch::{annotate, bounded, operations, warnings};
 use super::review::{Answer, Decision, Request, Reviewed};
-use super::{AUDIT_CHARS, Admission, Matter, Pass, codes, created_pod, matter, said, unchanged};
+use super::subject::{AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, said, spoken, subject, unchanged};
 use crate::binding::{Lookup, Pin, PodVerdict, Remedy, decide_pod};
 use crate::model::{CLAIM_PROVISIONER, Claim, Pod};
 use crate::policy::Mode;
@@ -14,25 +14,26 @@ use crate::policy::Mode;
 /// in every mode, since the chart calls for claims only where the administrator asks for it.
 #[must_use]
 pub fn mutate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
-    let answered = match matter(request) {
-        Matter::Pod => created_pod(request, admission)
-            .map(|pod| answer(pod, &decide_pod(pod, admission.view, admission.rules), admission.mode)),
-        Matter::Claim => created_claim(request, admission).map(|claim| announce(&claim, admission)),
-        Matter::Workload(_) | Matter::Other => Err(Pass::Ignored),
+    let answered = match subject(request) {
+        Subject::Pod => created_pod(request, admission).map(|pod| {
+            answer(pod, &spoken(decide_pod(pod, admission.view, admission.rules), admission), admission.mode)
+        }),
+        Subject::Claim => created_claim(request, admission).map(|claim| announce(&claim, admission)),
+        Subject::Workload(_) | Subject::Other => Err(Skip::Ignored),
     };
     answered.unwrap_or_else(Answer::from)
 }
 
-fn created_claim(request: &Request<'_>, admission: &Admission<'_>) -> Result<Claim, Pass> {
+fn created_claim(request: &Request<'_>, admission: &Admission<'_>) -> Result<Claim, Skip> {
     if &*request.operation != "CREATE" {
-        return Err(Pass::Ignored);
+        return Err(Skip::Ignored);
     }
     if admission.exemptions.cover(request) {
-        return Err(Pass::Exempt);
+        return Err(Skip::Exempt);
     }
     match request.object {
         Reviewed::Unread(object) => Ok(serde_json::from_str(object.get())?),
-        Reviewed::None | Reviewed::Pod(_) => Err(Pass::no_object()),
+        Reviewed::None | Reviewed::Pod(_) | Reviewed::Broken(_) => Err(Skip::no_object()),
     }
 }
 
@@ -45,7 +46,7 @@ fn announce(claim: &Claim, admission: &Admission<'_>) -> Answer {
     let Some(Lookup::Found(class)) = class.map(|name| admission.view.class(name)) else {
         return Answer::nothing(Decision::Clean);
     };
-    if !admission.rules.provisioners.iter().any(|ours| class.provisioner == *ours) {
+    if !admission.provisioners.iter().any(|ours| class.provisioner == *ours) {
         return Answer::nothing(Decision::Clean);
     }
     let patch = annotate(claim, &CLAIM_PROVISIONER, &class.provisioner);
@@ -113,8 +114,8 @@ mod tests {
     use super::*;
     use crate::admission::{Exemptions, Hook, respond};
     use crate::binding::Rules;
-    use crate::cluster::{Fact, Facts, Unlisted};
-    use crate::model::BETA_CLASS;
+    use crate::facts::{Fact, Facts, Unlisted};
+    use crate::model::{BETA_CLASS, PROVISIONER};
 
     const GA: &str = CLAIM_PROVISIONER[0];
     const BETA: &str = CLAIM_PROVISIONER[1];
@@ -136,7 +137,15 @@ mod tests {
             review["request"].pointer_mut(parent).unwrap()[key] = value.clone();
         }
         let (rules, exemptions) = (Rules::default(), Exemptions::default());
-        let admission = Admission { view: &facts, rules: &rules, mode, exemptions: &exemptions };
+        let provisioners = [PROVISIONER.to_owned()];
+        let admission = Admission {
+            view: &facts,
+            rules: &rules,
+            provisioners: &provisioners,
+            mode,
+            exemptions: &exemptions,
+            details: true,
+        };
         let reply = respond(Hook::Mutate, review.to_string().as_bytes(), &admission).unwrap();
         let mut object = review["request"]["object"].clone();
         json_patch::patch(&mut object, &reply.answer.patch).unwrap();

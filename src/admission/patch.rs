@@ -1,11 +1,13 @@
 //! From a verdict to what the API server is told: a JSON Patch and warnings.
 
+use std::collections::HashSet;
+
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use serde_json::{Value, json};
 
-use crate::binding::selector::is_empty_term;
 use crate::binding::{Code, Finding, Pin, PodVerdict, Remedy, Severity};
+use crate::model::selector::is_empty_term;
 use crate::model::{Claim, HOSTNAME_LABEL, ORIGINAL_NODE_NAME, Pod, SELECTED_NODE};
 
 /// Longest warning that the API documentation calls safe, in characters.
@@ -13,7 +15,7 @@ const WARNING_CHARS: usize = 120;
 /// What the API server cuts a warning to when all of them together are too long.
 const LONGEST_WARNING_CHARS: usize = 256;
 /// Keeps all warnings of a review beneath the API server's total of 4096 characters.
-const MOST_WARNINGS: usize = 12;
+pub(super) const MOST_WARNINGS: usize = 12;
 
 /// The operations that carry out a remedy on the Pod that it was decided for; none when admission has nothing to do.
 ///
@@ -33,8 +35,9 @@ pub fn operations(pod: &Pod, remedy: &Remedy) -> Patch {
             remember(pod, node_name, &mut operations);
         }
         (Remedy::SelectInTemplate { volumes }, Some(node_name)) => {
+            let named: HashSet<&str> = volumes.iter().map(String::as_str).collect();
             for (index, volume) in pod.spec.volumes.iter().enumerate() {
-                if volumes.iter().any(|named| volume.name == *named) {
+                if named.contains(volume.name.as_str()) {
                     operations.extend(select_in_template(pod, index, node_name));
                 }
             }
@@ -153,7 +156,7 @@ pub fn warnings(verdict: &PodVerdict) -> Vec<String> {
 #[must_use]
 pub fn workload_warnings(verdict: &PodVerdict) -> Vec<String> {
     warnings_that_say(verdict, |remedy| match remedy {
-        Remedy::Rewrite { .. } | Remedy::SelectInTemplate { .. } => "mended when its Pod is created",
+        Remedy::Rewrite { .. } | Remedy::SelectInTemplate { .. } => "fixed when its Pod is created",
         Remedy::Rescue => "left to latebind's rescue loop",
         Remedy::Leave | Remedy::Hopeless { .. } => "left as it is",
     })
@@ -165,12 +168,18 @@ fn warnings_that_say(verdict: &PodVerdict, done: fn(&Remedy) -> &'static str) ->
 }
 
 fn warning(finding: &Finding, verdict: &PodVerdict, done: &str) -> String {
+    if finding.code == Code::ResourceClaims {
+        return bounded(&format!("{}: {}: {done}", finding.code, finding.message), LONGEST_WARNING_CHARS);
+    }
     if finding.code != Code::PinnedToDelayedClaim {
         return bounded(&format!("{}: {}", finding.code, finding.message), LONGEST_WARNING_CHARS);
     }
-    let claim = verdict.volumes.iter().find(|volume| volume.stuck).and_then(|volume| volume.claim.as_deref());
-    let named =
-        claim.map(|claim| format!("LB001: nodeName bypasses the scheduler; claim {claim:?} would never bind: {done}"));
+    // A Pod may be stuck for other reasons too, such as a claim that is bound elsewhere.
+    let waits = verdict.volumes.iter().find(|volume| volume.waits_for_scheduler());
+    let claim = waits.and_then(|volume| volume.claim.as_deref());
+    let bound =
+        if waits.is_some_and(|volume| volume.undecided) { "binds where another Pod runs" } else { "would never bind" };
+    let named = claim.map(|claim| format!("LB001: nodeName bypasses the scheduler; claim {claim:?} {bound}: {done}"));
     match named {
         Some(warning) if warning.chars().count() <= WARNING_CHARS => warning,
         _ => format!("LB001: nodeName bypasses the scheduler; a claim would never bind: {done}"),

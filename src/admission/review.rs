@@ -12,8 +12,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::set_namespace;
-use crate::model::Pod;
+use crate::model::{Pod, Text};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -154,8 +153,10 @@ pub enum Reviewed<'a> {
     None,
     /// A Pod, in the namespace of the request: the one that the API server has authorized.
     Pod(Box<Pod>),
-    /// An object of another kind, or a Pod that cannot be read.
+    /// An object of another kind.
     Unread(&'a RawValue),
+    /// A Pod that cannot be read, and where not; no word of it is quoted.
+    Broken(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -229,9 +230,9 @@ impl<'a> Request<'a> {
         // Its kind may stand behind it.
         if let Reviewed::Unread(raw) = request.object
             && request.is_of_pod()
-            && let Ok(pod) = serde_json::from_str(raw.get())
         {
-            request.object = Reviewed::Pod(pod);
+            let read = serde_json::from_str(raw.get());
+            request.object = read.map_or_else(|error| Reviewed::Broken(place_of(&error)), Reviewed::Pod);
         }
         if let Reviewed::Pod(pod) = &mut request.object {
             set_namespace(&mut pod.metadata.namespace, &request.namespace);
@@ -270,6 +271,18 @@ impl<'a> Request<'a> {
     pub fn is_dry_run(&self) -> bool {
         self.dry_run == Some(true)
     }
+}
+
+/// The request's namespace is the one that the API server has authorized.
+pub(super) fn set_namespace(namespace: &mut Option<Text>, of_request: &str) {
+    if !of_request.is_empty() && namespace.as_deref() != Some(of_request) {
+        *namespace = Some(of_request.into());
+    }
+}
+
+/// Where JSON cannot be read. The error's own text may quote the object.
+pub(super) fn place_of(error: &serde_json::Error) -> String {
+    format!("{:?} error at line {}, column {}", error.classify(), error.line(), error.column())
 }
 
 /// As much of a hostile text as an error message can bear.

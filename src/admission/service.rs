@@ -11,65 +11,85 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use super::body::{Bodies, BodyLimits};
+use super::body::{BodyBudget, BodyLimits, BufferedBody};
 use super::facts::{AdmissionFacts, mode_of};
 use super::metrics::AdmissionMetrics;
+use super::respond::{Hook, Reply, respond_to};
 use super::review::{Decision, Request as Review, ReviewError};
-use super::{Admission, Exemptions, Hook, Reply, respond_to};
+use super::subject::Admission;
 use crate::binding::Rules;
-use crate::policy::Mode;
+use crate::model::PROVISIONER;
+use crate::policy::{Exemptions, Mode};
 use crate::runtime::metrics::{Bound, ServerMetrics};
 
 /// Longest life of a request: the longest `timeoutSeconds` that a webhook configuration can ask for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Reviews up to this size are answered where they are read: they take a millisecond at most. Larger ones go to a thread
+/// of the blocking pool, a few at a time, so that small ones never wait for them.
+const SMALL: usize = 64 << 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub use super::facts::{CurrentView, View};
 
 /// What an administrator chose about admission.
 #[derive(Clone, Debug)]
-pub struct Choices {
+pub struct AdmissionOptions {
     /// How decisions are made.
     pub rules: Rules,
+    /// Names of provisioners that are latebind's to serve: claims of their classes are told so when they are created.
+    pub provisioners: Vec<String>,
     /// How far they go.
     pub mode: Mode,
     /// What they leave out.
     pub exemptions: Exemptions,
     /// What bounds request bodies.
     pub bodies: BodyLimits,
+    /// Whether answers name what is known of the cluster.
+    pub details: bool,
 }
 
-impl Default for Choices {
+impl Default for AdmissionOptions {
     fn default() -> Self {
         Self {
             rules: Rules::default(),
+            provisioners: vec![PROVISIONER.to_owned()],
             mode: Mode::default(),
             exemptions: Exemptions::default(),
             bodies: BodyLimits::reviews(),
+            details: true,
         }
     }
 }
 
 struct Service {
     facts: AdmissionFacts,
-    choices: Choices,
-    bodies: Bodies,
+    options: AdmissionOptions,
+    bodies: BodyBudget,
     metrics: AdmissionMetrics,
     server: Arc<ServerMetrics>,
+    /// Large reviews that are read and decided at one time.
+    large: Arc<Semaphore>,
+}
+
+/// One thread in two, so that there is always one for small reviews.
+fn large_at_one_time() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| (threads.get() / 2).max(1))
 }
 
 /// The routes. A panic ends its own request with status 500 and nothing else.
 pub fn router(
     facts: AdmissionFacts,
-    choices: Choices,
+    options: AdmissionOptions,
     metrics: AdmissionMetrics,
     server: Arc<ServerMetrics>,
 ) -> Router {
     let panics = Arc::clone(&server);
-    let service = Arc::new(Service { facts, bodies: Bodies::new(choices.bodies), choices, metrics, server });
+    let large = Arc::new(Semaphore::new(large_at_one_time()));
+    let service = Arc::new(Service { facts, bodies: BodyBudget::new(options.bodies), options, metrics, server, large });
     Router::new()
         .route("/mutate", post(|State(service), request| review(service, Hook::Mutate, request)))
         .route("/validate", post(|State(service), request| review(service, Hook::Validate, request)))
@@ -94,7 +114,9 @@ async fn review(service: Arc<Service>, hook: Hook, request: Request<Body>) -> Re
         }
     };
     let begun = Instant::now();
-    match decide(&service, hook, &body.bytes).await {
+    let decided =
+        if body.bytes.len() <= SMALL { small(&service, hook, &body).await } else { large(&service, hook, body).await };
+    match decided {
         Ok(reply) => {
             service.metrics.answered(hook, &reply.answer, reply.dry_run, begun.elapsed());
             log(hook, &reply);
@@ -104,16 +126,69 @@ async fn review(service: Arc<Service>, hook: Hook, request: Request<Body>) -> Re
     }
 }
 
-async fn decide(service: &Service, hook: Hook, body: &[u8]) -> Result<Reply, ReviewError> {
-    let request = Review::parse(body)?;
-    let choices = &service.choices;
-    let view = service.facts.view_for(&request, &choices.exemptions).await;
-    let mode = mode_of(&*view, &request.namespace, choices.mode);
-    let admission = Admission { view: &*view, rules: &choices.rules, mode, exemptions: &choices.exemptions };
-    respond_to(hook, &request, &admission)
+async fn small(service: &Service, hook: Hook, body: &BufferedBody) -> Result<Reply, ReviewError> {
+    let request = Review::parse(&body.bytes)?;
+    let view = match service.facts.missing(&request, &service.options.exemptions) {
+        Some(missing) => service.facts.view_with(missing).await,
+        None => service.facts.view(),
+    };
+    service.respond(hook, &request, &*view)
+}
+
+/// The same away from the threads that serve. What is missing is looked at in between, while nothing is held but the body,
+/// which is then read once more.
+async fn large(service: &Arc<Service>, hook: Hook, body: BufferedBody) -> Result<Reply, ReviewError> {
+    let body = Arc::new(body);
+    let first = {
+        let (service, body) = (Arc::clone(service), Arc::clone(&body));
+        move || {
+            let request = Review::parse(&body.bytes)?;
+            match service.facts.missing(&request, &service.options.exemptions) {
+                Some(missing) => Ok(Err(missing)),
+                None => service.respond(hook, &request, &*service.facts.view()).map(Ok),
+            }
+        }
+    };
+    let missing = match service.compute(first).await? {
+        Ok(reply) => return Ok(reply),
+        Err(missing) => missing,
+    };
+    let view = service.facts.view_with(missing).await;
+    let again = Arc::clone(service);
+    service.compute(move || again.respond(hook, &Review::parse(&body.bytes)?, &*view)).await
 }
 
 impl Service {
+    fn respond(&self, hook: Hook, request: &Review<'_>, view: &View) -> Result<Reply, ReviewError> {
+        let choices = &self.options;
+        let mode = mode_of(view, &request.namespace, choices.mode);
+        let (rules, exemptions, details) = (&choices.rules, &choices.exemptions, choices.details);
+        let provisioners = &choices.provisioners;
+        let admission = Admission { view, rules, provisioners, mode, exemptions, details };
+        respond_to(hook, request, &admission)
+    }
+
+    /// Runs what takes milliseconds of CPU on a thread where it holds up nobody. Who waits for a place holds a body, so
+    /// their number is bounded by the room for bodies. A panic goes on here.
+    async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.large).acquire_owned().await.ok();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            // Held by the work, not by who waits for it: a client that goes away makes no room for another.
+            drop(permit);
+            done
+        });
+        match done.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is being shut down, and nothing is answered any more.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
     fn refuse(&self, hook: Hook, status: StatusCode, error: &dyn std::error::Error) -> Response {
         self.metrics.refused(hook, status.as_u16());
         tracing::debug!(hook = hook.as_str(), status = status.as_u16(), "no answer");

@@ -1,18 +1,19 @@
-//! The validating webhook: warnings about Pods, workloads and claims that would wait for ever, or their refusal.
+//! The validating webhook: warnings about Pods, workloads and claims that would wait forever, or their refusal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::mutate::audit;
-use super::patch::{bounded, warnings, workload_warnings};
-use super::review::{Answer, Decision, Denial, Request, Reviewed};
-use super::{AUDIT_CHARS, Admission, Matter, Pass, codes, created_pod, matter, said, set_namespace, unchanged};
-use crate::binding::{
-    Code, FieldPath, Finding, Lookup, PodVerdict, Severity, WorkloadVerdict, decide_pod, decide_workload,
+use super::patch::{MOST_WARNINGS, bounded, warnings, workload_warnings};
+use super::review::{Answer, Decision, Denial, Request, Reviewed, set_namespace};
+use super::subject::{
+    AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, said, shorten, spoken, subject, unchanged,
 };
-use crate::model::{Claim, SELECTED_NODE, Workload, WorkloadError, WorkloadKind};
+use crate::binding::{Finding, PodVerdict, Severity, WorkloadVerdict, decide_pod, decide_workload, poisoned_claim};
+use crate::model::{Claim, Workload, WorkloadError, WorkloadKind};
 use crate::policy::Mode;
 
 /// Longest message of a denial, in characters.
@@ -20,33 +21,33 @@ const DENIAL_CHARS: usize = 1024;
 
 /// Answers a request of the validating webhook.
 ///
-/// Mode `Deny` refuses what would wait for ever. An update is looked at only for what it makes worse, so that an object
-/// that was there before can still be scaled, labelled and mended.
+/// Mode `Deny` refuses what would wait forever. An update is looked at only for what it makes worse, so that an object
+/// that was there before can still be scaled, labelled and fixed.
 #[must_use]
 pub fn validate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
-    let answer = match matter(request) {
-        Matter::Pod => created_pod(request, admission)
-            .map(|pod| about_pod(&decide_pod(pod, admission.view, admission.rules), admission.mode)),
-        Matter::Workload(kind) => {
+    let answer = match subject(request) {
+        Subject::Pod => created_pod(request, admission)
+            .map(|pod| about_pod(&spoken(decide_pod(pod, admission.view, admission.rules), admission), admission.mode)),
+        Subject::Workload(kind) => {
             written(request, admission).and_then(|object| about_workload(kind, object, request, admission))
         }
-        Matter::Claim => written(request, admission).and_then(|object| about_claim(object, request, admission)),
-        Matter::Other => Err(Pass::Ignored),
+        Subject::Claim => written(request, admission).and_then(|object| about_claim(object, request, admission)),
+        Subject::Other => Err(Skip::Ignored),
     };
     answer.unwrap_or_else(Answer::from)
 }
 
 /// The object of a request that creates or updates it, unless there is nothing to decide.
-fn written<'a>(request: &Request<'a>, admission: &Admission<'_>) -> Result<&'a RawValue, Pass> {
+fn written<'a>(request: &Request<'a>, admission: &Admission<'_>) -> Result<&'a RawValue, Skip> {
     if !matches!(&*request.operation, "CREATE" | "UPDATE") {
-        return Err(Pass::Ignored);
+        return Err(Skip::Ignored);
     }
     if admission.exemptions.cover(request) {
-        return Err(Pass::Exempt);
+        return Err(Skip::Exempt);
     }
     match request.object {
         Reviewed::Unread(object) => Ok(object),
-        Reviewed::None | Reviewed::Pod(_) => Err(Pass::no_object()),
+        Reviewed::None | Reviewed::Pod(_) | Reviewed::Broken(_) => Err(Skip::no_object()),
     }
 }
 
@@ -60,15 +61,17 @@ fn about_workload(
     object: &RawValue,
     request: &Request<'_>,
     admission: &Admission<'_>,
-) -> Result<Answer, Pass> {
-    let read = |object: &RawValue| -> Result<WorkloadVerdict, Pass> {
+) -> Result<Answer, Skip> {
+    let read = |object: &RawValue| -> Result<WorkloadVerdict, Skip> {
         let value: Value = serde_json::from_str(object.get())?;
         // The error's text may quote the object, its path does not.
         let mut workload = Workload::read(kind, &value).map_err(|WorkloadError::Field { path, .. }| {
-            Pass::Unreadable(format!("a field of a wrong type in {path}"))
+            Skip::Unreadable(format!("a field of a wrong type in {path}"))
         })?;
         set_namespace(&mut workload.metadata.namespace, &request.namespace);
-        Ok(decide_workload(&workload, admission.view, admission.rules))
+        let WorkloadVerdict { pods } = decide_workload(&workload, admission.view, admission.rules);
+        let pods = pods.into_iter().map(|(pod, verdict)| (pod, spoken(verdict, admission)));
+        Ok(WorkloadVerdict { pods: pods.collect() })
     };
     let verdict = read(object)?;
     let mut findings: Vec<&Finding> = Vec::new();
@@ -82,11 +85,12 @@ fn about_workload(
     }
     dedup(&mut findings);
     dedup(&mut texts);
+    // One a replica would be too many.
+    texts.truncate(MOST_WARNINGS);
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
     let before = request.old_object.and_then(|old| read(old).ok());
     if let Some(before) = before {
-        let mut earlier = before.pods.iter().flat_map(|(_, pod)| &pod.findings).collect::<Vec<_>>();
-        dedup(&mut earlier);
+        let earlier: HashSet<&Finding> = before.pods.iter().flat_map(|(_, pod)| &pod.findings).collect();
         if findings.iter().all(|finding| earlier.contains(finding)) {
             return Ok(Answer::nothing(Decision::Clean));
         }
@@ -100,13 +104,16 @@ fn about_workload(
     Ok(finish(&findings, stuck, texts, audit, admission.mode))
 }
 
-fn about_claim(object: &RawValue, request: &Request<'_>, admission: &Admission<'_>) -> Result<Answer, Pass> {
+fn about_claim(object: &RawValue, request: &Request<'_>, admission: &Admission<'_>) -> Result<Answer, Skip> {
     let claim: Claim = serde_json::from_str(object.get())?;
     let before = request.old_object.and_then(|old| serde_json::from_str::<Claim>(old.get()).ok());
     let was_selected = before.as_ref().is_some_and(|before| before.selected_node().is_some());
-    let Some(finding) = poisoned(&claim, admission).filter(|_| !was_selected) else {
+    let Some(mut finding) = poisoned_claim(&claim, admission.view).filter(|_| !was_selected) else {
         return Ok(Answer::nothing(Decision::Clean));
     };
+    if !admission.details {
+        shorten(&mut finding);
+    }
     let text = bounded(&format!("{}: {}", finding.code, finding.message), 256);
     let audit = BTreeMap::from([
         ("findings", finding.code.to_string()),
@@ -114,24 +121,6 @@ fn about_claim(object: &RawValue, request: &Request<'_>, admission: &Admission<'
         ("remedy", format!("hopeless {}", finding.code)),
     ]);
     Ok(finish(&[&finding], true, vec![text], audit, admission.mode))
-}
-
-/// A claim with a selected node whose class has nobody to act on it: row 14 of the truth table.
-fn poisoned(claim: &Claim, admission: &Admission<'_>) -> Option<Finding> {
-    let selected = claim.selected_node()?;
-    if claim.is_bound() || claim.volume_name().is_some() {
-        return None;
-    }
-    let Lookup::Found(class) = admission.view.class(claim.class_name()?) else { return None };
-    if class.is_dynamic() || !class.is_delayed() {
-        return None;
-    }
-    let message = format!(
-        "selected-node {selected:?} on claim {:?}: class {:?} has no provisioner, so it is never bound",
-        claim.name(),
-        class.name()
-    );
-    Some(Code::PoisonedClaim.at(FieldPath::new(&["metadata", "annotations", SELECTED_NODE]), message))
 }
 
 fn finish(
@@ -161,13 +150,8 @@ fn finish(
     answer
 }
 
-fn dedup<T: PartialEq>(items: &mut Vec<T>) {
-    let mut place = 0;
-    while place < items.len() {
-        if items[..place].contains(&items[place]) {
-            items.remove(place);
-        } else {
-            place += 1;
-        }
-    }
+/// Leaves the first of equal items.
+fn dedup<T: Clone + Eq + Hash>(items: &mut Vec<T>) {
+    let mut seen = HashSet::new();
+    items.retain(|item| seen.insert(item.clone()));
 }

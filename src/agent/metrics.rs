@@ -27,7 +27,9 @@ pub struct AgentMetrics {
     trash: Gauge,
     orphans: Gauge,
     orphans_held: Gauge,
+    kept: Gauge,
     replaced: Gauge,
+    disks_hung: Gauge,
     orders: Family<Order, Counter>,
 }
 
@@ -39,7 +41,9 @@ impl Default for AgentMetrics {
             trash: Gauge::default(),
             orphans: Gauge::default(),
             orphans_held: Gauge::default(),
+            kept: Gauge::default(),
             replaced: Gauge::default(),
+            disks_hung: Gauge::default(),
             orders: Family::default(),
         };
         // Zero is an answer too.
@@ -68,9 +72,19 @@ impl AgentMetrics {
             self.orphans_held.clone(),
         );
         registry.register(
+            "agent_kept",
+            "Directories that stay for a claim of the same namespace and name",
+            self.kept.clone(),
+        );
+        registry.register(
             "agent_node_replaced",
             "1 while the Node is another object than before and a disk of its volumes was not found",
             self.replaced.clone(),
+        );
+        registry.register(
+            "agent_disks_hung",
+            "Base paths whose disk does not answer: calls to it have not returned in time",
+            self.disks_hung.clone(),
         );
         registry.register("agent_orders", "Directories made, found or taken away", self.orders.clone());
     }
@@ -82,6 +96,20 @@ impl AgentMetrics {
     pub(super) fn held(&self, orphans: usize, replaced: bool) {
         self.orphans_held.set(whole(orphans));
         self.replaced.set(i64::from(replaced));
+    }
+
+    pub(super) fn kept(&self, directories: usize) {
+        self.kept.set(whole(directories));
+    }
+
+    pub(super) fn hung(&self, bases: usize) {
+        self.disks_hung.set(whole(bases));
+    }
+
+    /// Base paths whose disk does not answer.
+    #[must_use]
+    pub fn disks_hung(&self) -> i64 {
+        self.disks_hung.get()
     }
 
     pub(super) fn looked(&self, paths: &[PathReport], left: &[PathReport], volumes: usize) {

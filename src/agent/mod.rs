@@ -1,28 +1,33 @@
 //! What runs on each node: it makes the directories of local volumes, and takes them away when it is ordered to.
-//!
-//! The file-system part ([`Base`]) knows nothing of Kubernetes. Every step is relative to an open directory and follows
-//! no link: tenants own what is inside a volume and may change it at any moment.
 
-mod base;
-mod directory;
-mod error;
+mod attempts;
+mod bases;
+mod caches;
+mod calls;
+mod disk;
 mod facts;
-mod marker;
 mod metrics;
-mod mounts;
 mod orders;
 mod orphans;
 mod replaced;
 mod reports;
+mod restored;
 mod run;
-mod trash;
+mod state;
+mod store;
 
-pub use base::{AllowedBases, Base};
-pub use directory::{Order, Outcome};
-pub use error::{DirectoryError, errno_name};
+pub use attempts::{ATTEMPT_LASTS, Attempts, Next};
+pub use caches::Caches;
+pub use calls::{BLOCKING_THREADS, DISK_TIMEOUT};
+pub use disk::base::{AllowedBases, Base};
+pub use disk::directory::{Order, Outcome};
+pub use disk::error::{DirectoryError, errno_name};
+pub use disk::marker::{ClaimName, Marker, Markers, Recorded, Unreadable};
+pub use disk::mounts::Mount;
+pub use disk::others::OtherPaths;
+pub use disk::removal::{Proof, Removal};
+pub use disk::trash::{StuckEntries, Swept};
 pub use facts::report;
-pub use marker::Marker;
 pub use metrics::AgentMetrics;
-pub use mounts::Mount;
-pub use run::{BLOCKING_THREADS, Caches, Options, run};
-pub use trash::Swept;
+pub use run::run;
+pub use state::Options;

@@ -1,24 +1,34 @@
 //! Follows the orders of the LocalVolumes of this node.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use rustix::io::Errno;
 use serde_json::json;
 
-use super::base::Base;
-use super::directory::Order;
-use super::error::DirectoryError;
+use super::attempts::{ATTEMPT_LASTS, Next};
+use super::disk::base::Base;
+use super::disk::directory::Order;
+use super::disk::error::DirectoryError;
+use super::disk::marker::{ClaimName, revision};
+use super::disk::others::OtherPaths;
+use super::disk::records::StoreMark;
+use super::disk::removal::{Proof, Removal};
 use super::orphans::Situation;
-use super::reports::claims;
-use super::run::Agent;
+use super::restored::{StoreSays, as_of, stops_removal};
+use super::state::Agent;
+use super::store;
 use crate::crd::{
-    FINALIZER, Kept, LocalNode, LocalVolume, LocalVolumeStatus, Origin, READY, VolumePath, set_condition,
+    DISPOSED, Disposal, FINALIZER, Kept, LISTED_KEPT, LocalNode, LocalVolume, LocalVolumeStatus, OnDelete, Origin,
+    READY, VolumePath, set_condition,
 };
-use crate::runtime::api::{ApiError, in_time};
+use crate::kubernetes::api::{ApiError, in_time};
+use crate::kubernetes::controller::{Reconciler, Turn};
+use crate::model::Relation;
 
 /// Mode of a directory whose class says nothing. Only root can get to it from outside a Pod.
 const DEFAULT_MODE: u32 = 0o777;
@@ -26,25 +36,50 @@ const DEFAULT_MODE: u32 = 0o777;
 const CHECK: Duration = Duration::from_secs(600);
 /// A failed order is tried again this often: a disk may be mounted, or have room again.
 const RETRY: Duration = Duration::from_secs(5);
-/// The same for what only a change of the order or of this agent can mend.
+/// The same for what only a change of the order or of this agent can fix.
 const LONG_RETRY: Duration = Duration::from_secs(300);
+/// The same after an attempt that was confirmed: asking again costs two writes.
+const RETRY_CONFIRMED: Duration = Duration::from_secs(10);
 /// Condition: the object was deleted, and the directory stays, since nobody ordered its removal.
 const HELD: &str = "DeletionHeld";
 
+/// The orders of this node, by the names of LocalVolumes.
+pub(super) struct Orders(pub Arc<Agent>);
+
+impl Reconciler for Orders {
+    type Key = String;
+    type Error = ApiError;
+
+    async fn reconcile(&self, name: &String, _: Turn) -> Result<Option<Duration>, ApiError> {
+        match self.0.caches.locals.get(name) {
+            Some(local) => follow_order(&self.0, local).await,
+            None => Ok(None),
+        }
+    }
+
+    fn enqueue_all(&self) {
+        for local in self.0.caches.locals.all() {
+            self.0.queues.orders.now(local.name().to_owned());
+        }
+    }
+
+    /// A disk that hangs stops no order beneath another base. There are as many groups as there are bases.
+    fn group(&self, name: &String) -> Option<Arc<str>> {
+        self.0.caches.locals.get(name).map(|local| local.spec.base.as_str().into())
+    }
+}
+
 /// Follows one order. `Some` asks for another look after that time.
-pub(super) async fn follow_order(
-    agent: &Arc<Agent>,
-    local: Arc<Kept<LocalVolume>>,
-) -> Result<Option<Duration>, ApiError> {
-    if local.spec.node_name != agent.options.node_name || !local.has_finalizer() {
+async fn follow_order(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>) -> Result<Option<Duration>, ApiError> {
+    if local.spec.node_name != agent.options.node_name || !local.has_finalizer() || local.is_disposed() {
         return Ok(None);
     }
-    match (local.is_deleting(), local.spec.disposal.is_some()) {
-        (true, true) => dispose(agent, local).await,
-        // The controller deletes the object next.
-        (false, true) => Ok(None),
-        (deleting, false) => make(agent, local, deleting).await,
+    if local.spec.disposal.is_some() {
+        return dispose(agent, local).await;
     }
+    agent.attempts().forget(local.uid());
+    let deleting = local.is_deleting();
+    make(agent, local, deleting).await
 }
 
 async fn make(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>, deleting: bool) -> Result<Option<Duration>, ApiError> {
@@ -70,8 +105,7 @@ async fn make(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>, deleting: bool)
             let why = "its disks are not confirmed yet".to_owned();
             Err(DirectoryError::Replaced { node: agent.options.node_name.clone(), why })
         } else {
-            let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
-            blocking(move || agent.make(&local, served)).await
+            on_disk(agent, &local, move |agent, local| agent.make(local, served)).await
         };
         if !local.is_ready() || outcome.is_err() {
             agent.metrics.ordered("make", outcome.is_ok());
@@ -85,7 +119,7 @@ async fn make(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>, deleting: bool)
             }
             Err(error) => {
                 tracing::warn!(volume = local.name(), %error, "the directory is not ready");
-                agent.report_soon();
+                agent.look_soon(&local.spec.base);
                 let again = if error.is_final() { LONG_RETRY } else { RETRY };
                 ((error.reason(), false, format!("node {}: {error}", agent.options.node_name)), again)
             }
@@ -106,29 +140,116 @@ fn was_ready(local: &LocalVolume) -> bool {
     local.status.as_ref().is_some_and(|status| status.base_id.is_some())
 }
 
+/// It was reported as ready, or must have been.
+fn may_hold_data(local: &LocalVolume) -> bool {
+    local.spec.origin != Origin::Made || local.is_ready() || was_ready(local)
+}
+
+/// Takes a directory away. The order alone does not permit it: each attempt has to be confirmed by the controller, which
+/// asks the API server about the volume at that moment.
 async fn dispose(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>) -> Result<Option<Duration>, ApiError> {
+    // What holds it back anyway is said without anybody being asked.
+    let before = match before_asking(agent, &local).await? {
+        Ok(before) => before,
+        Err(kept) => {
+            agent.metrics.ordered("dispose", false);
+            return refuse(agent, &local, &kept, RETRY).await;
+        }
+    };
+    let next = agent.attempts().next(local.uid(), local.spec.confirmed_attempt.as_deref(), Instant::now());
+    let begun = match next {
+        Next::Wait(left) => return Ok(Some(left)),
+        Next::Ask(name) => {
+            ask(agent, &local, &name).await?;
+            return Ok(Some(ATTEMPT_LASTS));
+        }
+        Next::Act(begun) => begun,
+    };
     let outcome = if let Err(kept) = may_remove(agent, &local).await? {
         Err(kept)
     } else {
-        let (agent, local) = (Arc::clone(agent), Arc::clone(&local));
-        blocking(move || agent.dispose(&local)).await
+        let (_, says) = store::report(agent).await?;
+        let asked = Asked { before, says };
+        on_disk(agent, &local, move |agent, local| agent.dispose(local, &asked, begun + ATTEMPT_LASTS).map(drop)).await
     };
     agent.metrics.ordered("dispose", outcome.is_ok());
-    let Err(error) = outcome else {
-        // Noted first: a report that names the base is what a restarted agent finds the trash by.
-        agent.sweep_soon(&local.spec.base);
+    if let Err(error) = outcome {
+        return refuse(agent, &local, &error, RETRY_CONFIRMED).await;
+    }
+    // Noted first: a report that names the base is what a restarted agent finds the trash by.
+    agent.sweep_soon(&local.spec.base);
+    agent.attempts().forget(local.uid());
+    if !local.is_deleting() {
         lift_finalizer(agent, &local).await?;
         return Ok(None);
+    }
+    // Without its finalizer the object would vanish, and with it what tells that the directory is gone.
+    let mut status = local.status.clone().unwrap_or_default();
+    let message = match local.spec.on_delete {
+        OnDelete::Delete => "the directory is gone, as it was ordered",
+        OnDelete::Archive => "the directory was moved to .archive, as it was ordered",
+        OnDelete::KeepPath => "the directory stays in its place, as it was ordered",
     };
+    let condition = (DISPOSED, true, "Removed", message);
+    set_condition(&mut status.conditions, condition, local.metadata.generation, Timestamp::now());
+    write_status(agent, &local, &status).await?;
+    Ok(None)
+}
+
+/// What the store was asked, and what the disk said before.
+#[derive(Default)]
+struct Asked {
+    /// Identity and mark of the base, if there is one.
+    before: Option<(String, StoreMark)>,
+    says: StoreSays,
+}
+
+/// What can be told before the controller is asked, so that a disk that is away for a week costs no writes. If nothing holds it
+/// back: what the disk remembers of the store.
+async fn before_asking(
+    agent: &Arc<Agent>,
+    local: &Arc<Kept<LocalVolume>>,
+) -> Result<Result<Option<(String, StoreMark)>, DirectoryError>, ApiError> {
+    let spec = &local.spec;
+    let was_served = spec.persistent_volume.is_some() || matches!(spec.origin, Origin::Recovered | Origin::Adopted);
+    if spec.disposal == Some(Disposal::DeleteIfEmpty) && was_served {
+        return Ok(Err(DirectoryError::Retained { path: local.directory() }));
+    }
+    if let Err(kept) = may_remove(agent, local).await? {
+        return Ok(Err(kept));
+    }
+    let remembered = |agent: &Agent, local: &LocalVolume| {
+        let Some(base) = agent.base_to_remove_from(local, &Asked::default())? else { return Ok(None) };
+        Ok(base.known_id()?.zip(Some(base.store_mark()?)))
+    };
+    Ok(on_disk(agent, local, remembered).await)
+}
+
+async fn refuse(
+    agent: &Agent,
+    local: &LocalVolume,
+    error: &DirectoryError,
+    again: Duration,
+) -> Result<Option<Duration>, ApiError> {
     tracing::warn!(volume = local.name(), %error, "the directory cannot be removed");
     let mut status = local.status.clone().unwrap_or_default();
     let message = format!("node {}: {error}", agent.options.node_name);
     let condition = (READY, false, error.reason(), message.as_str());
     if set_condition(&mut status.conditions, condition, local.metadata.generation, Timestamp::now()) {
-        write_status(agent, &local, &status).await?;
+        write_status(agent, local, &status).await?;
     }
-    let kept = matches!(error, DirectoryError::NotEmpty { .. });
-    Ok(Some(if kept || error.is_final() { LONG_RETRY } else { RETRY }))
+    let kept = matches!(error, DirectoryError::NotEmpty { .. } | DirectoryError::Retained { .. });
+    Ok(Some(if kept || error.is_final() { LONG_RETRY } else { again }))
+}
+
+/// Asks the controller whether the order still holds.
+async fn ask(agent: &Agent, local: &LocalVolume, attempt: &str) -> Result<(), ApiError> {
+    let locals: Api<LocalVolume> = Api::all(agent.client.clone());
+    let patch = json!({ "metadata": { "uid": local.uid() }, "status": { "disposalAttempt": attempt } });
+    match in_time(locals.patch_status(local.name(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        patched => patched.map(drop),
+    }
 }
 
 /// An orphan is the agent's to hold back, whatever was ordered. What is let go is written down first: a restart must not
@@ -138,13 +259,20 @@ async fn may_remove(agent: &Agent, local: &LocalVolume) -> Result<Result<(), Dir
         return Ok(Ok(()));
     }
     let spec = &local.spec;
-    let now = Timestamp::now();
-    let (used, ordered) = claims(agent);
+    let held_by = store::held_now(agent).await?;
+    let (used, ordered) = agent.claims();
     let removed = {
-        let situation = Situation { now, age: agent.options.remove_orphans, volumes: used.len(), ordered: &ordered };
+        let situation = Situation {
+            now: agent.now(),
+            today: Timestamp::now(),
+            age: agent.options.remove_orphans,
+            volumes: used.len(),
+            ordered: &ordered,
+            held_by: held_by.as_deref(),
+        };
         let mut orphans = agent.orphans();
         let taken = orphans.take(&(spec.base.clone(), spec.claim.uid.clone()), &spec.path, &situation);
-        taken.map(|()| orphans.removed(now))
+        taken.map(|()| orphans.removed(situation.now))
     };
     match removed {
         Err(why) => Ok(Err(DirectoryError::OrphanKept { path: format!("{}/{}", spec.base, spec.path), why })),
@@ -159,14 +287,14 @@ async fn may_remove(agent: &Agent, local: &LocalVolume) -> Result<Result<(), Dir
     }
 }
 
-/// File systems may take their time: never on the threads that serve the network.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+/// Has something done beneath the base of a volume.
+async fn on_disk<T: Send + 'static>(
+    agent: &Arc<Agent>,
+    local: &Arc<Kept<LocalVolume>>,
+    work: impl FnOnce(&Agent, &LocalVolume) -> Result<T, DirectoryError> + Send + 'static,
 ) -> Result<T, DirectoryError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(DirectoryError::Order(format!("the work broke off: {error}"))),
-    }
+    let (working, of) = (Arc::clone(agent), Arc::clone(local));
+    agent.calls.run(&local.spec.base, move || work(&working, &of)).await
 }
 
 async fn write_status(agent: &Agent, local: &LocalVolume, status: &LocalVolumeStatus) -> Result<(), ApiError> {
@@ -198,11 +326,10 @@ async fn lift_finalizer(agent: &Agent, local: &LocalVolume) -> Result<(), ApiErr
 }
 
 impl Agent {
-    fn base(&self, local: &LocalVolume) -> Result<Base, DirectoryError> {
-        if local.spec.origin == Origin::Orphan {
-            return Base::open_existing(&self.options.bases, &local.spec.base);
-        }
-        Base::open(&self.options.bases, &local.spec.base, local.spec.require_mount)
+    /// The base; made only for a directory that is to be made.
+    fn base(&self, local: &LocalVolume, make: bool) -> Result<Base, DirectoryError> {
+        let open = if make { Base::open } else { Base::open_existing };
+        open(&self.options.bases, &local.spec.base, local.spec.require_mount)
     }
 
     /// Makes the directory; the identity of its base.
@@ -210,32 +337,102 @@ impl Agent {
         if !served {
             self.refuse_nesting(local)?;
         }
-        let base = self.base(local)?;
-        base.make(&self.order(local)?, served)?;
+        let base = self.base(local, !served)?;
+        let order = self.order(local)?;
+        let takes_back = local.takes_back().is_some();
+        if !served && takes_back {
+            // It is there already, with what is in it: what cannot be told is refused before anything is written.
+            let others = OtherPaths { paths: &local.spec.other_paths, visible: &self.options.bases };
+            base.is_apart(&order, &others)?;
+        }
+        base.make(&order, served).map_err(|error| self.listed(error))?;
+        if !served && !takes_back {
+            self.refuse_links(local, &base, &order)?;
+        }
         base.id()
+    }
+
+    /// A report that lists as many directories as it can does not show the controller this one.
+    fn listed(&self, error: DirectoryError) -> DirectoryError {
+        match error {
+            DirectoryError::Existing { path, owner, claim, left } => {
+                let left = left && self.kept().len() < LISTED_KEPT;
+                DirectoryError::Existing { path, owner, claim, left }
+            }
+            other => other,
+        }
+    }
+
+    /// A volume of somebody else may lead here by a link, which no text tells. What is new and empty is taken back then;
+    /// where it cannot be told, a directory of its own does no harm.
+    fn refuse_links(&self, local: &LocalVolume, base: &Base, order: &Order) -> Result<(), DirectoryError> {
+        let others = OtherPaths { paths: &local.spec.other_paths, visible: &self.options.bases };
+        let Err(DirectoryError::Shared { path, other }) = base.is_apart(order, &others) else { return Ok(()) };
+        base.dispose(order, &Removal::of_unserved(&self.options.bases))?;
+        Err(DirectoryError::Inside { path, owner: format!("the one that a volume names by {other}") })
     }
 
     /// Two classes may put their volumes into one base; a claim of one could have the name of a volume of the other.
     fn refuse_nesting(&self, local: &LocalVolume) -> Result<(), DirectoryError> {
-        let path = format!("{}/{}", local.spec.base, local.spec.path);
-        let inside = |other: &LocalVolume| {
-            let rest = path.strip_prefix(other.spec.base.as_str()).and_then(|rest| rest.strip_prefix('/'));
-            rest.and_then(|rest| rest.strip_prefix(other.spec.path.as_str())).is_some_and(|rest| rest.starts_with('/'))
+        let (path, takes_back) = (local.directory(), local.takes_back().is_some());
+        // One that is taken back is there: it may hold the directory of another, or be that of another.
+        let overlaps = |other: &LocalVolume| match Relation::of(&path, other.directory()) {
+            Relation::Inside => true,
+            Relation::Same | Relation::Around => takes_back && other.name() != local.name() && !other.is_disposed(),
+            Relation::Apart => false,
         };
-        match self.locals().into_iter().find(|other| inside(other)) {
+        match self.caches.locals.all().into_iter().find(|other| overlaps(other)) {
             None => Ok(()),
             Some(other) => {
-                let owner = format!("{}/{}", other.spec.claim.namespace, other.spec.claim.name);
+                let owner = format!("that of claim {}/{}", other.spec.claim.namespace, other.spec.claim.name);
                 Err(DirectoryError::Inside { path, owner })
             }
         }
     }
 
-    fn dispose(&self, local: &LocalVolume) -> Result<(), DirectoryError> {
+    /// The base that holds the directory; none where nothing was ever made and there is not even a base.
+    fn find_base(&self, local: &LocalVolume) -> Result<Option<Base>, DirectoryError> {
+        match self.base(local, false) {
+            Err(DirectoryError::Io { errno: Errno::NOENT, .. }) if !may_hold_data(local) => Ok(None),
+            base => base.map(Some),
+        }
+    }
+
+    /// The base that holds the directory, if the store is known to be no older than it.
+    fn base_to_remove_from(&self, local: &LocalVolume, asked: &Asked) -> Result<Option<Base>, DirectoryError> {
+        let Some(base) = self.find_base(local)? else { return Ok(None) };
+        let order = self.order(local)?;
+        let marked = base.recorded_version(&order)?;
+        let ordered = order.persistent_volume.as_ref().and_then(|seen| revision(&seen.resource_version));
+        let id = base.known_id()?.unwrap_or_default();
+        let mut mark = base.store_mark()?;
+        if let Some((_, before)) = asked.before.as_ref().filter(|(before, _)| *before == id) {
+            mark = as_of(before, mark);
+        }
+        match stops_removal(&id, &mark, (marked, ordered), &asked.says) {
+            None => Ok(Some(base)),
+            Some(why) => {
+                self.report_soon();
+                Err(DirectoryError::StoreRestored { path: local.directory(), why })
+            }
+        }
+    }
+
+    /// Takes the directory away, unless that takes longer than what permits it.
+    fn dispose(&self, local: &LocalVolume, asked: &Asked, not_after: Instant) -> Result<Proof, DirectoryError> {
         let Some(disposal) = local.spec.disposal else {
             return Err(DirectoryError::Order("there is no order to dispose".to_owned()));
         };
-        self.base(local)?.dispose(&self.order(local)?, local.spec.origin, disposal, local.spec.on_delete)
+        let removal = Removal {
+            origin: local.spec.origin,
+            disposal,
+            on_delete: local.spec.on_delete,
+            served: may_hold_data(local),
+            others: OtherPaths { paths: &local.spec.other_paths, visible: &self.options.bases },
+            not_after: Some(not_after),
+        };
+        let Some(base) = self.base_to_remove_from(local, asked)? else { return Ok(Proof::NeverMade) };
+        base.dispose(&self.order(local)?, &removal)
     }
 
     fn order(&self, local: &LocalVolume) -> Result<Order, DirectoryError> {
@@ -247,11 +444,15 @@ impl Agent {
             cluster: self.cluster.clone(),
             volume: local.uid().to_owned(),
             claim: spec.claim.uid.clone(),
+            owner: (spec.on_delete == OnDelete::KeepPath)
+                .then(|| ClaimName { namespace: spec.claim.namespace.clone(), name: spec.claim.name.clone() }),
+            same_claim: spec.same_claim.clone(),
             path: VolumePath::parse(&spec.path).map_err(|error| wrong(error.to_string()))?,
             mode: mode.map_err(|_| wrong("the mode is not octal".to_owned()))?.unwrap_or(DEFAULT_MODE),
             uid: number(spec.uid).map_err(|_| wrong("the uid is out of range".to_owned()))?,
             gid: number(spec.gid).map_err(|_| wrong("the gid is out of range".to_owned()))?,
             base_id: local.status.as_ref().and_then(|status| status.base_id.clone()),
+            persistent_volume: spec.persistent_volume.clone(),
         })
     }
 }

@@ -7,38 +7,28 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::base::Base;
-use super::run::Agent;
+use super::state::Agent;
 use crate::crd::{NODE_REPLACED, Origin, is_true, set_condition};
 
-impl Agent {
-    /// True while the Node is another object than the one whose disks were confirmed.
-    pub(super) fn is_replaced(&self) -> bool {
-        let confirmed = self.confirmed().clone();
-        !confirmed.is_empty() && confirmed != self.node_uid()
-    }
-}
-
-/// The bases that hold volumes of this node and were not found, each with the reason. Nothing unless the Node is another
-/// object than before.
+/// The bases that hold volumes of this node and were not found when they were looked at last, each with the reason.
+/// Nothing unless the Node is another object than before.
 pub(super) fn missing(agent: &Agent) -> Vec<String> {
     if !agent.is_replaced() {
         return Vec::new();
     }
-    let locals = agent.locals();
+    let locals = agent.caches.locals.all();
     let made = locals.iter().filter(|local| matches!(local.spec.origin, Origin::Made | Origin::Recovered));
     let expected: BTreeSet<(String, String)> =
         made.filter_map(|local| Some((local.spec.base.clone(), local.status.as_ref()?.base_id.clone()?))).collect();
-    let looked = expected.into_iter().filter_map(|(path, id)| {
-        let found = Base::open_existing(&agent.options.bases, &path).and_then(|base| base.known_id());
-        match found {
-            Ok(Some(found)) if found == id => None,
-            Ok(Some(found)) => Some(format!("{path} is another disk (base {found}, expected {id})")),
-            Ok(None) => Some(format!("{path} is empty (expected base {id})")),
-            Err(error) => Some(error.to_string()),
-        }
+    let looks = agent.looks();
+    let missing = expected.into_iter().filter_map(|(path, id)| match looks.get(&path).map(|look| &look.identity) {
+        Some(Ok(Some(found))) if *found == id => None,
+        Some(Ok(Some(found))) => Some(format!("{path} is another disk (base {found}, expected {id})")),
+        Some(Ok(None)) => Some(format!("{path} is empty (expected base {id})")),
+        Some(Err(error)) => Some(error.clone()),
+        None => Some(format!("{path} has not been looked at")),
     });
-    looked.collect()
+    missing.collect()
 }
 
 /// Says so in a condition, which is there only after a Node was replaced.

@@ -1,6 +1,6 @@
-//! Tells what is on this node, and empties the trash.
+//! Tells what is on this node: puts together what was found at each base, and writes it when it is worth a write.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,53 +8,191 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
 use serde_json::json;
 
-use super::base::Base;
-use super::facts::report_and_orphans;
-use super::orphans::{Situation, allowance};
-use super::replaced;
-use super::run::Agent;
-use super::trash::Swept;
+use super::bases::LOOK;
+use super::disk::error::DirectoryError;
+use super::disk::marker::Marker;
+use super::disk::records::{Ages, StoreMark};
+use super::facts::BaseLook;
+use super::orphans::{Found, Situation};
+use super::restored::{DiskSays, StoreSays, judge, next_epoch};
+use super::state::Agent;
+use super::{replaced, store};
 use crate::crd::{
-    Kept, LocalNode, LocalNodeSpec, LocalNodeStatus, LocalVolume, NODE_REPLACED, ORPHANS_HELD, Origin, PathReport,
-    PoolPath, READY, is_true, set_condition,
+    DISK_HUNG, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, NODE_REPLACED, ORPHANS_HELD, PathReport, READY,
+    Reclaim, is_true, orphan_allowance, set_condition,
 };
-use crate::runtime::api::{ApiError, if_found, in_time};
+use crate::kubernetes::api::{ApiError, if_found, in_time};
+use crate::kubernetes::controller::{Reconciler, Turn};
 
-/// How often the disks are looked at. Only a change is written.
-const LOOK: Duration = Duration::from_secs(2);
 /// A report is written again after this time, changed or not.
 const REFRESH: Duration = Duration::from_secs(600);
-/// The same while it is not known whether the disks of the Node are there.
-const REFRESH_REPLACED: Duration = Duration::from_secs(10);
+/// The same while a person is waited for.
+const REFRESH_WAITING: Duration = Duration::from_secs(10);
+/// The same after a volume was seen for the first time: a store that is restored to before that time then knows less
+/// than the disk.
+const REFRESH_AFTER_NEW: Duration = Duration::from_secs(30);
 /// Free bytes count as changed from this part of the size on: 1/64. Less is not worth a write.
 const NOTABLE: i64 = 64;
-/// The trash is looked at this often even if nobody said that there is something in it.
-const TRASH: Duration = Duration::from_secs(60);
-/// One round of emptying.
-const ROUND: Duration = Duration::from_millis(100);
+/// The report waits no longer than this for a base that nothing is known of yet: others have something to tell.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
-/// Reports until the future is dropped.
-pub(super) async fn report_for_ever(agent: Arc<Agent>) {
-    let mut written: Option<(Instant, LocalNodeStatus)> = None;
-    loop {
-        if let Some((uid, next)) = look(&agent).await {
-            // A person who deletes the object accepts the Node as it is, and should not wait long for it.
-            let refresh = if is_true(&next.conditions, NODE_REPLACED) { REFRESH_REPLACED } else { REFRESH };
-            // A Node whose disks are confirmed is not told apart from an earlier one by what was found there.
-            let confirms = agent.is_replaced() && !is_true(&next.conditions, NODE_REPLACED);
-            let due =
-                confirms || written.as_ref().is_none_or(|(at, old)| at.elapsed() >= refresh || differs(old, &next));
-            if due {
-                match write(&agent, uid, &next).await {
-                    Ok(()) => written = Some((Instant::now(), next)),
-                    Err(error) => tracing::warn!(%error, "the report was not written, trying again"),
-                }
+/// Writes the report on this node. It has one key.
+pub(super) struct Reports {
+    agent: Arc<Agent>,
+    last: Mutex<Last>,
+}
+
+/// What there was to tell the last time.
+#[derive(Default)]
+struct Last {
+    conditions: Vec<Condition>,
+    written: Option<Written>,
+}
+
+struct Written {
+    at: Instant,
+    status: LocalNodeStatus,
+    /// The newest version of a volume that a disk knew of.
+    newest: u128,
+}
+
+/// A report that is not written yet.
+struct Composed {
+    /// UID of the Node that it is about.
+    node_uid: String,
+    status: LocalNodeStatus,
+    /// What the disks say of the store, at the very looks that the rest is made of: what was not known then, such as that
+    /// the store is older, held nothing back.
+    marks: Marks,
+}
+
+impl Reports {
+    pub(super) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, last: Mutex::default() }
+    }
+}
+
+impl Reconciler for Reports {
+    type Key = ();
+    type Error = ApiError;
+
+    async fn reconcile(&self, (): &(), _: Turn) -> Result<Option<Duration>, ApiError> {
+        let Some(next) = self.compose() else { return Ok(Some(LOOK)) };
+        let newest = next.marks.values().map(|(_, disk)| disk.newest).max().unwrap_or(0);
+        if self.is_due(&next.status, newest)
+            && let Some(status) = write(&self.agent, next).await?
+        {
+            self.last.lock().written = Some(Written { at: Instant::now(), status, newest });
+        }
+        Ok(Some(LOOK))
+    }
+
+    fn enqueue_all(&self) {
+        self.agent.report_soon();
+    }
+}
+
+impl Reports {
+    fn is_due(&self, next: &LocalNodeStatus, newest: u128) -> bool {
+        let is_replaced = is_true(&next.conditions, NODE_REPLACED);
+        // A person who deletes the object accepts the Node as it is, and should not wait long for it; nor should one who
+        // says that the store is as it should be.
+        let waits = is_replaced || store::held_by(&self.agent).is_some();
+        let refresh = if waits { REFRESH_WAITING } else { REFRESH };
+        // A Node whose disks are confirmed is not told apart from an earlier one by what was found there.
+        let confirms = self.agent.is_replaced() && !is_replaced;
+        let last = self.last.lock();
+        let Some(Written { at, status, newest: known }) = &last.written else { return true };
+        let age = at.elapsed();
+        confirms || age >= refresh || differs(status, next) || (newest != *known && age >= REFRESH_AFTER_NEW)
+    }
+
+    /// What there is. Nothing before every base was looked at for this Node.
+    fn compose(&self) -> Option<Composed> {
+        let agent = &self.agent;
+        let uid = agent.node_uid();
+        let looks = looked(agent, &uid)?;
+        let marks = looks.iter().filter_map(|(path, look)| Some((path.clone(), look.mark.clone()?))).collect();
+        let missing = replaced::missing(agent);
+        let mut kept = agent.kept();
+        agent.metrics.kept(kept.len());
+        kept.truncate(LISTED_KEPT);
+        let (claims, ordered) = agent.claims();
+        let mut found_orphans = Vec::new();
+        let (mut offered, mut former, mut hung) = (Vec::new(), Vec::new(), Vec::new());
+        for (path, look) in looks {
+            // One may have become a volume's since.
+            let orphans = look.orphans.into_iter().filter(|marker| !claims.contains(&marker.claim));
+            found_orphans.extend(orphans.map(|marker| found(&path, marker, &look.ages)));
+            hung.extend(look.hangs.then(|| path.clone()));
+            match look.offered {
+                Some(report) => offered.push(report),
+                None if look.trash > 0 => former.push(left_over(path, look.trash)),
+                None => {}
             }
         }
-        drop(tokio::time::timeout(LOOK, agent.report.notified()).await);
+        agent.metrics.looked(&offered, &former, claims.len());
+        let now = Timestamp::now();
+        let held_by = store::held_by(agent);
+        let situation = Situation {
+            now: agent.now(),
+            today: now,
+            age: agent.options.remove_orphans,
+            volumes: claims.len(),
+            ordered: &ordered,
+            held_by: held_by.as_deref(),
+        };
+        let (plan, removed_orphans) = {
+            let mut known = agent.orphans();
+            known.saw(situation.now, now, found_orphans);
+            (known.plan(&situation), known.removed(situation.now))
+        };
+        agent.metrics.held(plan.held, !missing.is_empty());
+        let mut last = self.last.lock();
+        let conditions = &mut last.conditions;
+        replaced::tell(agent, &missing, conditions, now);
+        tell_held(&situation, plan.held, store::went_back(agent), conditions);
+        tell_hung(&hung, conditions, now);
+        tell_ready(&offered, conditions, now);
+        let status = LocalNodeStatus {
+            observed_at: Some(Time(now)),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            paths: offered.into_iter().chain(former).collect(),
+            orphans: plan.listed,
+            kept,
+            removed_orphans,
+            conditions: conditions.clone(),
+        };
+        Some(Composed { node_uid: uid, status, marks })
     }
+}
+
+/// What was found at every base that is known, for this Node; `None` while one has still to be looked at.
+fn looked(agent: &Agent, node_uid: &str) -> Option<Vec<(String, BaseLook)>> {
+    let offered = agent.caches.offered(&agent.options.node_name)?;
+    let bases = agent.known_bases()?;
+    let looks = agent.looks();
+    let look = |path: String| match looks.get(&path) {
+        Some(look) if look.node_uid == node_uid => Some((path, look.clone())),
+        // A person may have to be told that it hangs before it is known for sure.
+        _ if agent.calls.waits_for(&path) >= FIRST_LOOK => {
+            let error = DirectoryError::Hung { path: path.clone() };
+            let reported = agent.reported().get(&path).cloned();
+            let look = BaseLook::unanswered(None, reported, &path, offered.contains_key(&path), &error);
+            Some((path, look))
+        }
+        _ => None,
+    };
+    bases.into_iter().map(look).collect()
+}
+
+/// What is left in a base that no pool offers any more.
+fn left_over(path: String, trash: i64) -> PathReport {
+    let message = "no pool offers this path; what is left there of deleted volumes is being removed".to_owned();
+    PathReport { path, message, trash, ..PathReport::default() }
 }
 
 /// Reads from the last report in which bases there is trash, since their pools and volumes may be gone; which orphans there
@@ -67,8 +205,10 @@ pub(super) async fn remember(agent: &Agent) {
                 let Some(LocalNode { spec, status, .. }) = found else { return };
                 *agent.confirmed() = spec.node_uid;
                 let status = status.unwrap_or_default();
-                agent.orphans().restore(&status);
-                agent.trashed().extend(status.paths.into_iter().map(|path| path.path));
+                agent.orphans().restore(&status, agent.now());
+                agent.reported_kept().clone_from(&status.kept);
+                agent.trashed().extend(status.paths.iter().map(|path| path.path.clone()));
+                agent.reported().extend(status.paths.into_iter().map(|path| (path.path.clone(), path)));
                 return;
             }
             Err(error) => tracing::warn!(%error, "the last report cannot be read, asking again"),
@@ -77,117 +217,66 @@ pub(super) async fn remember(agent: &Agent) {
     }
 }
 
-/// What is left in bases that no pool offers any more.
-fn former(agent: &Agent, offered: &[PathReport]) -> Vec<PathReport> {
-    let trashed: Vec<String> = agent.trashed().iter().cloned().collect();
-    let others = trashed.into_iter().filter(|path| !offered.iter().any(|known| known.path == *path));
-    let looked = others.filter_map(|path| {
-        let trash = Base::open_existing(&agent.options.bases, &path).and_then(|base| base.trash_entries()).ok()?;
-        let message = "no pool offers this path; what is left there of deleted volumes is being removed".to_owned();
-        let trash = i64::try_from(trash).unwrap_or(i64::MAX);
-        Some(PathReport { path, message, trash, ..PathReport::default() })
-    });
-    looked.filter(|report| report.trash > 0).collect()
-}
-
-/// The pool paths on this node. `None` before the Node is known.
-fn paths(agent: &Agent) -> Option<Vec<PoolPath>> {
-    let node = agent.node()?;
-    let mut paths: Vec<PoolPath> = Vec::new();
-    for pool in agent.caches.pools.all() {
-        for path in pool.spec.paths_on(&node) {
-            match paths.iter_mut().find(|known| known.path == path.path) {
-                // Two pools may share a path; the stricter one counts.
-                Some(known) => known.require_mount |= path.require_mount,
-                None => paths.push(path.clone()),
-            }
-        }
+fn found(base: &str, marker: Marker, ages: &Ages) -> Found {
+    let recorded = marker.persistent_volume.as_ref().map(|recorded| recorded.seen.reclaim_policy);
+    Found {
+        base: base.to_owned(),
+        age_before: ages.get(&marker.claim, &marker.path),
+        retained: recorded == Some(Reclaim::Retain),
+        claim: marker.claim,
+        path: marker.path,
     }
-    paths.sort_by(|a, b| a.path.cmp(&b.path));
-    Some(paths)
-}
-
-/// What there is, and the UID of the Node as it was before the look: a Node that is made anew in the middle of it has not
-/// been looked for.
-async fn look(agent: &Arc<Agent>) -> Option<(String, LocalNodeStatus)> {
-    let uid = agent.node_uid();
-    let paths = paths(agent)?;
-    let (claims, ordered) = claims(agent);
-    let volumes = claims.len();
-    let looking = Arc::clone(agent);
-    let reports = tokio::task::spawn_blocking(move || {
-        let mut orphans = Vec::new();
-        let mut offered: Vec<PathReport> = Vec::new();
-        for path in &paths {
-            let (report, markers) = report_and_orphans(&looking.options.bases, path, &looking.cluster, &claims);
-            offered.push(report);
-            orphans.extend(markers.into_iter().map(|marker| (path.path.clone(), marker.claim, marker.path)));
-        }
-        let former = former(&looking, &offered);
-        let missing = replaced::missing(&looking);
-        (offered, former, orphans, missing)
-    });
-    let (offered, former, orphans, missing) = reports.await.ok()?;
-    agent.metrics.looked(&offered, &former, volumes);
-    let now = Timestamp::now();
-    let situation = Situation { now, age: agent.options.remove_orphans, volumes, ordered: &ordered };
-    let (plan, removed_orphans) = {
-        let mut known = agent.orphans();
-        known.saw(now, orphans);
-        (known.plan(&situation), known.removed(now))
-    };
-    agent.metrics.held(plan.held, !missing.is_empty());
-    let mut status = LocalNodeStatus {
-        observed_at: Some(Time(now)),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        paths: offered,
-        orphans: plan.listed,
-        removed_orphans,
-        conditions: agent.conditions(),
-    };
-    replaced::tell(agent, &missing, &mut status.conditions, now);
-    tell_held(&situation, plan.held, &mut status.conditions);
-    let bad: Vec<&PathReport> = status.paths.iter().filter(|path| !path.usable).collect();
-    let message = bad.iter().map(|path| path.message.as_str()).collect::<Vec<_>>().join("; ");
-    let condition = if status.paths.is_empty() {
-        (READY, true, "NoPaths", "no pool has paths on this node")
-    } else if bad.is_empty() {
-        (READY, true, "PathsUsable", "every path can be used")
-    } else {
-        (READY, false, "PathsNotUsable", message.as_str())
-    };
-    set_condition(&mut status.conditions, condition, None, now);
-    agent.keep_conditions(&status.conditions);
-    status.paths.extend(former);
-    Some((uid, status))
-}
-
-/// The claims whose directories are in use on this node, and those whose orphaned directories were ordered to be removed.
-pub(super) fn claims(agent: &Agent) -> (BTreeSet<String>, BTreeSet<String>) {
-    let locals = agent.locals();
-    let (ordered, used): (Vec<_>, Vec<_>) = locals.iter().partition(|local| local.spec.origin == Origin::Orphan);
-    let uids = |locals: Vec<&Arc<Kept<LocalVolume>>>| locals.iter().map(|local| local.spec.claim.uid.clone()).collect();
-    (uids(used), uids(ordered))
 }
 
 /// Says that more orphans are due than may go. Where none are ever removed there is nothing to say.
-fn tell_held(situation: &Situation<'_>, held: usize, conditions: &mut Vec<Condition>) {
-    if situation.age.is_none() {
+fn tell_held(situation: &Situation<'_>, held: usize, went_back: bool, conditions: &mut Vec<Condition>) {
+    if situation.age.is_none() && !went_back {
         conditions.retain(|condition| condition.type_ != ORPHANS_HELD);
         return;
     }
-    let most = allowance(situation.volumes);
+    let most = orphan_allowance(situation.volumes);
     let message = format!(
         "{held} directories that no volume names are due and wait: of {} volumes {most} may go within an hour; look \
          whether that many should",
         situation.volumes
     );
-    let condition = if held > 0 {
+    let condition = if let Some(why) = situation.held_by {
+        (ORPHANS_HELD, true, "StoreRestored", why)
+    } else if held > 0 {
         (ORPHANS_HELD, true, "TooMany", message.as_str())
     } else {
         (ORPHANS_HELD, false, "WithinBounds", "no directory waits to be removed")
     };
-    set_condition(conditions, condition, None, situation.now);
+    set_condition(conditions, condition, None, situation.today);
+}
+
+/// Says which disks hang. Where none ever did there is nothing to say.
+fn tell_hung(hung: &[String], conditions: &mut Vec<Condition>, now: Timestamp) {
+    let message = format!(
+        "calls to the disk do not return, and nothing is made or removed there until they do: {}; look at the disk, and at \
+         the kernel's log of the node",
+        hung.join(", ")
+    );
+    if !hung.is_empty() {
+        set_condition(conditions, (DISK_HUNG, true, "NoAnswer", &message), None, now);
+    } else if is_true(conditions, DISK_HUNG) {
+        set_condition(conditions, (DISK_HUNG, false, "Answers", "every disk answers again"), None, now);
+    }
+}
+
+fn tell_ready(offered: &[PathReport], conditions: &mut Vec<Condition>, now: Timestamp) {
+    let bad: Vec<&PathReport> = offered.iter().filter(|path| !path.usable).collect();
+    let message = bad.iter().map(|path| path.message.as_str()).collect::<Vec<_>>().join("; ");
+    let condition = match bad.as_slice() {
+        _ if offered.is_empty() => (READY, true, "NoPaths", "no pool has paths on this node"),
+        [] => (READY, true, "PathsUsable", "every path can be used"),
+        // What all of them lack is said in one word.
+        [first, rest @ ..] if !first.reason.is_empty() && rest.iter().all(|path| path.reason == first.reason) => {
+            (READY, false, first.reason.as_str(), message.as_str())
+        }
+        _ => (READY, false, "PathsNotUsable", message.as_str()),
+    };
+    set_condition(conditions, condition, None, now);
 }
 
 /// True when the difference is worth a write.
@@ -199,29 +288,87 @@ fn differs(old: &LocalNodeStatus, new: &LocalNodeStatus) -> bool {
             free_bytes: path.free_bytes / step,
             free_inodes: 0,
             trash: i64::from(path.trash > 0),
+            epoch: 0,
             ..path.clone()
         }
     };
     let all = |status: &LocalNodeStatus| status.paths.iter().map(rough).collect::<Vec<_>>();
     let others =
         |status: &LocalNodeStatus| (status.conditions.clone(), status.orphans.clone(), status.removed_orphans.clone());
+    if old.kept != new.kept {
+        return true;
+    }
     all(old) != all(new) || others(old) != others(new)
 }
 
-async fn write(agent: &Agent, uid: String, status: &LocalNodeStatus) -> Result<(), ApiError> {
+type Marks = BTreeMap<String, (String, DiskSays)>;
+
+/// What is to be written down on disks: path, identity of the base, and mark.
+type Notes = Vec<(String, String, StoreMark)>;
+
+/// Holds what the disks say against what the store says, and numbers the report. First what the disks do not know yet, which
+/// is written down before anything is reported; then what they are told of the report once the store has it.
+fn judged(status: &mut LocalNodeStatus, marks: Marks, says: &StoreSays) -> (Notes, Notes) {
+    let (mut changed, mut counted) = (Vec::new(), Vec::new());
+    for (path, (id, disk)) in marks {
+        let mark = judge(&id, &disk, says);
+        let report = status.paths.iter_mut().find(|report| report.path == path && report.base_id == id);
+        let epoch = if mark != disk.mark || mark.behind.is_some() {
+            // What tells that the store is behind is not overwritten.
+            says.epochs.get(&id).copied().unwrap_or(0)
+        } else {
+            next_epoch(&mark, says, &id)
+        };
+        if let Some(report) = report {
+            report.epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+        }
+        if mark != disk.mark {
+            changed.push((path, id, mark));
+        } else if mark.behind.is_none() {
+            counted.push((path, id, StoreMark { epoch, ..mark }));
+        }
+    }
+    (changed, counted)
+}
+
+/// Writes the report, if the disks agree with the store. `None` when they did not: what they say now is to be reported.
+async fn write(
+    agent: &Arc<Agent>,
+    Composed { node_uid: uid, mut status, mut marks }: Composed,
+) -> Result<Option<LocalNodeStatus>, ApiError> {
+    let (found, says) = store::ask(agent).await?;
+    // Nothing is written down there. What is reported of it is what was reported before.
+    marks.retain(|path, _| !agent.calls.hangs(path));
+    let (changed, counted) = judged(&mut status, marks, &says);
+    let mut told = status.clone();
+    if !changed.is_empty() {
+        let mut kept = true;
+        for (path, id, mark) in changed {
+            kept &= store::keep(agent, &path, id, mark).await;
+            agent.look_soon(&path);
+        }
+        if kept {
+            // The disks say something else now, which the next look finds.
+            return Ok(None);
+        }
+        // One would not take it, and so the next look does not find it.
+        told.orphans.iter_mut().for_each(|orphan| orphan.removable = false);
+    }
     let nodes: Api<LocalNode> = Api::all(agent.client.clone());
     let name = &agent.options.node_name;
-    let patch = json!({ "status": status });
-    let written = in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await;
-    let found = match written {
-        Err(error) if error.is_not_found() => {
-            // Whoever deleted the report of an earlier Node has accepted this one as it is.
-            let new = LocalNode::new(name, LocalNodeSpec { node_uid: uid.clone() });
-            in_time(nodes.create(&PostParams::default(), &new)).await?;
-            in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await?
-        }
-        written => written?,
+    let found = if let Some(found) = found {
+        found
+    } else {
+        // Whoever deleted the report of an earlier Node has accepted this one as it is.
+        let new = LocalNode::new(name, LocalNodeSpec { node_uid: uid.clone() });
+        in_time(nodes.create(&PostParams::default(), &new)).await?
     };
+    // What the disks were compared with must still be what is there.
+    let patch = json!({ "metadata": { "resourceVersion": found.metadata.resource_version }, "status": told });
+    let found = in_time(nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
+    for (path, id, mark) in counted {
+        store::keep(agent, &path, id, mark).await;
+    }
     let mut confirmed = found.spec.node_uid;
     if confirmed != uid && !is_true(&status.conditions, NODE_REPLACED) {
         let patch = json!({ "spec": { "nodeUID": uid } });
@@ -229,47 +376,31 @@ async fn write(agent: &Agent, uid: String, status: &LocalNodeStatus) -> Result<(
         confirmed = uid;
     }
     *agent.confirmed() = confirmed;
-    Ok(())
+    Ok(Some(status))
 }
 
-/// Empties the trash of every base, no faster than allowed.
-pub(super) async fn sweep_for_ever(agent: Arc<Agent>) {
-    // Ten rounds a second. The first step of a round finds out that a directory is not empty; one must be left for what is
-    // in it, or nothing would ever be removed.
-    let budget = (agent.options.unlinks_per_second / 10).max(2);
-    loop {
-        let mut left = false;
-        for path in known_bases(&agent) {
-            let (sweeping, base) = (Arc::clone(&agent), path.clone());
-            let swept = tokio::task::spawn_blocking(move || {
-                // Without its mount there is nothing to be emptied, and nothing is made.
-                let base = Base::open_existing(&sweeping.options.bases, &base)?;
-                if base.trash_entries()? > 0 { base.sweep(budget) } else { Ok(Swept::default()) }
-            });
-            match swept.await {
-                Ok(Ok(swept)) => {
-                    if let Some(stuck) = &swept.stuck {
-                        tracing::warn!(stuck, "something in the trash cannot be removed");
-                    }
-                    // What is stuck alone is not worth ten rounds a second.
-                    left |= swept.left > 0 && swept.stuck.is_none();
-                }
-                Ok(Err(error)) => tracing::debug!(path, %error, "a trash cannot be emptied now"),
-                Err(error) => tracing::warn!(path, %error, "emptying the trash broke off"),
-            }
-        }
-        if left {
-            tokio::time::sleep(ROUND).await;
-        } else {
-            drop(tokio::time::timeout(TRASH, agent.sweep.notified()).await);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look that ended before the disk had learnt that the store is older let an orphan go. The report that it is part of
+    /// is not written, whatever later looks say.
+    #[test]
+    fn a_report_is_judged_by_the_looks_that_it_was_made_of() {
+        let path = PathReport { path: "/base".to_owned(), base_id: "disk".to_owned(), ..PathReport::default() };
+        let composed = LocalNodeStatus { paths: vec![path], ..LocalNodeStatus::default() };
+        let marked = |mark| Marks::from([("/base".to_owned(), ("disk".to_owned(), DiskSays { mark, newest: 0 }))]);
+        let (says, mut status) = (StoreSays::default(), composed.clone());
+        let before = StoreMark { epoch: 7, ..StoreMark::default() };
+        let (changed, counted) = judged(&mut status, marked(before), &says);
+        assert!(changed.len() == 1 && counted.is_empty() && changed[0].2.behind.is_some(), "{changed:?}");
+        // The look after that one: what the disk knows now is reported, and the number is not counted on.
+        let mut status = composed.clone();
+        let (changed, counted) = judged(&mut status, marked(changed[0].2.clone()), &says);
+        assert!(changed.is_empty() && counted.is_empty() && status.paths[0].epoch == 0);
+        let (says, mut status) = (StoreSays { epochs: [("disk".to_owned(), 7)].into(), ..says }, composed);
+        let current = StoreMark { epoch: 7, ..StoreMark::default() };
+        let (changed, counted) = judged(&mut status, marked(current), &says);
+        assert!(changed.is_empty() && counted[0].2.epoch == 8 && status.paths[0].epoch == 8);
     }
-}
-
-/// Every base that there may be trash in.
-fn known_bases(agent: &Agent) -> BTreeSet<String> {
-    let mut bases: BTreeSet<String> = agent.trashed().clone();
-    bases.extend(paths(agent).unwrap_or_default().into_iter().map(|path| path.path));
-    bases.extend(agent.locals().iter().map(|local| local.spec.base.clone()));
-    bases
 }

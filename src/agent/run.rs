@@ -1,141 +1,33 @@
 //! Starts the agent of one node.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client};
-use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::base::AllowedBases;
+use super::bases::Bases;
+use super::caches::Caches;
+use super::calls::{DISK_WORKERS, ORDER_WORKERS};
 use super::metrics::AgentMetrics;
-use super::orphans::Orphans;
-use super::{orders, reports};
-use crate::cluster::live::{Cache, Changed, Figured, Figures, News, register};
-use crate::crd::{Kept, LocalPool, LocalVolume};
-use crate::model::{Namespace, Node, Wire};
-use crate::runtime::api::in_time;
+use super::orders::Orders;
+use super::reports::{self, Reports};
+use super::state::{Agent, DiskTask, Options};
+use crate::crd::{Kept, LocalVolume};
+use crate::facts::live::{CacheEvent, Changed};
+use crate::kubernetes::api::in_time;
+use crate::kubernetes::controller::{Controller, Follower, Reconciler};
+use crate::model::{Namespace, Wire};
 use crate::runtime::queue::Queue;
 
-/// How soon something is tried again after the API server failed.
+/// How soon the API server is asked again for what the agent cannot begin without.
 const RETRY: Duration = Duration::from_secs(1);
-/// Orders that are followed at once. More would only wait for the same disk.
-const WORKERS: usize = 8;
-
-/// Threads for what waits for disks: one a worker, one that looks for the report, one that empties the trash, and two for
-/// the process around it, such as for names to be resolved while disks hang.
-pub const BLOCKING_THREADS: usize = WORKERS + 4;
-
-/// How the agent works.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Name of the Node object.
-    pub node_name: String,
-    /// What it may work beneath.
-    pub bases: AllowedBases,
-    /// How fast the trash is emptied, in files and directories a second.
-    pub unlinks_per_second: usize,
-    /// Directories of ours that no volume names are removed when they have been known for so long; never where absent.
-    pub remove_orphans: Option<Duration>,
-}
-
-/// What the agent knows of the cluster.
-#[derive(Debug)]
-pub struct Caches {
-    /// The LocalVolumes of this node.
-    pub(super) locals: Cache<Kept<LocalVolume>>,
-    pub(super) pools: Cache<Kept<LocalPool>>,
-    /// The Node alone.
-    nodes: Cache<Node>,
-}
-
-impl Default for Caches {
-    fn default() -> Self {
-        Self { locals: Cache::new("localvolumes"), pools: Cache::new("localpools"), nodes: Cache::new("nodes") }
-    }
-}
-
-impl Figured for Caches {
-    fn figures(&self) -> Vec<Figures> {
-        vec![self.locals.figures(), self.pools.figures(), self.nodes.figures()]
-    }
-}
-
-impl Caches {
-    /// Adds what is counted about their watches to a registry.
-    pub fn register(self: &Arc<Self>, registry: &mut Registry) {
-        let caches: Weak<Self> = Arc::downgrade(self);
-        register(caches, registry);
-    }
-}
-
-pub(super) struct Agent {
-    pub client: Client,
-    pub options: Options,
-    /// UID of the namespace `kube-system`: what tells clusters apart.
-    pub cluster: String,
-    pub caches: Arc<Caches>,
-    pub report: Notify,
-    pub sweep: Notify,
-    pub metrics: AgentMetrics,
-    conditions: Mutex<Vec<Condition>>,
-    orphans: Mutex<Orphans>,
-    /// UID of the Node whose disks were confirmed last; empty at first.
-    confirmed: Mutex<String>,
-    /// Bases that may hold trash although no pool and no volume names them any more.
-    trashed: Mutex<BTreeSet<String>>,
-}
-
-impl Agent {
-    pub(super) fn node(&self) -> Option<Arc<Node>> {
-        self.caches.nodes.get(&self.options.node_name)
-    }
-
-    pub(super) fn locals(&self) -> Vec<Arc<Kept<LocalVolume>>> {
-        self.caches.locals.all()
-    }
-
-    pub(super) fn node_uid(&self) -> String {
-        self.node().and_then(|node| node.metadata.uid.as_ref().map(String::from)).unwrap_or_default()
-    }
-
-    pub(super) fn report_soon(&self) {
-        self.report.notify_one();
-    }
-
-    /// Something was moved to the trash of this base.
-    pub(super) fn sweep_soon(&self, base: &str) {
-        self.trashed().insert(base.to_owned());
-        self.sweep.notify_one();
-        self.report_soon();
-    }
-
-    pub(super) fn trashed(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.trashed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn orphans(&self) -> MutexGuard<'_, Orphans> {
-        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn confirmed(&self) -> MutexGuard<'_, String> {
-        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn conditions(&self) -> Vec<Condition> {
-        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn keep_conditions(&self, conditions: &[Condition]) {
-        *self.conditions.lock().unwrap_or_else(PoisonError::into_inner) = conditions.to_vec();
-    }
-}
+/// Everything is looked at again this often, whatever the watches say.
+const RESYNC: Duration = Duration::from_secs(600);
 
 /// Runs the agent until the token is cancelled; what is under way then is finished. `synced` is called when its orders
-/// are read. What fails is tried again, for ever.
+/// are read. What fails is tried again, forever.
 pub async fn run(
     client: Client,
     options: Options,
@@ -145,29 +37,16 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let Some(cluster) = stop.run_until_cancelled(cluster_uid(&client)).await else { return };
-    let queue = Arc::new(Queue::<String>::default());
-    let wake = Arc::new(Notify::new());
-    let mut running = tokio::task::JoinSet::new();
-    watch(&mut running, &client, &options.node_name, &caches, &queue, &wake);
-    let agent = Arc::new(Agent {
-        client,
-        options,
-        cluster,
-        caches,
-        report: Notify::new(),
-        sweep: Notify::new(),
-        metrics,
-        conditions: Mutex::default(),
-        orphans: Mutex::default(),
-        confirmed: Mutex::default(),
-        trashed: Mutex::default(),
-    });
+    let agent = Arc::new(Agent::new(client, options, cluster, caches, metrics));
+    // They end when this function does.
+    let mut watches = JoinSet::new();
+    watch(&mut watches, &agent);
     let filled = async {
         let Caches { locals, pools, nodes } = &*agent.caches;
         tokio::join!(locals.synced(), pools.synced(), nodes.synced());
         reports::remember(&agent).await;
     };
-    if stop.run_until_cancelled(filled).await.is_none() {
+    if Box::pin(stop.run_until_cancelled(filled)).await.is_none() {
         return;
     }
     tracing::info!(
@@ -175,71 +54,70 @@ pub async fn run(
         volumes = agent.caches.locals.len(),
         "the agent's caches are filled"
     );
-    let forward = Arc::clone(&agent);
-    running.spawn(async move {
-        loop {
-            wake.notified().await;
-            forward.report_soon();
-        }
-    });
-    running.spawn(reports::report_for_ever(Arc::clone(&agent)));
-    running.spawn(reports::sweep_for_ever(Arc::clone(&agent)));
     synced();
-    let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..WORKERS {
-        workers.spawn(work(Arc::clone(&agent), Arc::clone(&queue), stop.clone()));
+    let orders = controller("orders", Orders(Arc::clone(&agent)), &agent.queues.orders, ORDER_WORKERS);
+    let disks = controller("disks", Bases::new(Arc::clone(&agent)), &agent.queues.disks, DISK_WORKERS);
+    let report = controller("report", Reports::new(Arc::clone(&agent)), &agent.queues.report, 1);
+    // One of them that dies is noticed: the role ends with it.
+    let stop = stop.child_token();
+    tokio::join!(
+        ended(orders.run(stop.clone()), &stop),
+        ended(disks.run(stop.clone()), &stop),
+        ended(report.run(stop.clone()), &stop)
+    );
+}
+
+/// An agent without one of its loops is none.
+async fn ended(controller: impl Future<Output = ()>, stop: &CancellationToken) {
+    controller.await;
+    stop.cancel();
+}
+
+fn controller<R: Reconciler>(
+    name: &'static str,
+    reconciler: R,
+    queue: &Arc<Queue<R::Key>>,
+    workers: usize,
+) -> Controller<R> {
+    Controller {
+        name,
+        reconciler: Arc::new(reconciler),
+        queue: Arc::clone(queue),
+        workers,
+        // No other process works on the disks of this node.
+        leadership: None,
+        follower: Follower::Waits,
+        resync: RESYNC,
     }
-    while workers.join_next().await.is_some() {}
 }
 
 /// Starts the watches. They end with the set.
-fn watch(
-    running: &mut tokio::task::JoinSet<()>,
-    client: &Client,
-    node: &str,
-    caches: &Arc<Caches>,
-    queue: &Arc<Queue<String>>,
-    wake: &Arc<Notify>,
-) {
-    let (all, client_of_locals, push) = (Arc::clone(caches), client.clone(), Arc::clone(queue));
-    let mine = format!("spec.nodeName={node}");
-    running.spawn(async move {
-        let tell = |news: News<Kept<LocalVolume>>| {
-            if let News::Changed(Changed { after: Some(local), .. }) = news {
-                push.now(local.name().to_owned());
+fn watch(watches: &mut JoinSet<()>, agent: &Arc<Agent>) {
+    let of_locals = Arc::clone(agent);
+    watches.spawn(async move {
+        let tell = |news: CacheEvent<Kept<LocalVolume>>| {
+            if let CacheEvent::Changed(Changed { after: Some(local), .. }) = news {
+                of_locals.queues.orders.now(local.name().to_owned());
+                if !of_locals.looks().contains_key(&local.spec.base) {
+                    of_locals.queues.disks.now(DiskTask::Sweep(local.spec.base.clone()));
+                    of_locals.look_soon(&local.spec.base);
+                }
             }
         };
-        all.locals.watch(client_of_locals, Some(&mine), CancellationToken::new(), tell).await;
+        let mine = format!("spec.nodeName={}", of_locals.options.node_name);
+        of_locals.caches.locals.watch(of_locals.client.clone(), Some(&mine), CancellationToken::new(), tell).await;
     });
-    let (all, client_of_pools, changed) = (Arc::clone(caches), client.clone(), Arc::clone(wake));
-    running.spawn(async move {
-        all.pools.watch(client_of_pools, None, CancellationToken::new(), |_| changed.notify_one()).await;
+    let of_pools = Arc::clone(agent);
+    watches.spawn(async move {
+        let tell = |_| of_pools.look_everywhere();
+        of_pools.caches.pools.watch(of_pools.client.clone(), None, CancellationToken::new(), tell).await;
     });
-    let (all, client, changed) = (Arc::clone(caches), client.clone(), Arc::clone(wake));
-    let own = format!("metadata.name={node}");
-    running.spawn(async move {
-        all.nodes.watch(client, Some(&own), CancellationToken::new(), |_| changed.notify_one()).await;
+    let of_node = Arc::clone(agent);
+    watches.spawn(async move {
+        let tell = |_| of_node.look_everywhere();
+        let own = format!("metadata.name={}", of_node.options.node_name);
+        of_node.caches.nodes.watch(of_node.client.clone(), Some(&own), CancellationToken::new(), tell).await;
     });
-}
-
-async fn work(agent: Arc<Agent>, queue: Arc<Queue<String>>, stop: CancellationToken) {
-    while let Some((name, _)) = stop.run_until_cancelled(queue.next()).await {
-        let again = turn(&agent, &name).await;
-        queue.done(name, again);
-    }
-}
-
-async fn turn(agent: &Arc<Agent>, name: &str) -> Option<Duration> {
-    let local = agent.caches.locals.get(name)?;
-    match orders::follow_order(agent, local).await {
-        Ok(again) => again,
-        Err(error) => {
-            if !error.is_conflict() {
-                tracing::warn!(volume = name, %error, "trying again");
-            }
-            Some(RETRY)
-        }
-    }
 }
 
 /// The UID of the namespace that every cluster has, and keeps.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::finding::{Code, FieldPath, Finding};
 use super::pod::decide_pod;
 use super::{ClaimRemedy, ClaimVerdict, ClusterView, Lookup, Rules};
-use crate::model::{Claim, Pod};
+use crate::model::{Claim, Pod, SELECTED_NODE};
 
 /// Decides what the rescue loop may do for a claim now.
 ///
@@ -53,6 +53,26 @@ pub fn decide_claim(claim: &Claim, view: &dyn ClusterView, rules: &Rules) -> Cla
     verdict(remedy.unwrap_or(ClaimRemedy::Leave), Some(pod), decided.findings)
 }
 
+/// What is wrong with a claim that has a selected node while its class has nobody to act on it: row 14 of the truth table,
+/// whatever Pods there are.
+#[must_use]
+pub fn poisoned_claim(claim: &Claim, view: &dyn ClusterView) -> Option<Finding> {
+    let selected = claim.selected_node()?;
+    if claim.is_bound() || claim.volume_name().is_some() {
+        return None;
+    }
+    let Lookup::Found(class) = view.class(claim.class_name()?) else { return None };
+    if class.is_dynamic() || !class.is_delayed() {
+        return None;
+    }
+    let message = format!(
+        "selected-node {selected:?} on claim {:?}: class {:?} has no provisioner, so it is never bound",
+        claim.name(),
+        class.name()
+    );
+    Some(Code::PoisonedClaim.at(FieldPath::new(&["metadata", "annotations", SELECTED_NODE]), message))
+}
+
 fn verdict(remedy: ClaimRemedy, consumer: Option<&Pod>, findings: Vec<Finding>) -> ClaimVerdict {
     ClaimVerdict {
         remedy,
@@ -68,15 +88,7 @@ fn order(pod: &Pod) -> (Option<String>, Option<String>) {
     (created, pod.metadata.uid.as_deref().map(str::to_owned))
 }
 
-/// The Pod's volume that is the claim. An ephemeral volume counts only if the Pod owns the claim.
+/// Name of the Pod's volume that is the claim.
 fn volume_of(pod: &Pod, claim: &Claim) -> Option<String> {
-    let found = pod.spec.volumes.iter().find(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => source.claim_name == claim.name(),
-        (None, Some(_)) => {
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            claim.name() == format!("{name}-{}", volume.name) && super::declared::is_owned_by(claim, pod)
-        }
-        (None, None) => false,
-    });
-    found.map(|volume| volume.name.to_string())
+    pod.volume_of(claim).map(|place| pod.spec.volumes[place].name.to_string())
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::selector::volume_reachable;
+use super::Lookup;
+use super::asked::Asked;
+use super::migrated::kubelet_affinity;
+use super::place::Place;
 use super::volume_choice::reserved_for;
-use super::{ClusterView, Lookup};
-use crate::model::{Claim, Class, Node, Volume};
+use crate::model::{Claim, Class, Volume};
 
 /// Whether the Pod's node can reach a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +24,10 @@ pub(super) enum Selected {
     Nobody,
     /// The Pod's own node.
     ThisNode,
-    /// Another node, which exists or may exist.
+    /// Another node, which exists.
     OtherNode(String),
+    /// Another node, of which it is not known whether it exists.
+    UnknownNode(String),
     /// A node that does not exist.
     GoneNode(String),
 }
@@ -46,6 +50,8 @@ pub(super) enum ClaimState {
     Missing,
     Bound {
         volume: String,
+        /// The volume, if it is known.
+        known: Option<Arc<Volume>>,
         reach: Reach,
     },
     Lost,
@@ -57,7 +63,7 @@ pub(super) enum ClaimState {
     },
     /// A volume is reserved for it and is bound without the scheduler.
     Reserved {
-        volume: String,
+        known: Arc<Volume>,
         reach: Reach,
     },
     /// Volumes are not known, so one may be reserved for it.
@@ -80,12 +86,12 @@ pub(super) enum ClaimState {
 }
 
 /// What happens to claims that name no class.
-pub(super) fn class_of(claim: &Claim, view: &dyn ClusterView) -> Result<Arc<Class>, ClaimState> {
+fn class_of(claim: &Claim, asked: &Asked<'_>) -> Result<Arc<Class>, ClaimState> {
     let absent = |class: &str| ClaimState::ClassAbsent { class: class.to_owned() };
     let unknown = |class: &str| ClaimState::ClassUnknown { class: Some(class.to_owned()) };
     match claim.class_name() {
         Some("") => Err(ClaimState::NoClass),
-        Some(name) => match view.class(name) {
+        Some(name) => match asked.class(name) {
             Lookup::Found(class) => Ok(class),
             Lookup::Absent => Err(absent(name)),
             Lookup::Unknown => Err(unknown(name)),
@@ -93,7 +99,7 @@ pub(super) fn class_of(claim: &Claim, view: &dyn ClusterView) -> Result<Arc<Clas
         // A stored claim without a class was created when there was no default; a later default is filled in by the
         // controller manager, in a write of its own that brings the decision back here.
         None if claim.is_stored() => Err(ClaimState::NoDefaultClass),
-        None => match view.default_class() {
+        None => match asked.default_class() {
             Lookup::Found(class) => Ok(class),
             Lookup::Absent => Err(ClaimState::NoDefaultClass),
             Lookup::Unknown => Err(ClaimState::ClassUnknown { class: None }),
@@ -101,29 +107,29 @@ pub(super) fn class_of(claim: &Claim, view: &dyn ClusterView) -> Result<Arc<Clas
     }
 }
 
-fn reach(volume: &Volume, node: &Lookup<Arc<Node>>) -> Reach {
-    match node {
-        Lookup::Found(node) if volume_reachable(volume, node) => Reach::Yes,
-        Lookup::Found(_) => Reach::No,
-        Lookup::Absent | Lookup::Unknown if volume.spec.node_affinity.is_none() => Reach::Yes,
+fn reach(volume: &Volume, place: &Lookup<Place>) -> Reach {
+    let affinity = kubelet_affinity(volume);
+    match place {
+        Lookup::Found(place) => match place.reaches(affinity.as_deref()) {
+            Some(true) => Reach::Yes,
+            Some(false) => Reach::No,
+            None => Reach::Unknown,
+        },
+        Lookup::Absent | Lookup::Unknown if affinity.is_none() => Reach::Yes,
         Lookup::Absent | Lookup::Unknown => Reach::Unknown,
     }
 }
 
 /// Where the claim stands for a Pod that names the node.
-pub(super) fn claim_state(
-    claim: &Arc<Claim>,
-    node_name: &str,
-    node: &Lookup<Arc<Node>>,
-    view: &dyn ClusterView,
-) -> ClaimState {
+pub(super) fn claim_state(claim: &Arc<Claim>, node_name: &str, place: &Lookup<Place>, asked: &Asked<'_>) -> ClaimState {
     if claim.status.phase == "Lost" {
         return ClaimState::Lost;
     }
     if claim.is_bound() {
         let volume = claim.volume_name().unwrap_or_default();
-        let reach = view.volume(volume).found().map_or(Reach::Unknown, |volume| reach(&volume, node));
-        return ClaimState::Bound { volume: volume.to_owned(), reach };
+        let known = asked.volume(volume).found();
+        let reach = known.as_ref().map_or(Reach::Unknown, |volume| reach(volume, place));
+        return ClaimState::Bound { volume: volume.to_owned(), known, reach };
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return ClaimState::Deleting;
@@ -131,14 +137,15 @@ pub(super) fn claim_state(
     if let Some(volume) = claim.volume_name() {
         return ClaimState::NamesVolume { volume: volume.to_owned() };
     }
-    match reserved_for(claim, view) {
-        Lookup::Found(volume) => {
-            return ClaimState::Reserved { volume: volume.name().to_owned(), reach: reach(&volume, node) };
+    match reserved_for(claim, &**asked) {
+        Lookup::Found(known) => {
+            let reach = reach(&known, place);
+            return ClaimState::Reserved { known, reach };
         }
         Lookup::Unknown => return ClaimState::MaybeReserved,
         Lookup::Absent => {}
     }
-    let class = match class_of(claim, view) {
+    let class = match class_of(claim, asked) {
         Ok(class) => class,
         Err(state) => return state,
     };
@@ -148,9 +155,10 @@ pub(super) fn claim_state(
     let selected = match claim.selected_node() {
         None => Selected::Nobody,
         Some(selected) if selected == node_name => Selected::ThisNode,
-        Some(selected) => match view.node(selected) {
+        Some(selected) => match asked.node(selected) {
             Lookup::Absent => Selected::GoneNode(selected.to_owned()),
-            Lookup::Found(_) | Lookup::Unknown => Selected::OtherNode(selected.to_owned()),
+            Lookup::Found(_) => Selected::OtherNode(selected.to_owned()),
+            Lookup::Unknown => Selected::UnknownNode(selected.to_owned()),
         },
     };
     ClaimState::Delayed(Delayed { claim: Arc::clone(claim), class, selected })

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::assume::Assumption;
+
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,7 +32,7 @@ impl Severity {
 }
 
 /// One thing that a person should know about an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// What it is.
@@ -42,10 +44,26 @@ pub struct Finding {
     /// The field that it is about, from the top of the Pod or object.
     #[serde(serialize_with = "as_field_path")]
     pub path: FieldPath,
+    /// What it rests on besides the facts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumptions: Vec<Assumption>,
+}
+
+impl Finding {
+    /// The same, resting on these assumptions too.
+    #[must_use]
+    pub fn resting_on(mut self, assumptions: &[Assumption]) -> Self {
+        for assumption in assumptions {
+            if !self.assumptions.contains(assumption) {
+                self.assumptions.push(assumption.clone());
+            }
+        }
+        self
+    }
 }
 
 /// Steps from the top of an object to a field: keys, and indexes as decimal numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldPath(pub Vec<String>);
 
 impl FieldPath {
@@ -132,28 +150,28 @@ macro_rules! codes {
 
 codes! {
     PinnedToDelayedClaim = "LB001", Error,
-        "A Pod that names its node waits for ever for a delayed claim",
-        "spec.nodeName hands the Pod to the kubelet and bypasses the scheduler. A claim of a WaitForFirstConsumer class is bound only when the scheduler has chosen a node for a Pod that uses it. Since the scheduler never sees this Pod, the claim stays Pending, the kubelet cannot mount it, and the Pod stays in ContainerCreating for ever. Kubernetes calls this by design.",
+        "A Pod that names its node waits forever for a delayed claim",
+        "spec.nodeName hands the Pod to the kubelet and bypasses the scheduler. A claim of a WaitForFirstConsumer class is bound only when the scheduler has chosen a node for a Pod that uses it. Since the scheduler never sees this Pod, the claim stays Pending, the kubelet cannot mount it, and the Pod stays in ContainerCreating forever. Kubernetes calls this by design.",
         "Replace nodeName by a nodeSelector on kubernetes.io/hostname: latebind lint --fix -f FILE. In a cluster, latebind does it at admission.";
     ClaimNotKnown = "LB002", Warning,
         "A Pod that names its node uses a claim that is not known",
-        "Whether the Pod deadlocks depends on the class of the claim, and the claim is not in the input or not in the cluster yet. If its class is WaitForFirstConsumer, the Pod waits for ever.",
-        "Add the claim to the input with -f or --objects; in a cluster: kubectl get pvc -n NAMESPACE.";
+        "Whether the Pod deadlocks depends on the class of the claim, and the claim is not in the input or not in the cluster yet. If its class is WaitForFirstConsumer, the Pod waits forever. A ResourceClaim that is not known may be allocated or not; if it is not, the Pod waits forever.",
+        "Add the claim to the input with -f or --objects; in a cluster: kubectl get pvc,resourceclaim,resourceclaimtemplate -n NAMESPACE.";
     ClassNotKnown = "LB003", Warning,
         "A Pod that names its node uses a claim whose class is not known",
-        "Whether the Pod deadlocks depends on volumeBindingMode of the claim's class, and the class (or which class is the default) is not in the input. k3s and kind ship local-path with WaitForFirstConsumer, and so do most CSI drivers for zonal disks.",
-        "Add the class: kubectl get storageclass -o yaml > classes.yaml, then --objects classes.yaml. Or say --assume-binding-mode=delayed.";
+        "Whether the Pod deadlocks depends on volumeBindingMode of the claim's class, and the class (or which class is the default) is not in the input. k3s (local-path), kind (standard), MicroK8s, EKS, GKE and AKS ship default or usual classes that are WaitForFirstConsumer, and the Pod would wait forever there; minikube and Docker Desktop ship an Immediate one.",
+        "Say which cluster it is for: --assume-cluster=k3s (or kind, minikube, microk8s, docker-desktop, eks, gke, aks). Or add the class: kubectl get storageclass -o yaml > classes.yaml, then --objects classes.yaml. Or say --assume-binding-mode=delayed.";
     BoundElsewhere = "LB004", Error,
         "A claim's volume cannot be reached from the node that the Pod names",
         "The claim is bound, or about to be, to a volume whose node affinity excludes the node. The kubelet refuses to mount it there (MountVolume.NodeAffinity check failed), for as long as both exist.",
         "Run the Pod on a node that the volume allows (kubectl get pv VOLUME -o jsonpath='{.spec.nodeAffinity}'), or use another claim.";
     PoisonedClaim = "LB005", Error,
         "A claim without a provisioner carries a selected node",
-        "The annotation volume.kubernetes.io/selected-node asks a provisioner for a volume, but the class has kubernetes.io/no-provisioner. The controller manager answers ProvisioningFailed for ever, and the scheduler no longer looks for an existing volume.",
+        "The annotation volume.kubernetes.io/selected-node asks a provisioner for a volume, but the class has kubernetes.io/no-provisioner. The controller manager answers ProvisioningFailed forever, and the scheduler no longer looks for an existing volume.",
         "kubectl annotate pvc CLAIM volume.kubernetes.io/selected-node-, or let latebind's rescue loop bind a fitting volume.";
     SelectedElsewhere = "LB006", Warning,
         "A volume was ordered for another node than the one that the Pod names",
-        "The claim's annotation volume.kubernetes.io/selected-node names another node that exists, so a volume is being made for that node. If it is local to that node, the Pod can never mount it.",
+        "The claim's annotation volume.kubernetes.io/selected-node names another node, so a volume is being made for that node, if it exists. If the volume is local to that node, the Pod can never mount it; if the node is gone, it is never made.",
         "Wait until the claim is bound, then look at the volume's node affinity; or delete the claim and create it again.";
     SelectedNodeGone = "LB007", Error,
         "A volume was ordered for a node that no longer exists",
@@ -161,7 +179,7 @@ codes! {
         "kubectl annotate pvc CLAIM volume.kubernetes.io/selected-node-, or let latebind's rescue loop do it.";
     NoVolumeFits = "LB008", Error,
         "No existing volume fits the claim on the node that the Pod names",
-        "The class has no provisioner, so an administrator makes its volumes. None that is Available has the size, access modes, volume mode, labels and node affinity that the claim and the node ask for.",
+        "The class has no provisioner, so an administrator makes its volumes. None that is Available has the size, access modes, volume mode, labels and node affinity that the claim and the node ask for. Where not all volumes are in the input it is a warning: one that is not may fit.",
         "Create a PersistentVolume of the class for that node: kubectl get pv; latebind simulate -f FILE says which fit.";
     ClaimDeleting = "LB009", Error,
         "A claim that the Pod waits for is being deleted",
@@ -175,10 +193,10 @@ codes! {
         "A claim is declared, but no container mounts it",
         "The kubelet ignores volumes that no container mounts, so this claim blocks nothing while the Pod names its node. The scheduler would wait for it.",
         "Remove the volume from the Pod, or mount it.";
-    ResourceClaims = "LB012", Warning,
-        "A Pod that names its node uses resource claims",
-        "Devices of dynamic resource allocation are allocated by the scheduler. A Pod that bypasses it waits for ever unless its resource claims are already allocated and reserved for it.",
-        "Replace nodeName by a nodeSelector on kubernetes.io/hostname.";
+    ResourceClaims = "LB012", Error,
+        "A Pod that names its node waits forever for devices",
+        "Only the scheduler allocates the devices of a ResourceClaim (dynamic resource allocation), and spec.nodeName bypasses it. The kubelet waits until each ResourceClaim of the Pod is allocated and reserved for it, whether a container refers to it or not. One that another Pod had allocated is reserved for this one too, if the node can use its devices; one that is made from a template never is allocated. No rescue is possible: only a Pod that the scheduler places gets devices.",
+        "Replace nodeName by a nodeSelector on kubernetes.io/hostname: latebind lint --fix -f FILE. In a cluster, latebind does it at admission. kubectl get resourceclaim CLAIM -o yaml says where one is allocated.";
     SharedAcrossNodes = "LB013", Warning,
         "Pods on different nodes share one claim",
         "The first Pod whose claim is bound decides where the volume lives. A Pod that names another node cannot mount a volume that is local to the first one.",
@@ -197,11 +215,11 @@ codes! {
         "Add it: kubectl get pv -o yaml > volumes.yaml, then --objects volumes.yaml.";
     WaitsForScheduler = "LB017", Info,
         "A Pod that the scheduler has yet to place uses the same claim",
-        "While such a Pod exists the scheduler decides where the claim's volume goes, and the rescue loop writes nothing.",
-        "Look at that Pod: kubectl describe pod.";
+        "While such a Pod exists the scheduler decides where the claim's volume goes, and the rescue loop writes nothing. A Pod that names a node which cannot reach that volume then waits forever.",
+        "Look at that Pod: kubectl describe pod. Replace nodeName by a nodeSelector, so that the scheduler places both.";
     NoClassYet = "LB018", Info,
         "A claim waits for a class",
-        "The claim names no class and there is no default, or the class that it names does not exist. It can become delayed when the class appears, and the Pod would then wait for ever.",
+        "The claim names no class and there is no default, or the class that it names does not exist. It can become delayed when the class appears, and the Pod would then wait forever.",
         "kubectl get storageclass; create the class, or name one that exists.";
     NotBoundImmediately = "LB019", Info,
         "A claim is not bound yet, but does not wait for the Pod",
@@ -209,19 +227,23 @@ codes! {
         "kubectl describe pvc CLAIM, if it takes long.";
     ForeignClaim = "LB020", Error,
         "The claim of an ephemeral volume belongs to another owner",
-        "A generic ephemeral volume uses the claim named <pod>-<volume>, and only if the Pod owns it. A claim of that name exists and belongs to someone else, so Kubernetes refuses to use it.",
+        "A generic ephemeral volume uses the claim named <pod>-<volume>, and only if the Pod owns it. A claim of that name exists and belongs to someone else, so Kubernetes refuses to use it. The same holds for a ResourceClaim that stands in the Pod's status and was not made for it.",
         "Delete that claim, or name the Pod or the volume differently.";
     FactsNotKnown = "LB021", Warning,
         "Facts that the decision needs are not known",
-        "latebind never rewrites a Pod on a guess. Volumes, drivers or capacities of the class have not been read yet.",
+        "latebind never rewrites a Pod on a guess. Volumes, drivers or capacities of the class, or the Pods on the node and near it, have not been read yet, or are not in the input.",
         "Wait until latebind is ready (/readyz), or add the objects to the input.";
+    TooLarge = "LB022", Warning,
+        "The object is larger than what is looked at",
+        "The Pod declares more than 256 claims or has more than 256 required node affinity terms, or the StatefulSet has more Pods than are looked at. No node can hold so many volumes. What is beyond the bound is neither rewritten nor judged, so that nobody can keep admission busy for all the others.",
+        "Use fewer claims or terms in one Pod.";
     Cordoned = "LB101", Warning,
         "The node is cordoned, so the Pod keeps its node name",
-        "spec.nodeName ignores a cordon, the scheduler does not: rewritten, the Pod would wait until the node is uncordoned. The Pod keeps its node name and the rescue loop mends its claims.",
+        "spec.nodeName ignores a cordon, the scheduler does not: rewritten, the Pod would wait until the node is uncordoned. The Pod keeps its node name and the rescue loop fixes its claims.",
         "kubectl uncordon NODE, or nothing: rescue does the rest.";
     UntoleratedTaint = "LB102", Warning,
         "The node has a NoSchedule taint that the Pod does not tolerate, so the Pod keeps its node name",
-        "spec.nodeName ignores NoSchedule taints, the scheduler does not: rewritten, the Pod would wait for ever. The Pod keeps its node name and the rescue loop mends its claims.",
+        "spec.nodeName ignores NoSchedule taints, the scheduler does not: rewritten, the Pod would wait forever. The Pod keeps its node name and the rescue loop fixes its claims.",
         "Add a toleration to the Pod, or nothing: rescue does the rest.";
     Evicted = "LB103", Error,
         "The node has a NoExecute taint that the Pod does not tolerate",
@@ -229,7 +251,7 @@ codes! {
         "Add a toleration to the Pod, or remove the taint.";
     ExtendedResource = "LB104", Warning,
         "The node lacks an extended resource that the Pod asks for, so the Pod keeps its node name",
-        "The kubelet drops a request for an extended resource that the node does not offer, the scheduler does not: rewritten, the Pod would wait for ever.",
+        "The kubelet drops a request for an extended resource that the node does not offer, the scheduler does not: rewritten, the Pod would wait forever.",
         "Install the device plugin on the node, or nothing: rescue does the rest.";
     PodAffinityRequired = "LB105", Warning,
         "The Pod has required pod affinity or anti-affinity, so it keeps its node name",
@@ -287,6 +309,18 @@ codes! {
         "Another Pod uses a ReadWriteOncePod claim of this one, so the Pod keeps its node name",
         "The scheduler lets one Pod in the cluster use such a claim, the kubelet one on its node: rewritten, the Pod would wait for the other to end.",
         "End the other Pod, or use ReadWriteOnce.";
+    ZoneConflict = "LB119", Warning,
+        "The zone or region labels of a volume differ from those of the node, so the Pod keeps its node name",
+        "The scheduler compares the labels topology.kubernetes.io/zone and region of a bound volume with those of the node, the kubelet does not: rewritten, the Pod would wait forever. Volumes that were labelled by hand, such as NFS shares, run into it.",
+        "Correct the labels of the volume (kubectl label pv VOLUME topology.kubernetes.io/zone-), or nothing: rescue does the rest.";
+    InGroup = "LB120", Warning,
+        "The Pod belongs to a scheduling group, so it keeps its node name",
+        "The scheduler places the Pods of a group together, and holds each of them back until the group has come; spec.nodeName does not. Rewritten, the Pod would wait for its group, and forever if that is missing.",
+        "Remove spec.schedulingGroup if the Pod is to run alone, or nothing: rescue does the rest.";
+    RepelledByPod = "LB121", Warning,
+        "Another Pod's required anti-affinity keeps this Pod from the node, so it keeps its node name",
+        "The scheduler honours the required anti-affinity of Pods that are there already, spec.nodeName does not: rewritten, the Pod would wait until that Pod is gone.",
+        "Make the other Pod's terms preferred, choose another node, or nothing: rescue does the rest.";
     LocalClassBindsImmediately = "LB201", Warning,
         "A class of node-local volumes binds immediately",
         "With volumeBindingMode Immediate a claim is bound before any Pod is placed, to a volume on a node that may have no room for the Pod, or that its selectors exclude. Kubernetes advises WaitForFirstConsumer for local volumes.",
@@ -303,6 +337,10 @@ codes! {
         "The node affinity of a volume uses fields only, and so matches every node",
         "The node affinity of volumes is evaluated against labels alone, so terms with nothing but matchFields always match.",
         "Use matchExpressions on kubernetes.io/hostname.";
+    InvalidBindingMode = "LB205", Error,
+        "The API server refuses the class for its binding mode",
+        "volumeBindingMode is Immediate or WaitForFirstConsumer, written exactly so. With any other text the class is not created, and its claims stay Pending.",
+        "Write volumeBindingMode: WaitForFirstConsumer.";
     IgnoredWithoutReason = "LB301", Warning,
         "A finding is to be ignored without a reason",
         "The annotation latebind.dev/ignore holds codes, each with a reason: \"LB001: the claim is bound by hand\". An entry without a reason, or with an unknown code, is not honoured.",
@@ -313,13 +351,13 @@ impl Code {
     /// The page that explains it.
     #[must_use]
     pub fn help_uri(self) -> String {
-        format!("https://latebind.dev/findings#{}", self.as_str().to_lowercase())
+        format!("https://github.com/latebind/latebind/blob/main/docs/findings.md#{}", self.as_str().to_lowercase())
     }
 
     /// A finding of this code at its usual severity.
     #[must_use]
     pub fn at(self, path: FieldPath, message: String) -> Finding {
-        Finding { code: self, severity: self.severity(), message, path }
+        Finding { code: self, severity: self.severity(), message, path, assumptions: Vec::new() }
     }
 }
 

@@ -2,14 +2,20 @@
 //!
 //! A Pod is rewritten only when nothing does: it must never be worse off than without latebind.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::claim_state::{ClaimState, Reach, Selected};
-use super::declared::{Declared, choose_among};
+use super::asked::Asked;
+use super::assume::Assumption;
+use super::claim_state::{ClaimState, Delayed, Reach, Selected};
+use super::declared::{Declared, choose_among, repeated};
 use super::finding::{Code, FieldPath, Finding};
-use super::selector::{label_selector_matches, labels, topology_allows, untolerated};
-use super::{ClusterView, Lookup, Rules};
-use crate::model::{Claim, Node, Pod, Quantity};
+use super::migrated::{SEVERAL, ZONE_LABELS, scheduler_affinity};
+use super::neighbours::repels;
+use super::place::{Place, among, without};
+use super::{Kind, Lookup, Rules};
+use crate::model::selector::untolerated;
+use crate::model::{Node, Pod, Quantity, Volume};
 
 use k8s_openapi::api::core::v1::Taint;
 
@@ -22,7 +28,8 @@ fn at(code: Code, path: &[&str], message: String) -> Finding {
 }
 
 /// Why the kubelet itself would reject the Pod, with or without a rewrite.
-pub(super) fn rejection(pod: &Pod, node: &Node) -> Option<Finding> {
+pub(super) fn rejection(pod: &Pod, place: &Place) -> Option<Finding> {
+    let node = place.node();
     // The API server gives every Pod a toleration for these two unless it brings its own.
     // Source: `plugin/pkg/admission/defaulttolerationseconds`.
     let evicting: Vec<Taint> =
@@ -32,9 +39,13 @@ pub(super) fn rejection(pod: &Pod, node: &Node) -> Option<Finding> {
             format!("node {:?} has the taint {}:NoExecute, which the Pod does not tolerate", node.name(), taint.key);
         return Some(at(Code::Evicted, &["spec", "nodeName"], message));
     }
-    if !super::selector::pod_accepts(&pod.spec, node) {
+    if !place.is_accepted_by(&pod.spec) {
         let field = if pod.spec.node_selector.is_some() { "nodeSelector" } else { "affinity" };
-        let message = format!("the Pod's own node selector or affinity excludes node {:?}", node.name());
+        let message = if place.is_assumed() {
+            format!("the Pod's own node selector and affinity exclude node {:?} whatever its labels are", node.name())
+        } else {
+            format!("the Pod's own node selector or affinity excludes node {:?}", node.name())
+        };
         return Some(at(Code::SelectorContradicts, &["spec", field], message));
     }
     None
@@ -43,15 +54,16 @@ pub(super) fn rejection(pod: &Pod, node: &Node) -> Option<Finding> {
 /// Everything that speaks against a rewrite; empty when it is safe.
 pub(super) fn obstacles(
     pod: &Pod,
-    node: &Node,
+    place: &Place,
     declared: &[Declared],
-    view: &dyn ClusterView,
+    asked: &Asked<'_>,
     rules: &Rules,
 ) -> Vec<Finding> {
-    let mut found = node_obstacles(pod, node);
-    found.extend(pod_obstacles(pod, node, rules));
-    found.extend(claim_obstacles(pod, node, declared, view));
-    found.extend(driver_obstacles(node, declared, view));
+    let mut found = node_obstacles(pod, place.node());
+    found.extend(pod_obstacles(pod, place, rules));
+    found.extend(neighbour_obstacle(pod, place, asked));
+    found.extend(claim_obstacles(pod, place, declared, asked));
+    found.extend(driver_obstacles(place, declared, asked));
     found
 }
 
@@ -84,10 +96,16 @@ fn node_obstacles(pod: &Pod, node: &Node) -> Vec<Finding> {
     found
 }
 
-fn pod_obstacles(pod: &Pod, node: &Node, rules: &Rules) -> Vec<Finding> {
+fn pod_obstacles(pod: &Pod, place: &Place, rules: &Rules) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Some(resource) = missing_extended_resource(pod, node) {
-        let message = format!("node {:?} does not offer {resource}, which a container asks for", node.name());
+    for (group, field) in [(&pod.spec.scheduling_group, "schedulingGroup"), (&pod.spec.workload_ref, "workloadRef")] {
+        if group.is_some() {
+            let message = "the scheduler would hold the Pod back until its group has come".to_owned();
+            found.push(at(Code::InGroup, &["spec", field], message));
+        }
+    }
+    if let Some(resource) = missing_extended_resource(pod, place) {
+        let message = format!("node {:?} does not offer {resource}, which a container asks for", place.name());
         found.push(at(Code::ExtendedResource, &["spec", "nodeName"], message));
     }
     if let Some(affinity) = &pod.spec.affinity {
@@ -100,7 +118,7 @@ fn pod_obstacles(pod: &Pod, node: &Node, rules: &Rules) -> Vec<Finding> {
             }
         }
     }
-    if let Some(finding) = spread_obstacle(pod, node) {
+    if let Some(finding) = spread_obstacle(pod, place) {
         found.push(finding);
     }
     let scheduler = pod.spec.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default-scheduler");
@@ -113,7 +131,7 @@ fn pod_obstacles(pod: &Pod, node: &Node, rules: &Rules) -> Vec<Finding> {
 
 /// An extended resource that a container asks for and the node does not advertise. The kubelet drops such a request.
 /// Source: `pkg/kubelet/lifecycle/predicate.go`, `removeMissingExtendedResources`.
-fn missing_extended_resource<'a>(pod: &'a Pod, node: &Node) -> Option<&'a str> {
+fn missing_extended_resource<'a>(pod: &'a Pod, place: &Place) -> Option<&'a str> {
     let asked = pod.spec.init_containers.iter().chain(&pod.spec.containers).flat_map(|container| {
         // A limit without a request is also the request.
         container.resources.requests.iter().chain(&container.resources.limits)
@@ -122,50 +140,84 @@ fn missing_extended_resource<'a>(pod: &'a Pod, node: &Node) -> Option<&'a str> {
         let native = !name.contains('/') || name.contains("kubernetes.io/");
         !native && **amount > Quantity::ZERO
     });
-    extended.map(|(name, _)| name.as_str()).find(|name| !node.status.allocatable.contains_key(name))
+    extended.map(|(name, _)| name.as_str()).find(|name| !place.offers(name))
 }
 
 /// A hard topology spread constraint that could exclude the node. With the defaults the pin leaves the node's domain as
 /// the only one, and the constraint holds.
 /// Source: `pkg/scheduler/framework/plugins/podtopologyspread/common.go`.
-fn spread_obstacle(pod: &Pod, node: &Node) -> Option<Finding> {
+fn spread_obstacle(pod: &Pod, place: &Place) -> Option<Finding> {
+    let node = place.node();
     let tainted = ["NoSchedule", "NoExecute"];
     let tainted = tainted.iter().any(|effect| untolerated(&pod.spec, &node.spec.taints, effect).is_some());
     let hard = pod.spec.topology_spread_constraints.iter().enumerate();
     let mut hard = hard.filter(|(_, constraint)| constraint.when_unsatisfiable != "ScheduleAnyway");
-    let (place, why) = hard.find_map(|(place, constraint)| {
+    let (index, why) = hard.find_map(|(index, constraint)| {
         let why = if constraint.min_domains.is_some_and(|least| least > 1) {
             "wants more than one domain"
         } else if constraint.node_affinity_policy.as_deref() == Some("Ignore") {
             "looks at nodes that the Pod cannot run on"
-        } else if node.label(&constraint.topology_key).is_none() {
+        } else if !place.has_label(&constraint.topology_key) {
             "uses a topology key that the node lacks"
         } else if constraint.node_taints_policy.as_deref() == Some("Honor") && tainted {
             "leaves out tainted nodes"
         } else {
             return None;
         };
-        Some((place, why))
+        Some((index, why))
     })?;
-    let place = place.to_string();
+    let index = index.to_string();
     let message = format!("a topology spread constraint {why}");
-    Some(at(Code::SpreadConstraint, &["spec", "topologySpreadConstraints", &place], message))
+    Some(at(Code::SpreadConstraint, &["spec", "topologySpreadConstraints", &index], message))
 }
 
-fn claim_obstacles(pod: &Pod, node: &Node, declared: &[Declared], view: &dyn ClusterView) -> Vec<Finding> {
-    let chosen = choose_among(declared, node, view, |_, delayed| delayed.selected == Selected::Nobody);
+/// A Pod that is there already and wants this one away. Where it is not known which Pods there are, the Pod keeps its node
+/// name: rewritten it could wait for a neighbour that it runs beside today.
+fn neighbour_obstacle(pod: &Pod, place: &Place, asked: &Asked<'_>) -> Option<Finding> {
+    let node = place.name();
+    let (answer, other) = repels(pod, place, &**asked);
+    let named = other.map(|other| {
+        let name = other.metadata.name.as_ref().or(other.metadata.generate_name.as_ref()).map_or("", |name| name);
+        format!("Pod {name:?} of namespace {:?}", other.namespace())
+    });
+    match (answer, named) {
+        (Lookup::Found(()), named) => {
+            let message = format!(
+                "{} requires to be away from this one, which nodeName ignores and the scheduler does not",
+                named.unwrap_or_default()
+            );
+            Some(at(Code::RepelledByPod, &["spec", "nodeName"], message))
+        }
+        (Lookup::Absent, _) if asked.knows_all(Kind::AntiAffinityPods) => None,
+        (_, named) => {
+            // Who takes the Node as one that takes the Pod takes its Pods so too.
+            let no_other = || Assumption::NoRepellingPod { node: node.to_owned() };
+            let granted = place.is_assumed() || asked.grant_node(no_other);
+            let message = match named {
+                Some(named) => format!("whether {named} requires to be away from this one is not known"),
+                None => {
+                    format!("whether a Pod on or near node {node:?} requires to be away from this one is not known")
+                }
+            };
+            (!granted).then(|| at(Code::FactsNotKnown, &["spec", "nodeName"], message))
+        }
+    }
+}
+
+fn claim_obstacles(pod: &Pod, place: &Place, declared: &[Declared], asked: &Asked<'_>) -> Vec<Finding> {
+    let chosen = choose_among(declared, place, &**asked, |_, delayed| delayed.selected == Selected::Nobody);
+    let chosen: HashMap<usize, Lookup<Arc<Volume>>> = chosen.into_iter().collect();
     let mut found = Vec::new();
-    for (place, claim) in declared.iter().enumerate() {
-        let choice = chosen.iter().find(|(chosen, _)| *chosen == place).map(|(_, volume)| volume);
-        let again = declared[..place].iter().any(|earlier| earlier.is_same_claim(claim));
+    for (at, (claim, again)) in declared.iter().zip(repeated(declared)).enumerate() {
+        let choice = chosen.get(&at);
         if again && matches!(choice, Some(Lookup::Found(_))) {
             // The scheduler does not notice that both are one claim, and looks for a second volume.
             // Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `findMatchingVolumes`.
             found.push(blocks(claim));
         } else {
-            found.extend(claim_obstacle(claim, node, choice, view));
+            found.extend(claim_obstacle(claim, place, choice, asked));
         }
-        found.extend(exclusive_obstacle(pod, claim, view));
+        found.extend(exclusive_obstacle(pod, claim, asked));
     }
     found
 }
@@ -178,68 +230,156 @@ fn blocks(claim: &Declared) -> Finding {
 /// Why the scheduler would wait for one declared claim, mounted or not, on this node.
 fn claim_obstacle(
     claim: &Declared,
-    node: &Node,
-    choice: Option<&Lookup<Arc<crate::model::Volume>>>,
-    view: &dyn ClusterView,
+    place: &Place,
+    choice: Option<&Lookup<Arc<Volume>>>,
+    asked: &Asked<'_>,
 ) -> Option<Finding> {
-    let blocks = || Some(blocks(claim));
-    let unknown = || {
-        let message = format!("volumes or capacities that {} could use are not known", claim.label());
-        Some(Code::FactsNotKnown.at(claim.path(), message))
+    match &claim.state {
+        ClaimState::Bound { volume, known: None, .. } => {
+            let granted = asked.grant_storage(|| Assumption::ReachableVolume { volume: volume.clone() });
+            (!granted).then(|| blocks(claim))
+        }
+        ClaimState::Bound { reach: Reach::No, .. } => Some(blocks(claim)),
+        ClaimState::Bound { known: Some(volume), .. } => bound_obstacle(claim, volume, place, asked),
+        ClaimState::Delayed(delayed) => delayed_obstacle(claim, delayed, place, choice, asked),
+        ClaimState::Immediate { .. } | ClaimState::NamesVolume { .. } | ClaimState::NoClass
+            if claim.is_new && !asked.knows_all(Kind::Volumes) =>
+        {
+            let granted = asked.grant_storage(|| Assumption::BoundByThen {
+                claim: claim.claim_name.clone().unwrap_or_else(|| claim.volume.clone()),
+            });
+            (!granted).then(|| blocks(claim))
+        }
+        _ => Some(blocks(claim)),
+    }
+}
+
+fn bound_obstacle(claim: &Declared, volume: &Volume, place: &Place, asked: &Asked<'_>) -> Option<Finding> {
+    let affinity = scheduler_affinity(volume, place.name(), &**asked);
+    if !place.agree_to_reach(affinity.as_deref()) {
+        return Some(blocks(claim));
+    }
+    let label = zone_conflict(volume, place)?;
+    let value = volume.metadata.label(label).unwrap_or_default();
+    let found = place.node().label(label).map_or_else(|| "no such label".to_owned(), |value| format!("{value:?}"));
+    let message = format!(
+        "{} is bound to volume {:?} with label {label} {value:?}, node {:?} has {found}",
+        claim.label(),
+        volume.name(),
+        place.name()
+    );
+    Some(Code::ZoneConflict.at(claim.path(), message))
+}
+
+/// The label of a volume by which the scheduler keeps its Pods off the node. A node without any such label suits all.
+/// Source: `pkg/scheduler/framework/plugins/volumezone/volume_zone.go`.
+fn zone_conflict<'v>(volume: &'v Volume, place: &Place) -> Option<&'v str> {
+    let labels = volume.metadata.labels.as_ref()?;
+    let [today, before] = &ZONE_LABELS;
+    let all = || before.iter().chain(today).copied();
+    let conflicts = |key: &&str| {
+        let Some(value) = labels.get(key) else { return false };
+        let zones = || value.split(SEVERAL).map(str::trim);
+        let now = before.iter().position(|label| *label == *key).map_or(*key, |place| today[place]);
+        let mut suits = vec![vec![among(key, zones())], all().map(without).collect()];
+        if now != *key {
+            suits.push(vec![without(key), among(now, zones())]);
+        }
+        !place.satisfies(suits)
     };
-    let delayed = match &claim.state {
-        ClaimState::Bound { reach: Reach::Yes, .. } => return None,
-        ClaimState::Delayed(delayed) => delayed,
-        _ => return blocks(),
-    };
+    let found = all().find(|key| conflicts(key))?;
+    labels.iter().map(|(key, _)| key.as_str()).find(|key| *key == found)
+}
+
+fn delayed_obstacle(
+    claim: &Declared,
+    delayed: &Delayed,
+    place: &Place,
+    choice: Option<&Lookup<Arc<Volume>>>,
+    asked: &Asked<'_>,
+) -> Option<Finding> {
+    let class = delayed.class.name();
     match (&delayed.selected, delayed.class.is_dynamic(), choice) {
         (Selected::ThisNode, true, _) | (Selected::Nobody, _, Some(Lookup::Found(_))) => None,
-        (Selected::Nobody, _, Some(Lookup::Unknown)) => unknown(),
+        (Selected::Nobody, is_dynamic, Some(Lookup::Unknown)) => {
+            let may = !is_dynamic && !asked.knows_all(Kind::Volumes);
+            let granted = may && asked.grant_storage(|| Assumption::FittingVolume { class: class.to_owned() });
+            (!granted).then(|| not_known(claim))
+        }
         (Selected::Nobody, true, _) => {
-            if !topology_allows(&delayed.class.allowed_topologies, node) {
-                return blocks();
+            if !place.is_allowed_by(&delayed.class.allowed_topologies) {
+                return Some(blocks(claim));
             }
-            match has_room(&delayed.claim, delayed.class.name(), &delayed.class.provisioner, node, view) {
+            match has_room(delayed, place, asked) {
                 Lookup::Found(true) => None,
                 Lookup::Found(false) | Lookup::Absent => {
                     let message =
-                        format!("no published capacity has room for {} on node {:?}", claim.label(), node.name());
+                        format!("no published capacity has room for {} on node {:?}", claim.label(), place.name());
                     Some(Code::CapacityShort.at(claim.path(), message))
                 }
-                Lookup::Unknown => unknown(),
+                Lookup::Unknown => {
+                    let room =
+                        || Assumption::Room { class: class.to_owned(), driver: delayed.class.provisioner.clone() };
+                    let granted = !asked.knows_all(Kind::Capacities) && asked.grant_storage(room);
+                    (!granted).then(|| not_known(claim))
+                }
             }
         }
-        _ => blocks(),
+        _ => Some(blocks(claim)),
     }
+}
+
+fn not_known(claim: &Declared) -> Finding {
+    let message = format!("volumes or capacities that {} could use are not known", claim.label());
+    Code::FactsNotKnown.at(claim.path(), message)
+}
+
+/// A name with a slash is that of no CSI driver, and so of nobody who publishes capacity.
+/// Source: `pkg/apis/storage/validation/validation.go`, `ValidateCSIDriverName`.
+fn may_be_csi(driver: &str) -> bool {
+    !driver.contains('/')
 }
 
 /// Whether the capacity that the driver publishes suffices; always where it publishes none.
 /// Source: `pkg/scheduler/framework/plugins/volumebinding/binder.go`, `hasEnoughCapacity`.
-fn has_room(claim: &Claim, class_name: &str, driver_name: &str, node: &Node, view: &dyn ClusterView) -> Lookup<bool> {
-    match view.csi_driver(driver_name) {
+fn has_room(delayed: &Delayed, place: &Place, asked: &Asked<'_>) -> Lookup<bool> {
+    if !may_be_csi(&delayed.class.provisioner) {
+        return Lookup::Found(true);
+    }
+    match asked.csi_driver(&delayed.class.provisioner) {
         Lookup::Unknown => return Lookup::Unknown,
         Lookup::Found(driver) if driver.spec.storage_capacity => {}
         Lookup::Found(_) | Lookup::Absent => return Lookup::Found(true),
     }
-    let node_labels = labels(node.metadata.labels.as_ref());
-    view.capacities_of_class(class_name).map(|capacities| {
-        capacities.iter().any(|capacity| {
-            let covers = |topology| label_selector_matches(topology, node_labels);
-            let room = capacity.maximum_volume_size.or(capacity.capacity);
-            capacity.node_topology.as_ref().is_some_and(covers) && room.is_some_and(|room| room >= claim.request())
-        })
-    })
+    let capacities = match asked.capacities_of_class(delayed.class.name()) {
+        Lookup::Found(capacities) => capacities,
+        Lookup::Absent => return Lookup::Absent,
+        Lookup::Unknown => return Lookup::Unknown,
+    };
+    let large_enough = |room: Option<Quantity>| room.is_some_and(|room| room >= delayed.claim.request());
+    let (enough, short): (Vec<_>, Vec<_>) =
+        capacities.iter().partition(|capacity| large_enough(capacity.maximum_volume_size.or(capacity.capacity)));
+    let covers = |capacity: &&Arc<crate::model::StorageCapacity>| {
+        capacity.node_topology.as_ref().is_some_and(|topology| place.is_selected_by(topology))
+    };
+    if enough.iter().any(covers) {
+        Lookup::Found(true)
+    } else if asked.knows_all(Kind::Capacities) || (!place.is_assumed() && short.iter().any(covers)) {
+        Lookup::Found(false)
+    } else {
+        Lookup::Unknown
+    }
 }
 
 /// Another live Pod uses a `ReadWriteOncePod` claim of this one.
-fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Option<Finding> {
+fn exclusive_obstacle(pod: &Pod, claim: &Declared, asked: &Asked<'_>) -> Option<Finding> {
     // What a template makes is used by the Pod alone.
     let name = claim.claim_name.as_deref().filter(|_| !claim.from_template)?;
-    let stored = view.claim(pod.namespace(), name).found()?;
+    let stored = asked.claim(pod.namespace(), name).found()?;
     if !stored.spec.access_modes.iter().any(|mode| mode == "ReadWriteOncePod") {
         return None;
     }
-    let others = match view.consumers(pod.namespace(), name) {
+    let others = match asked.consumers(pod.namespace(), name) {
         Lookup::Found(others) => others,
         Lookup::Absent => return None,
         Lookup::Unknown => {
@@ -247,57 +387,67 @@ fn exclusive_obstacle(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Op
             return Some(Code::FactsNotKnown.at(claim.path(), message));
         }
     };
-    let other = others.iter().find(|other| other.is_live() && !super::pod::is_same(other, pod))?;
+    let other = others.iter().find(|other| other.is_live() && !other.is_same(pod))?;
     let message = format!("Pod {:?} uses {}, which allows one Pod only", other.display_name(), claim.label());
     Some(Code::Exclusive.at(claim.path(), message))
 }
 
 /// Drivers that the node lacks, or of which it can hold too few volumes.
-fn driver_obstacles(node: &Node, declared: &[Declared], view: &dyn ClusterView) -> Vec<Finding> {
-    let mut wanted: std::collections::BTreeMap<String, (usize, FieldPath)> = std::collections::BTreeMap::new();
-    for (place, claim) in declared.iter().enumerate() {
-        if declared[..place].iter().any(|earlier| earlier.is_same_claim(claim)) {
+fn driver_obstacles(place: &Place, declared: &[Declared], asked: &Asked<'_>) -> Vec<Finding> {
+    let mut drivers: BTreeMap<String, (usize, FieldPath)> = BTreeMap::new();
+    for (claim, again) in declared.iter().zip(repeated(declared)) {
+        if again {
             continue;
         }
         let driver = match &claim.state {
-            ClaimState::Bound { volume, .. } => view
-                .volume(volume)
-                .found()
-                .and_then(|volume| volume.spec.csi.as_ref().map(|csi| csi.driver.to_string())),
+            ClaimState::Bound { known: Some(volume), .. } => volume.spec.csi.as_ref().map(|csi| csi.driver.to_string()),
             ClaimState::Delayed(delayed) if delayed.class.is_dynamic() => Some(delayed.class.provisioner.clone()),
             _ => None,
         };
         if let Some(driver) = driver {
-            wanted.entry(driver).or_insert_with(|| (0, claim.path())).0 += 1;
+            drivers.entry(driver).or_insert_with(|| (0, claim.path())).0 += 1;
         }
     }
-    let drivers = wanted.into_iter().filter_map(|(driver, (volumes, path))| {
-        driver_obstacle(node, &driver, volumes, view).map(|(code, message)| code.at(path, message))
+    let found = drivers.into_iter().filter_map(|(driver, (volumes, path))| {
+        driver_obstacle(place, &driver, volumes, asked).map(|(code, message)| code.at(path, message))
     });
-    drivers.collect()
+    found.collect()
 }
 
 /// What keeps the scheduler from bringing that many more volumes of one driver to the node.
-fn driver_obstacle(node: &Node, driver: &str, volumes: usize, view: &dyn ClusterView) -> Option<(Code, String)> {
-    let name = node.name();
-    let unknown =
-        || Some((Code::FactsNotKnown, format!("whether driver {driver:?} runs on node {name:?} is not known")));
-    let registered = match view.csi_node(name) {
+fn driver_obstacle(place: &Place, driver: &str, volumes: usize, asked: &Asked<'_>) -> Option<(Code, String)> {
+    if !may_be_csi(driver) {
+        return None;
+    }
+    let name = place.name();
+    let unknown = || {
+        let on_node = || Assumption::DriverOnNode { driver: driver.to_owned(), node: name.to_owned() };
+        if !asked.knows_all(Kind::DriverNodes) && asked.grant_storage(on_node) {
+            return None;
+        }
+        Some((Code::FactsNotKnown, format!("whether driver {driver:?} runs on node {name:?} is not known")))
+    };
+    let csi_node = asked.csi_node(name);
+    let registered = match &csi_node {
         Lookup::Found(csi_node) => csi_node.spec.drivers.iter().find(|entry| entry.name == driver).cloned(),
-        Lookup::Absent => None,
+        Lookup::Absent | Lookup::Unknown => None,
+    };
+    if let Some(registered) = registered {
+        let most = usize::try_from(registered.allocatable?.count?).unwrap_or(usize::MAX);
+        let message = format!("node {name:?} holds at most {most} volumes of driver {driver:?}");
+        return (volumes > most).then_some((Code::AttachLimit, message));
+    }
+    let must_be_there = match asked.csi_driver(driver) {
+        Lookup::Found(object) => object.spec.prevent_pod_scheduling_if_missing,
+        Lookup::Absent => false,
         Lookup::Unknown => return unknown(),
     };
-    let Some(registered) = registered else {
-        return match view.csi_driver(driver) {
-            Lookup::Found(driver) if !driver.spec.prevent_pod_scheduling_if_missing => None,
-            Lookup::Found(_) => {
-                Some((Code::DriverMissing, format!("driver {driver:?} is not registered on node {name:?}")))
-            }
-            Lookup::Absent => None,
-            Lookup::Unknown => unknown(),
-        };
-    };
-    let most = usize::try_from(registered.allocatable?.count?).unwrap_or(usize::MAX);
-    let message = format!("node {name:?} holds at most {most} volumes of driver {driver:?}");
-    (volumes > most).then_some((Code::AttachLimit, message))
+    match csi_node {
+        // Where Nodes are watched, one without a CSINode may get it any moment.
+        Lookup::Unknown if must_be_there || asked.knows_all(Kind::DriverNodes) => unknown(),
+        _ if must_be_there => {
+            Some((Code::DriverMissing, format!("driver {driver:?} is not registered on node {name:?}")))
+        }
+        _ => None,
+    }
 }

@@ -1,101 +1,185 @@
 //! Entry point for a Pod.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::asked::Asked;
+use super::assume::Assumption;
 use super::claim_state::Selected;
 use super::declared::{Declared, declared_claims, judge};
+use super::device::{Device, devices};
 use super::finding::{Code, FieldPath, Finding, Severity};
 use super::obstacle::{obstacles, rejection};
-use super::view::own_hostname;
-use super::{ClaimRemedy, ClusterView, Lookup, Pin, PinStyle, PodVerdict, Remedy, Rules, VolumeVerdict};
-use crate::model::{NAMESPACE_NODE_SELECTOR, Node, Pod};
+use super::place::Place;
+use super::{
+    ClaimRemedy, ClusterView, DeviceVerdict, Kind, Lookup, Pin, PinStyle, PodVerdict, Remedy, Rules, VolumeVerdict,
+};
+use crate::model::{NAMESPACE_NODE_SELECTOR, Pod};
+
+/// Claims of one Pod that are looked at. A node holds a few dozen volumes of any driver (the largest limit that a cloud
+/// publishes is 128), so twice that is more than any Pod can use; and with it a decision takes a millisecond at most.
+pub const MOST_CLAIMS: usize = 256;
+/// Required node affinity terms of one Pod that are looked at: a rewrite adds to each of them, and its patch is to stay
+/// smaller than what the API server accepts.
+pub const MOST_TERMS: usize = 256;
 
 /// Decides about a Pod that is about to be created, or exists.
 ///
-/// A Pod that names no node, a mirror Pod and a gated Pod are left alone. A decision that would need a fact that is
-/// [`Lookup::Unknown`] is never a rewrite; the findings say what is missing.
+/// A Pod that names no node, a mirror Pod, a gated Pod, and one that has ended or is being deleted are left alone. A
+/// decision that would need a fact that is [`Lookup::Unknown`] is never a rewrite, unless [`Rules::assume`] takes it for
+/// granted; the findings say what is missing, or what they rest on.
 #[must_use]
 pub fn decide_pod(pod: &Pod, view: &dyn ClusterView, rules: &Rules) -> PodVerdict {
     let Some(node_name) = pod.pinned_node() else { return PodVerdict::not_pinned() };
-    let left = |findings| PodVerdict {
-        node: Some(node_name.to_owned()),
-        remedy: Remedy::Leave,
-        volumes: Vec::new(),
-        findings,
-    };
-    if pod.is_mirror() {
-        return left(Vec::new());
+    let claims = pod.spec.volumes.iter();
+    let claims = claims.filter(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()).count();
+    let claims = claims + pod.spec.resource_claims.len();
+    if let Some(findings) = left_alone(pod, node_name, claims) {
+        return PodVerdict { node: Some(node_name.to_owned()), findings, ..PodVerdict::not_pinned() };
     }
-    if !pod.spec.scheduling_gates.is_empty() {
-        let message = format!("the Pod names node {node_name:?} and has scheduling gates");
-        return left(vec![Code::Gated.at(FieldPath::new(&["spec", "schedulingGates"]), message)]);
-    }
-    let needs_node = pod.spec.volumes.iter().any(|volume| {
-        // A Pod without claims rests on no fact, nor on an assumption that would have to be named.
-        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
-    });
-    let node = if needs_node { view.node(node_name) } else { Lookup::Unknown };
-    let declared = declared_claims(pod, node_name, &node, view);
-    let (mut volumes, mut findings) = (Vec::new(), Vec::new());
+    let asked = Asked::new(view, rules.assume);
+    // A Pod without claims rests on no fact, nor on an assumption that would have to be named.
+    let place = if claims > 0 { asked.place(node_name, &pod.spec) } else { Lookup::Unknown };
+    let declared = declared_claims(pod, node_name, &place, &asked);
+    let devices = devices(pod, &place, &asked);
+    let (mut volumes, mut findings, mut assumptions) = (Vec::new(), Vec::new(), Vec::new());
     for claim in &declared {
-        let (volume, finding) = judge(claim, &node);
+        let (volume, finding) = judge(claim, pod, &place, &asked);
         volumes.push(volume);
         findings.extend(finding);
         findings.extend(shared_across_nodes(pod, claim, view));
+        assumptions.push(asked.take_used());
     }
-    if !pod.spec.resource_claims.is_empty() {
-        let message = "the Pod's resource claims are allocated by the scheduler, which nodeName bypasses".to_owned();
-        findings.push(Code::ResourceClaims.at(FieldPath::new(&["spec", "resourceClaims"]), message));
-    }
-    let remedy = if volumes.iter().any(|volume| volume.stuck) {
-        let stuck = Stuck { pod, node_name, node: &node, declared: &declared, view, rules };
-        stuck.remedy(&mut volumes, &mut findings)
+    let (of_devices, told): (Vec<DeviceVerdict>, Vec<_>) = devices.iter().map(|device| device.judge(node_name)).unzip();
+    findings.extend(told.into_iter().flatten());
+    let waits_for_devices = of_devices.iter().any(|device| device.stuck);
+    let remedy = if waits_for_devices || volumes.iter().any(|volume| volume.stuck) {
+        let stuck = Stuck {
+            pod,
+            node_name,
+            place: &place,
+            declared: &declared,
+            devices: &devices,
+            assumed: &assumptions,
+            asked: &asked,
+            rules,
+        };
+        let (remedy, used) = stuck.remedy_and_assumptions(&mut volumes, &mut findings);
+        assumptions.push(used);
+        if waits_for_devices { without_rescue(remedy, &mut volumes) } else { remedy }
     } else {
         Remedy::Leave
     };
+    assumptions.extend(devices.into_iter().map(|device| device.assumed));
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
-    PodVerdict { node: Some(node_name.to_owned()), remedy, volumes, findings }
+    let assumptions: BTreeSet<Assumption> = assumptions.into_iter().flatten().collect();
+    PodVerdict {
+        node: Some(node_name.to_owned()),
+        remedy,
+        volumes,
+        devices: of_devices,
+        findings,
+        assumptions: assumptions.into_iter().collect(),
+    }
 }
 
-/// True for two reads of one Pod.
-pub(super) fn is_same(left: &Pod, right: &Pod) -> bool {
-    match (&left.metadata.uid, &right.metadata.uid) {
-        (Some(left), Some(right)) => left == right,
-        _ => left.metadata.name == right.metadata.name && left.namespace() == right.namespace(),
+/// What is found about a Pod that is left alone whatever its claims are; `claims` is how many of any kind it declares.
+fn left_alone(pod: &Pod, node_name: &str, claims: usize) -> Option<Vec<Finding>> {
+    if pod.is_mirror() || !pod.is_live() {
+        return Some(Vec::new());
     }
+    if !pod.spec.scheduling_gates.is_empty() {
+        let message = format!("the Pod names node {node_name:?} and has scheduling gates");
+        return Some(vec![Code::Gated.at(FieldPath::new(&["spec", "schedulingGates"]), message)]);
+    }
+    too_large(pod, claims).map(|finding| vec![finding])
+}
+
+/// The rescue loop allocates no devices: without a rewrite the Pod cannot start, and its claims are tied to no node.
+fn without_rescue(remedy: Remedy, volumes: &mut [VolumeVerdict]) -> Remedy {
+    let given_up = give_up(volumes, Code::ResourceClaims);
+    match remedy {
+        Remedy::Rescue | Remedy::SelectInTemplate { .. } => given_up,
+        Remedy::Rewrite { .. } | Remedy::Leave | Remedy::Hopeless { .. } => remedy,
+    }
+}
+
+/// Says that a Pod is larger than what is looked at.
+fn too_large(pod: &Pod, claims: usize) -> Option<Finding> {
+    if claims > MOST_CLAIMS {
+        let message =
+            format!("the Pod declares {claims} claims; of a Pod with more than {MOST_CLAIMS} none is looked at");
+        return Some(Code::TooLarge.at(FieldPath::new(&["spec", "volumes"]), message));
+    }
+    let terms = pod.spec.required_node_affinity().map_or(0, |required| required.node_selector_terms.len());
+    (claims > 0 && terms > MOST_TERMS).then(|| {
+        let message = format!(
+            "the Pod has {terms} required node affinity terms; one with more than {MOST_TERMS} is not looked at"
+        );
+        Code::TooLarge.at(FieldPath::new(&["spec", "affinity", "nodeAffinity"]), message)
+    })
 }
 
 /// Another live Pod that names another node and shares an unbound claim, the volume of which only one node can reach.
 fn shared_across_nodes(pod: &Pod, claim: &Declared, view: &dyn ClusterView) -> Option<Finding> {
     let delayed = claim.delayed()?;
-    let modes = &delayed.claim.spec.access_modes;
-    if claim.ephemeral || !claim.mounted || modes.iter().any(|mode| mode.ends_with("Many")) {
+    let of_many = delayed.claim.spec.access_modes.iter().any(|mode| mode.ends_with("Many"));
+    if claim.ephemeral || !claim.mounted || (of_many && !delayed.class.shares_on_one_node()) {
         return None;
     }
     let consumers = view.consumers(pod.namespace(), claim.claim_name.as_deref()?).found()?;
     let elsewhere =
         |other: &&Arc<Pod>| other.is_live() && other.pinned_node().is_some_and(|node| Some(node) != pod.pinned_node());
-    let other = consumers.iter().filter(elsewhere).find(|other| !is_same(other, pod))?;
+    let other = consumers.iter().filter(elsewhere).find(|other| !other.is_same(pod))?;
     let node = other.pinned_node().unwrap_or_default();
     let message = format!("Pod {:?} on node {node:?} uses {} too", other.display_name(), claim.label());
     Some(Code::SharedAcrossNodes.at(claim.path(), message))
 }
 
-/// A Pod at least one of whose claims keeps it waiting for ever.
+/// A Pod at least one of whose claims or ResourceClaims keeps it waiting forever.
 struct Stuck<'a> {
     pod: &'a Pod,
     node_name: &'a str,
-    node: &'a Lookup<Arc<Node>>,
+    place: &'a Lookup<Place>,
     declared: &'a [Declared],
-    view: &'a dyn ClusterView,
+    devices: &'a [Device],
+    /// What the verdict on each of them rests on.
+    assumed: &'a [Vec<Assumption>],
+    asked: &'a Asked<'a>,
     rules: &'a Rules,
 }
 
 impl Stuck<'_> {
+    /// The remedy, and what it rests on; each finding that it adds names that too.
+    fn remedy_and_assumptions(
+        &self,
+        volumes: &mut [VolumeVerdict],
+        findings: &mut Vec<Finding>,
+    ) -> (Remedy, Vec<Assumption>) {
+        let before = findings.len();
+        let remedy = self.remedy(volumes, findings);
+        let added = findings.split_off(before);
+        if let Lookup::Found(place) = self.place
+            && !added.is_empty()
+            && let Some(assumption) = place.assumption()
+        {
+            self.asked.note(assumption);
+        }
+        let used = self.asked.take_used();
+        findings.extend(added.into_iter().map(|finding| finding.resting_on(&used)));
+        // A rewrite for the sake of devices alone rests on the same.
+        if matches!(remedy, Remedy::Rewrite { .. }) {
+            for finding in findings.iter_mut().filter(|finding| finding.code == Code::ResourceClaims) {
+                *finding = finding.clone().resting_on(&used);
+            }
+        }
+        (remedy, used)
+    }
+
     fn remedy(&self, volumes: &mut [VolumeVerdict], findings: &mut Vec<Finding>) -> Remedy {
         findings.extend(self.deadlock(volumes));
-        let node = match self.node {
-            Lookup::Found(node) => node,
+        let place = match self.place {
+            Lookup::Found(place) => place,
             Lookup::Unknown => {
                 let message = format!("node {:?} is not known, so nothing is rewritten", self.node_name);
                 findings.push(Code::NodeNotKnown.at(FieldPath::new(&["spec", "nodeName"]), message));
@@ -107,7 +191,7 @@ impl Stuck<'_> {
                 return give_up(volumes, Code::NodeNotFound);
             }
         };
-        if let Some(finding) = rejection(self.pod, node) {
+        if let Some(finding) = rejection(self.pod, place) {
             let reason = finding.code;
             findings.push(finding);
             return give_up(volumes, reason);
@@ -116,24 +200,25 @@ impl Stuck<'_> {
             ClaimRemedy::Hopeless { reason } => Some(reason),
             _ => None,
         });
-        if let Some(reason) = hopeless {
+        if let Some(reason) = hopeless.or_else(|| self.devices.iter().find_map(Device::hopeless)) {
             return give_up(volumes, reason);
         }
-        let against = obstacles(self.pod, node, self.declared, self.view, self.rules);
-        let pin = pin(self.pod, node, self.view, self.rules.pin);
+        let mut against = obstacles(self.pod, place, self.declared, self.asked, self.rules);
+        against.extend(self.devices.iter().filter_map(Device::obstacle));
+        let pin = pin(self.pod, place, self.asked, self.rules.pin);
         if against.is_empty()
             && let Ok(pin) = pin
         {
             findings.extend(self.preemption());
             return Remedy::Rewrite { pin };
         }
-        findings.extend(unsaid(against, findings));
+        findings.extend(not_yet_reported(against, findings));
         findings.extend(pin.err());
-        self.without_rewrite(volumes)
+        self.fallback_remedy(volumes)
     }
 
     /// What still helps a Pod that keeps its node name.
-    fn without_rewrite(&self, volumes: &[VolumeVerdict]) -> Remedy {
+    fn fallback_remedy(&self, volumes: &[VolumeVerdict]) -> Remedy {
         let in_template: Vec<String> = self
             .declared
             .iter()
@@ -159,25 +244,34 @@ impl Stuck<'_> {
 
     /// The deadlock itself, when it is one: a delayed claim and no scheduler.
     fn deadlock(&self, volumes: &[VolumeVerdict]) -> Option<Finding> {
-        let waiting: Vec<String> = self
+        let waiting: Vec<(&Declared, &Vec<Assumption>)> = self
             .declared
             .iter()
             .zip(volumes)
-            .filter(|(claim, volume)| volume.stuck && claim.delayed().is_some())
-            .map(|(claim, _)| claim.label())
+            .zip(self.assumed)
+            .filter(|((claim, volume), _)| volume.stuck && claim.delayed().is_some())
+            .map(|((claim, _), assumed)| (claim, assumed))
             .collect();
-        if waiting.is_empty() {
-            return None;
-        }
-        let classes: Vec<&str> = self.declared.iter().filter_map(Declared::delayed).map(|d| d.class.name()).collect();
-        let class = classes.first().copied().unwrap_or_default();
-        let message = format!(
-            "nodeName {:?} bypasses the scheduler, so {} (class {class:?}, WaitForFirstConsumer) {} never bound",
-            self.node_name,
-            waiting.join(" and "),
-            if waiting.len() == 1 { "is" } else { "are" },
-        );
-        Some(Code::PinnedToDelayedClaim.at(FieldPath::new(&["spec", "nodeName"]), message))
+        let (first, _) = waiting.first()?;
+        let class = first.delayed().map(|delayed| delayed.class.name()).unwrap_or_default();
+        let never: Vec<String> =
+            waiting.iter().filter(|(claim, _)| claim.contested_by.is_none()).map(|(claim, _)| claim.label()).collect();
+        let message = match (never.len(), &first.contested_by) {
+            (0, Some(other)) => format!(
+                "nodeName {:?} bypasses the scheduler, so {} (class {class:?}, WaitForFirstConsumer) is bound where the \
+                 scheduler places Pod {other:?}, which uses it too, and if that is another node, for this Pod never",
+                self.node_name,
+                first.label(),
+            ),
+            (count, _) => format!(
+                "nodeName {:?} bypasses the scheduler, so {} (class {class:?}, WaitForFirstConsumer) {} never bound",
+                self.node_name,
+                never.join(" and "),
+                if count == 1 { "is" } else { "are" },
+            ),
+        };
+        let finding = Code::PinnedToDelayedClaim.at(FieldPath::new(&["spec", "nodeName"]), message);
+        Some(waiting.iter().fold(finding, |finding, (_, assumed)| finding.resting_on(assumed)))
     }
 
     fn preemption(&self) -> Option<Finding> {
@@ -203,23 +297,26 @@ fn give_up(volumes: &mut [VolumeVerdict], reason: Code) -> Remedy {
 }
 
 /// Obstacles without those whose claim has already been spoken of as a warning or an error.
-fn unsaid(against: Vec<Finding>, said: &[Finding]) -> Vec<Finding> {
+fn not_yet_reported(against: Vec<Finding>, said: &[Finding]) -> Vec<Finding> {
+    let paths: HashSet<&FieldPath> =
+        said.iter().filter(|other| other.severity > Severity::Info).map(|other| &other.path).collect();
     let spoken = |finding: &Finding| {
-        let same_claim = |other: &&Finding| other.path == finding.path && other.severity > Severity::Info;
-        matches!(finding.code, Code::DeclaredClaimBlocks | Code::FactsNotKnown)
-            && said.iter().any(|other| same_claim(&other))
+        let of_claim = finding.path.0.get(1).is_some_and(|field| field != "nodeName");
+        of_claim
+            && matches!(finding.code, Code::DeclaredClaimBlocks | Code::FactsNotKnown)
+            && paths.contains(&finding.path)
     };
     against.into_iter().filter(|finding| !spoken(finding)).collect()
 }
 
 /// How the Pod is tied to the node, or why it cannot be in the style asked for.
-fn pin(pod: &Pod, node: &Node, view: &dyn ClusterView, style: PinStyle) -> Result<Pin, Finding> {
-    let by_name = || Pin::Name(node.name().to_owned());
+fn pin(pod: &Pod, place: &Place, asked: &Asked<'_>, style: PinStyle) -> Result<Pin, Finding> {
+    let by_name = || Pin::Name(place.name().to_owned());
     if style == PinStyle::Name {
         return Ok(by_name());
     }
     // The admission plugin PodNodeSelector answers 403 to a selector that contradicts the namespace's own.
-    let free = match view.namespace(pod.namespace()) {
+    let free = match asked.namespace(pod.namespace()) {
         Lookup::Found(namespace) => {
             let annotations = namespace.metadata.annotations.as_ref();
             !annotations.is_some_and(|annotations| annotations.contains_key(NAMESPACE_NODE_SELECTOR))
@@ -227,13 +324,27 @@ fn pin(pod: &Pod, node: &Node, view: &dyn ClusterView, style: PinStyle) -> Resul
         Lookup::Absent => true,
         Lookup::Unknown => false,
     };
-    let hostname = own_hostname(node, view).filter(|_| free);
+    let hostname = if free { own_hostname(place, asked) } else { None };
     match hostname {
         Some(value) => Ok(Pin::Hostname(value)),
         None if style == PinStyle::Auto => Ok(by_name()),
         None => {
-            let message = format!("node {:?} has no hostname label of its own that may be used here", node.name());
+            let message = format!("node {:?} has no hostname label of its own that may be used here", place.name());
             Err(Code::NoUsableHostname.at(FieldPath::new(&["spec", "nodeName"]), message))
         }
     }
+}
+
+/// The hostname label that alone leads to the Node, if there is one.
+fn own_hostname(place: &Place, asked: &Asked<'_>) -> Option<String> {
+    let hostname = place.hostname()?;
+    let Lookup::Found(carriers) = asked.nodes_with_hostname(&hostname) else { return None };
+    if carriers.iter().any(|carrier| carrier.name() != place.name()) {
+        return None;
+    }
+    // A label that is the node's own name is what every kubelet writes unless it is told otherwise. One that differs may
+    // be the name of another Node, and with it that Node's label.
+    let certain = asked.knows_all(Kind::Nodes) || hostname == place.name();
+    let only = || Assumption::OnlyHostname { node: place.name().to_owned(), hostname: hostname.clone() };
+    (certain || asked.grant_node(only)).then_some(hostname)
 }

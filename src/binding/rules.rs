@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::PROVISIONER;
+use super::assume::Assumptions;
 
 /// By what a rewritten Pod is tied to its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,16 +44,12 @@ pub struct Rules {
     pub pin: PinStyle,
     /// Names of schedulers that run and bind volumes.
     pub schedulers: Vec<String>,
-    /// Names of provisioners that are latebind's to serve: claims of their classes are told so when they are created.
-    pub provisioners: Vec<String>,
+    /// What is taken for granted of objects that are not among the facts; nothing by default.
+    pub assume: Assumptions,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self {
-            pin: PinStyle::Auto,
-            schedulers: vec!["default-scheduler".to_owned()],
-            provisioners: vec![PROVISIONER.to_owned()],
-        }
+        Self { pin: PinStyle::Auto, schedulers: vec!["default-scheduler".to_owned()], assume: Assumptions::default() }
     }
 }

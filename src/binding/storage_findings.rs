@@ -5,12 +5,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::finding::{Code, FieldPath, Finding, Severity};
-use super::selector::{is_empty_term, volume_reachable};
-use crate::model::{Class, HOSTNAME_LABEL, NO_PROVISIONER, Node, PROVISIONED_BY, Volume};
+use crate::model::selector::{is_empty_term, volume_reachable};
+use crate::model::{
+    Class, HOSTNAME_LABEL, NO_PROVISIONER, Node, PROVISIONED_BY, Relation, Volume, directories_around,
+    field_in_any_case, plain_path,
+};
 
 /// Provisioners whose volumes are directories or disks of one node.
 const LOCAL_PROVISIONERS: [&str; 8] = [
@@ -55,7 +57,7 @@ impl<'a> StorageFacts<'a> {
             facts.by_class.entry(volume.class_name()).or_default().push(volume);
             let Some((_, path)) = node_path(volume).filter(|_| is_static(volume)) else { continue };
             for host in facts.hosts(volume).into_iter().flatten() {
-                facts.by_directory.entry((host, normal(path))).or_default().push(volume.name());
+                facts.by_directory.entry((host, plain_path(path))).or_default().push(volume.name());
             }
         }
         facts
@@ -65,10 +67,8 @@ impl<'a> StorageFacts<'a> {
     /// share: its volumes are then not local to a node.
     pub fn note_config_map(&mut self, config_map: &Value) {
         let Some(config) = PoolConfig::of(config_map) else { return };
-        self.shared.everywhere |= !config.shared_file_system_path.is_empty();
-        let shared =
-            config.storage_class_configs.into_iter().filter(|(_, pool)| !pool.shared_file_system_path.is_empty());
-        self.shared.classes.extend(shared.map(|(class, _)| class));
+        self.shared.everywhere |= config.shared_by_all;
+        self.shared.classes.extend(config.shared_by);
     }
 
     /// Host names of the nodes that can reach the volume: by the Nodes, or by the affinity where there are none.
@@ -85,6 +85,14 @@ impl<'a> StorageFacts<'a> {
 /// What a person should know about a class.
 #[must_use]
 pub fn class_findings(class: &Class, facts: &StorageFacts<'_>) -> Vec<Finding> {
+    if let Some(mode) = class.volume_binding_mode.as_deref()
+        && !matches!(mode, "Immediate" | "WaitForFirstConsumer")
+    {
+        let meant = ["Immediate", "WaitForFirstConsumer"].into_iter().find(|known| known.eq_ignore_ascii_case(mode));
+        let meant = meant.map(|known| format!(", write {known}")).unwrap_or_default();
+        let message = format!("class {}: the API server refuses volumeBindingMode {mode:?}{meant}", class.name());
+        return vec![Code::InvalidBindingMode.at(FieldPath::new(&["volumeBindingMode"]), message)];
+    }
     let shared = facts.shared.everywhere || facts.shared.classes.contains(class.name());
     if class.is_delayed() || (class.provisioner == LOCAL_PROVISIONERS[0] && shared) {
         return Vec::new();
@@ -138,9 +146,7 @@ pub fn volume_findings(volume: &Volume, facts: &StorageFacts<'_>) -> Vec<Finding
 #[must_use]
 pub fn config_map_findings(config_map: &Value) -> Vec<Finding> {
     let Some(config) = PoolConfig::of(config_map) else { return Vec::new() };
-    let pools = config.storage_class_configs.values().flat_map(|pool| &pool.node_path_map);
-    let paths = config.node_path_map.iter().chain(pools).flat_map(|node| &node.paths);
-    let on_root: BTreeSet<&String> = paths.filter(|path| is_on_root_disk(path)).collect();
+    let on_root: BTreeSet<&String> = config.paths.iter().filter(|path| is_on_root_disk(path)).collect();
     let finding = |path: &String| Finding {
         severity: Severity::Info,
         ..Code::VolumeOnRootDisk.at(
@@ -151,36 +157,48 @@ pub fn config_map_findings(config_map: &Value) -> Vec<Finding> {
     on_root.into_iter().map(finding).collect()
 }
 
-/// The part of rancher's `config.json` that says where volumes go.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// The part of rancher's `config.json` that says where volumes go. Keys match in any case, and what cannot be read is passed
+/// over: whether rancher could use it is `latebind import`'s to say.
+#[derive(Default)]
 struct PoolConfig {
-    node_path_map: Vec<NodePaths>,
-    shared_file_system_path: String,
-    storage_class_configs: HashMap<String, PoolOfClass>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PoolOfClass {
-    node_path_map: Vec<NodePaths>,
-    shared_file_system_path: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct NodePaths {
+    /// Directories of nodes.
     paths: Vec<String>,
+    /// A file system that all nodes share, for classes that have no entry of their own.
+    shared_by_all: bool,
+    /// Classes whose entry has such a file system.
+    shared_by: Vec<String>,
 }
 
 impl PoolConfig {
     /// `None` for ConfigMaps that hold something else.
     fn of(config_map: &Value) -> Option<Self> {
         let text = config_map.pointer("/data/config.json")?.as_str()?;
-        if !text.contains("nodePathMap") && !text.contains("sharedFileSystemPath") {
-            return None;
+        let value: Value = serde_json::from_str(text).ok()?;
+        let top = value.as_object()?;
+        let is_one = ["nodePathMap", "sharedFileSystemPath", "storageClassConfigs"];
+        is_one.iter().find_map(|key| field_in_any_case(top, key))?;
+        let by_class = field_in_any_case(top, "storageClassConfigs").and_then(Value::as_object);
+        let by_class: Vec<_> = by_class.into_iter().flatten().collect();
+        let mut config = Self::default();
+        // With entries by class rancher ignores what stands beside them.
+        if by_class.is_empty() {
+            config.shared_by_all = config.location(top);
         }
-        serde_json::from_str(text).ok()
+        for (class, location) in by_class {
+            if location.as_object().is_some_and(|location| config.location(location)) {
+                config.shared_by.push(class.clone());
+            }
+        }
+        Some(config)
+    }
+
+    /// Takes in the directories of a location; true when it is one that all nodes share.
+    fn location(&mut self, location: &serde_json::Map<String, Value>) -> bool {
+        let nodes = field_in_any_case(location, "nodePathMap").and_then(Value::as_array).into_iter().flatten();
+        let paths = nodes.filter_map(|node| field_in_any_case(node.as_object()?, "paths")?.as_array()).flatten();
+        self.paths.extend(paths.filter_map(Value::as_str).map(str::to_owned));
+        let shared = field_in_any_case(location, "sharedFileSystemPath").and_then(Value::as_str);
+        shared.is_some_and(|path| !path.is_empty())
     }
 }
 
@@ -242,7 +260,7 @@ fn several_nodes(volume: &Volume, source: &str, path: &str, facts: &StorageFacts
 
 /// Another volume of the same host in the same directory, or one around it.
 fn neighbour(volume: &Volume, path: &str, facts: &StorageFacts<'_>) -> Option<String> {
-    let directory = normal(path);
+    let directory = plain_path(path);
     let hosts = facts.hosts(volume)?;
     hosts.iter().find_map(|host| {
         let others = |directory: &str| {
@@ -252,41 +270,17 @@ fn neighbour(volume: &Volume, path: &str, facts: &StorageFacts<'_>) -> Option<St
         if let Some(other) = others(&directory) {
             return Some(format!("volumes {} and {other} share the directory {path} of {host}", volume.name()));
         }
-        let mut outer = directory.as_str();
-        while let Some((around, _)) = outer.rsplit_once('/') {
-            if around.is_empty() {
-                break;
-            }
-            if let Some(other) = others(around) {
-                let name = volume.name();
-                return Some(format!("volume {name}: {path} lies inside volume {other} ({around}) of {host}"));
-            }
-            outer = around;
-        }
-        None
+        directories_around(&directory).filter(|around| *around != "/").find_map(|around| {
+            let (name, other) = (volume.name(), others(around)?);
+            Some(format!("volume {name}: {path} lies inside volume {other} ({around}) of {host}"))
+        })
     })
 }
 
-/// The path without empty and `.` components, and with `..` applied.
-fn normal(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
 fn is_on_root_disk(path: &str) -> bool {
-    let path = normal(path);
-    let beneath =
-        |directory: &&str| path.strip_prefix(*directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    path == "/" || path == "/var" || ROOT_DIRECTORIES.iter().any(beneath)
+    let path = plain_path(path);
+    let lies_in = |directory: &&str| matches!(Relation::of(&path, directory), Relation::Same | Relation::Inside);
+    path == "/" || path == "/var" || ROOT_DIRECTORIES.iter().any(lies_in)
 }
 
 fn names<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> String {
@@ -341,6 +335,10 @@ mod tests {
                 );
             }
             assert!(class_findings(&class(provisioner, Some("WaitForFirstConsumer")), &none).is_empty());
+            for wrong in ["waitForFirstConsumer", "immediate", "Delayed", ""] {
+                let found = class_findings(&class(provisioner, Some(wrong)), &none);
+                assert_eq!(found[0].code, Code::InvalidBindingMode, "{wrong}");
+            }
         }
         assert!(class_findings(&class("ebs.csi.aws.com", None), &none).is_empty());
     }
@@ -364,7 +362,7 @@ mod tests {
     #[test]
     fn a_pool_that_all_nodes_share_may_bind_immediately() {
         let mut facts = StorageFacts::default();
-        let config = r#"{"storageClassConfigs": {"disks": {"sharedFileSystemPath": "/nfs"}}}"#;
+        let config = r#"{"StorageClassConfigs": {"disks": {"sharedfilesystempath": "/nfs"}}}"#;
         facts.note_config_map(&json!({"data": {"config.json": config}}));
         assert!(class_findings(&class("rancher.io/local-path", None), &facts).is_empty());
         assert_eq!(class_findings(&class("topolvm.io", None), &facts).len(), 1);
@@ -446,10 +444,18 @@ mod tests {
 
     #[test]
     fn pools_on_the_root_disk_are_worth_knowing() {
-        let config = r#"{"nodePathMap": [{"node": "a", "paths": ["/opt/local-path-provisioner", "/mnt/x"]}],
-            "storageClassConfigs": {"s": {"nodePathMap": [{"node": "b", "paths": ["/home/x"]}]}}}"#;
-        let found = config_map_findings(&json!({"data": {"config.json": config}}));
-        assert_eq!(found.len(), 2);
+        let found = |config: &str| config_map_findings(&json!({"data": {"config.json": config}}));
+        let found_in_any_case = found(
+            r#"{"NodePathMap": [{"node": "a", "Paths": ["/opt/local-path-provisioner", "/mnt/x"]},
+                {"node": "b", "PATHS": ["/home/x"]}]}"#,
+        );
+        assert_eq!(found_in_any_case.len(), 2);
+        let by_class = found(
+            r#"{"nodePathMap": [{"node": "a", "paths": ["/opt/ignored"]}],
+                "storageclassconfigs": {"s": {"nodePathMap": [{"node": "b", "paths": ["/home/x"]}]}}}"#,
+        );
+        assert_eq!(by_class.len(), 1, "rancher ignores what stands beside entries by class");
+        let found = found_in_any_case;
         assert!(found.iter().all(|found| found.severity == Severity::Info && found.path.0 == ["data", "config.json"]));
         for other in
             [json!({}), json!({"data": {"config.json": "{}"}}), json!({"data": {"config.json": "nodePathMap {"}})]

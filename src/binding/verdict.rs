@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+use super::assume::Assumption;
 use super::finding::{Code, Finding};
+use super::row::Row;
 
 /// How a Pod is tied to its node once the scheduler places it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,7 +16,7 @@ pub enum Pin {
     Name(String),
 }
 
-/// What mends the Pod, or why nothing does. See the table in `docs/decisions.md`.
+/// What fixes the Pod, or why nothing does. See the table in `docs/decisions.md`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Remedy {
@@ -30,7 +32,7 @@ pub enum Remedy {
         /// Names of the Pod's volumes.
         volumes: Vec<String>,
     },
-    /// Admission leaves the Pod alone; the rescue loop mends its claims as [`PodVerdict::rescue`] says.
+    /// Admission leaves the Pod alone; the rescue loop fixes its claims as [`PodVerdict::rescue`] says.
     Rescue,
     /// Nothing that latebind may do helps.
     Hopeless {
@@ -76,13 +78,42 @@ pub struct VolumeVerdict {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
     /// Row of the truth table in `docs/decisions.md`.
-    pub row: u8,
-    /// True when the Pod waits for this claim for ever unless something is done.
+    pub row: Row,
+    /// True when the Pod waits for this claim forever unless something is done.
     pub stuck: bool,
     /// What the row says, in words.
     pub says: String,
     /// What the rescue loop would do for the claim.
     pub remedy: ClaimRemedy,
+    /// True when something that is not known decides whether the Pod would wait for the claim forever.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undecided: bool,
+}
+
+impl VolumeVerdict {
+    /// True when the Pod waits forever because no scheduler chooses a node for the claim's volume.
+    #[must_use]
+    pub const fn waits_for_scheduler(&self) -> bool {
+        self.stuck && self.row.waits_for_scheduler()
+    }
+}
+
+/// What was decided about one entry of a Pod's `spec.resourceClaims`: row 28 of the truth table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceVerdict {
+    /// Name of the entry.
+    pub name: String,
+    /// Name of the ResourceClaim; absent while it is to be made from a template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// True when the Pod waits for the devices forever unless something is done.
+    pub stuck: bool,
+    /// What is the matter with it, in words.
+    pub says: String,
+    /// True when something that is not known decides whether the Pod would wait for the devices forever.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undecided: bool,
 }
 
 /// What was decided about a Pod.
@@ -92,25 +123,45 @@ pub struct PodVerdict {
     /// The node that the Pod names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What mends it.
+    /// What fixes it.
     pub remedy: Remedy,
     /// One entry a claim that the Pod declares.
     pub volumes: Vec<VolumeVerdict>,
+    /// One entry a ResourceClaim that the Pod declares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceVerdict>,
     /// What a person should know, most severe first.
     pub findings: Vec<Finding>,
+    /// What all of it rests on besides the facts; each finding names its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumptions: Vec<Assumption>,
 }
 
 impl PodVerdict {
     /// The verdict on a Pod that names no node.
     #[must_use]
     pub const fn not_pinned() -> Self {
-        Self { node: None, remedy: Remedy::Leave, volumes: Vec::new(), findings: Vec::new() }
+        Self {
+            node: None,
+            remedy: Remedy::Leave,
+            volumes: Vec::new(),
+            devices: Vec::new(),
+            findings: Vec::new(),
+            assumptions: Vec::new(),
+        }
     }
 
-    /// True when the Pod, left alone, waits for ever for at least one claim.
+    /// True when the Pod, left alone, waits forever for at least one claim or ResourceClaim.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.volumes.iter().any(|volume| volume.stuck)
+        self.volumes.iter().any(|volume| volume.stuck) || self.devices.iter().any(|device| device.stuck)
+    }
+
+    /// True when something that is not known decides whether the Pod would wait forever.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        let undecided = self.volumes.iter().any(|volume| volume.undecided);
+        !self.is_stuck() && (undecided || self.devices.iter().any(|device| device.undecided))
     }
 
     /// Claims for which the rescue loop has something to write, with what it would write.

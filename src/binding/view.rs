@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::model::{Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, StorageCapacity, Volume};
+use crate::model::{
+    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
+    StorageCapacity, Volume,
+};
 
 /// An answer about an object that may not exist, or may not be known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,15 @@ pub enum Lookup<T> {
 }
 
 impl<T> Lookup<T> {
+    /// The same answer about a reference.
+    pub const fn as_ref(&self) -> Lookup<&T> {
+        match self {
+            Self::Found(object) => Lookup::Found(object),
+            Self::Absent => Lookup::Absent,
+            Self::Unknown => Lookup::Unknown,
+        }
+    }
+
     /// The object, if it was found.
     pub fn found(self) -> Option<T> {
         match self {
@@ -37,6 +49,25 @@ impl<T> Lookup<T> {
     pub fn found_or(object: Option<T>, otherwise: Self) -> Self {
         object.map_or(otherwise, Self::Found)
     }
+}
+
+/// A kind of object of which a view may know some and not all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nodes.
+    Nodes,
+    /// PersistentVolumes.
+    Volumes,
+    /// StorageClasses.
+    Classes,
+    /// CSIDrivers.
+    Drivers,
+    /// CSINodes.
+    DriverNodes,
+    /// CSIStorageCapacities.
+    Capacities,
+    /// Pods with a node and required anti-affinity.
+    AntiAffinityPods,
 }
 
 /// Where a decision takes its facts from: watch caches, manifests, or a test case.
@@ -70,6 +101,164 @@ pub trait ClusterView {
     fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>>;
     /// Every Pod that declares the claim: by name, or as its own ephemeral volume.
     fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>>;
+    /// Every Pod with a node and required anti-affinity, one term of which may keep a Pod of the namespace away from the
+    /// node: for the node itself, or for a wider topology.
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>>;
+    /// A ResourceClaim by namespace and name.
+    fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>>;
+    /// A ResourceClaimTemplate by namespace and name.
+    fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>>;
+
+    /// Another namespace in which there is a claim of that name, to be named in a message. Nothing where that would take
+    /// a walk.
+    fn claim_elsewhere(&self, _namespace: &str, _name: &str) -> Option<String> {
+        None
+    }
+
+    /// False when more objects of the kind may exist than the answers hold, as with some manifests of a cluster: then
+    /// a list that is `Found` is no proof that there is not one more.
+    fn knows_all(&self, _kind: Kind) -> bool {
+        true
+    }
+
+    /// Volumes to be named in a message that says why none of them fits. None where a walk would cost too much.
+    fn volumes_to_name(&self) -> Vec<Arc<Volume>> {
+        Vec::new()
+    }
+}
+
+/// A view that answers as the one beneath it, but for the questions that it overrides.
+pub trait LayeredView {
+    /// The view that answers everything else.
+    fn beneath(&self) -> &dyn ClusterView;
+
+    /// [`ClusterView::claim`]
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        self.beneath().claim(namespace, name)
+    }
+
+    /// [`ClusterView::class`]
+    fn class(&self, name: &str) -> Lookup<Arc<Class>> {
+        self.beneath().class(name)
+    }
+
+    /// [`ClusterView::default_class`]
+    fn default_class(&self) -> Lookup<Arc<Class>> {
+        self.beneath().default_class()
+    }
+
+    /// [`ClusterView::node`]
+    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+        self.beneath().node(name)
+    }
+
+    /// [`ClusterView::nodes_with_hostname`]
+    fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
+        self.beneath().nodes_with_hostname(value)
+    }
+
+    /// [`ClusterView::volume`]
+    fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
+        self.beneath().volume(name)
+    }
+
+    /// [`ClusterView::free_volumes_of_class`]
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.beneath().free_volumes_of_class(class_name)
+    }
+
+    /// [`ClusterView::volumes_claimed_by`]
+    fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.beneath().volumes_claimed_by(namespace, claim_name)
+    }
+
+    /// [`ClusterView::resource_claim`]
+    fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
+        self.beneath().resource_claim(namespace, name)
+    }
+
+    /// [`ClusterView::resource_claim_template`]
+    fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
+        self.beneath().resource_claim_template(namespace, name)
+    }
+}
+
+impl<T: LayeredView> ClusterView for T {
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        LayeredView::claim(self, namespace, name)
+    }
+
+    fn class(&self, name: &str) -> Lookup<Arc<Class>> {
+        LayeredView::class(self, name)
+    }
+
+    fn default_class(&self) -> Lookup<Arc<Class>> {
+        LayeredView::default_class(self)
+    }
+
+    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+        LayeredView::node(self, name)
+    }
+
+    fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
+        LayeredView::nodes_with_hostname(self, value)
+    }
+
+    fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
+        LayeredView::volume(self, name)
+    }
+
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        LayeredView::free_volumes_of_class(self, class_name)
+    }
+
+    fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        LayeredView::volumes_claimed_by(self, namespace, claim_name)
+    }
+
+    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
+        self.beneath().namespace(name)
+    }
+
+    fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {
+        self.beneath().csi_driver(name)
+    }
+
+    fn csi_node(&self, node_name: &str) -> Lookup<Arc<CsiNode>> {
+        self.beneath().csi_node(node_name)
+    }
+
+    fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>> {
+        self.beneath().capacities_of_class(class_name)
+    }
+
+    fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
+        self.beneath().consumers(namespace, claim_name)
+    }
+
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+        self.beneath().repelling(namespace, node_name)
+    }
+
+    fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
+        LayeredView::resource_claim(self, namespace, name)
+    }
+
+    fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
+        LayeredView::resource_claim_template(self, namespace, name)
+    }
+
+    fn claim_elsewhere(&self, namespace: &str, name: &str) -> Option<String> {
+        self.beneath().claim_elsewhere(namespace, name)
+    }
+
+    fn knows_all(&self, kind: Kind) -> bool {
+        self.beneath().knows_all(kind)
+    }
+
+    fn volumes_to_name(&self) -> Vec<Arc<Volume>> {
+        self.beneath().volumes_to_name()
+    }
 }
 
 /// The default class among several that are marked so: the newest, and by name among those of one age.
@@ -81,13 +270,4 @@ pub fn default_class<'a>(classes: impl IntoIterator<Item = &'a Arc<Class>>) -> O
         age(left).cmp(&age(right)).then_with(|| right.name().cmp(left.name()))
     });
     newest.cloned()
-}
-
-/// The hostname label that alone leads to the Node, if there is one.
-pub(crate) fn own_hostname(node: &Node, view: &dyn ClusterView) -> Option<String> {
-    let value = node.label(HOSTNAME_LABEL)?;
-    let Lookup::Found(carriers) = view.nodes_with_hostname(value) else { return None };
-    let alone = carriers.iter().all(|carrier| carrier.name() == node.name());
-    // The name of a Node may be longer than a label value may be, so the value is never assumed to be the name.
-    alone.then(|| value.to_owned())
 }

@@ -1,23 +1,24 @@
 //! Entry point for a workload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::finding::FieldPath;
-use super::{ClusterView, Lookup, PodVerdict, Rules, decide_pod};
-use crate::model::{
-    Claim, ClaimSource, Class, CsiDriver, CsiNode, Namespace, Node, Pod, PodVolume, StorageCapacity, Volume, Workload,
-    WorkloadKind,
-};
+use super::finding::{Code, FieldPath};
+use super::{ClaimRemedy, ClusterView, LayeredView, Lookup, PodVerdict, Row, Rules, decide_pod};
+use crate::model::{Claim, ClaimSource, Pod, PodVolume, Text, Volume, Workload, WorkloadKind};
 
-/// How many ordinals of a StatefulSet are looked up for claims that exist already.
-const MOST_ORDINALS: u32 = 1_000;
+/// How many ordinals of a StatefulSet are decided about.
+const MOST_ORDINALS: usize = 1_000;
+/// Volumes, mounts and claim templates that are looked at for all ordinals together: 16 for each of the most ordinals, and
+/// a few ordinals of a StatefulSet with thousands. Without it one object could ask for a thousand copies of itself.
+const MOST_PARTS: usize = 1 << 14;
 
 /// What was decided about a workload: one entry a Pod of it that differs from the others.
 #[derive(Clone, Debug, Default)]
 pub struct WorkloadVerdict {
-    /// Pods as the workload's controller would make them, with what was decided about each. A StatefulSet has one entry
-    /// an ordinal whose claims are in the view and one for all the others; every other kind has at most one.
+    /// Pods as the workload's controller would make them, with what was decided about each. Every replica of a StatefulSet
+    /// is decided about, and none gets a volume that an earlier one has; those whose claims are all still to be made anew,
+    /// alike for each, have one entry. Every other kind has at most one.
     ///
     /// Paths of findings start at the top of the workload.
     pub pods: Vec<(Pod, PodVerdict)>,
@@ -32,8 +33,66 @@ pub fn decide_workload(workload: &Workload, view: &dyn ClusterView, rules: &Rule
         relocate(&mut verdict, workload, &BTreeMap::new());
         return WorkloadVerdict { pods: vec![(pod, verdict)] };
     }
-    let pods = ordinals(workload, view).into_iter().map(|ordinal| decide_ordinal(workload, &pod, ordinal, view, rules));
-    WorkloadVerdict { pods: pods.collect() }
+    let most = most_ordinals(workload, &pod);
+    let all = usize::try_from(workload.replicas).unwrap_or(usize::MAX).max(1);
+    let mut taken = BTreeSet::new();
+    let mut pods: Vec<(Pod, PodVerdict)> = Vec::new();
+    for ordinal in (workload.first_ordinal..=u32::MAX).take(all.min(most)) {
+        let decided = decide_ordinal(workload, &pod, ordinal, &taken, view, rules);
+        taken.extend(decided.1.volumes.iter().filter_map(|volume| match &volume.remedy {
+            ClaimRemedy::Prebind { volume } => Some(volume.clone()),
+            _ => None,
+        }));
+        let is_like = |(_, earlier): &(Pod, PodVerdict)| is_alike(earlier, &decided.1);
+        if has_claims(workload, ordinal, view) || needs_a_volume(&decided.1) || !pods.iter().any(is_like) {
+            pods.push(decided);
+        }
+    }
+    if all > most
+        && let Some((_, verdict)) = pods.last_mut().filter(|_| pod.pinned_node().is_some())
+    {
+        let message = format!("the StatefulSet has {all} Pods, of which the first {most} are looked at");
+        verdict.findings.push(Code::TooLarge.at(FieldPath::new(&["spec", "replicas"]), message));
+    }
+    WorkloadVerdict { pods }
+}
+
+/// True when a claim of the ordinal is in the view.
+fn has_claims(workload: &Workload, ordinal: u32, view: &dyn ClusterView) -> bool {
+    let exists = |template| {
+        matches!(view.claim(workload.namespace(), &claim_name(template, workload, ordinal)), Lookup::Found(_))
+    };
+    workload.claim_templates.iter().any(exists)
+}
+
+/// True when a volume that exists decides: rows 5 to 7 of the truth table.
+fn needs_a_volume(verdict: &PodVerdict) -> bool {
+    verdict
+        .volumes
+        .iter()
+        .any(|volume| matches!(volume.row, Row::DynamicVolumeFits | Row::StaticVolumeFits | Row::StaticNoVolume))
+}
+
+/// True for verdicts that differ in the names of claims alone.
+fn is_alike(left: &PodVerdict, right: &PodVerdict) -> bool {
+    let codes = |verdict: &PodVerdict| verdict.findings.iter().map(|finding| finding.code).collect::<Vec<_>>();
+    left.remedy == right.remedy
+        && codes(left) == codes(right)
+        && left.volumes.len() == right.volumes.len()
+        && left
+            .volumes
+            .iter()
+            .zip(&right.volumes)
+            .all(|(left, right)| left.row == right.row && left.remedy == right.remedy)
+}
+
+/// How many ordinals are looked at.
+fn most_ordinals(workload: &Workload, pod: &Pod) -> usize {
+    let mounts = pod.spec.all_containers().map(|container| {
+        1 + container.volume_mounts.len() + container.volume_devices.len() + container.resources.requests.len()
+    });
+    let parts = workload.claim_templates.len() + pod.spec.volumes.len() + mounts.sum::<usize>();
+    (MOST_PARTS / parts.max(1)).clamp(1, MOST_ORDINALS)
 }
 
 /// The name of the claim that a StatefulSet's controller makes from a template.
@@ -42,26 +101,11 @@ fn claim_name(template: &Claim, workload: &Workload, ordinal: u32) -> String {
     format!("{}-{}-{ordinal}", template.name(), workload.name())
 }
 
-/// Ordinals with claims of their own in the view, and the first of those without.
-fn ordinals(workload: &Workload, view: &dyn ClusterView) -> Vec<u32> {
-    let count = workload.replicas.clamp(1, MOST_ORDINALS);
-    let namespace = workload.namespace();
-    let has_claims = |ordinal: &u32| {
-        let exists =
-            |template| matches!(view.claim(namespace, &claim_name(template, workload, *ordinal)), Lookup::Found(_));
-        workload.claim_templates.iter().any(exists)
-    };
-    let all = (0..count).map(|place| workload.first_ordinal.saturating_add(place));
-    let (mut known, others): (Vec<u32>, Vec<u32>) = all.partition(has_claims);
-    known.extend(others.first());
-    known.sort_unstable();
-    known
-}
-
 fn decide_ordinal(
     workload: &Workload,
     pod: &Pod,
     ordinal: u32,
+    taken: &BTreeSet<String>,
     view: &dyn ClusterView,
     rules: &Rules,
 ) -> (Pod, PodVerdict) {
@@ -70,13 +114,14 @@ fn decide_ordinal(
     pod.metadata.name = Some(format!("{}-{ordinal}", workload.name()).into());
     let mut templated = BTreeMap::new();
     let mut made = BTreeMap::new();
+    let mut places: HashMap<Text, usize> =
+        pod.spec.volumes.iter().enumerate().rev().map(|(place, volume)| (volume.name.clone(), place)).collect();
     for (place, template) in workload.claim_templates.iter().enumerate() {
         let name = claim_name(template, workload, ordinal);
         let source = ClaimSource { claim_name: name.as_str().into() };
         let volume = PodVolume { name: template.name().into(), persistent_volume_claim: Some(source), ephemeral: None };
         // The controller replaces a volume of the same name.
-        let index = pod.spec.volumes.iter().position(|other| other.name == volume.name);
-        let index = index.unwrap_or_else(|| {
+        let index = *places.entry(volume.name.clone()).or_insert_with(|| {
             pod.spec.volumes.push(PodVolume::default());
             pod.spec.volumes.len() - 1
         });
@@ -87,7 +132,7 @@ fn decide_ordinal(
         claim.metadata.namespace = Some(workload.namespace().into());
         made.insert(name, Arc::new(claim));
     }
-    let view = WithTemplates { view, namespace: workload.namespace(), made };
+    let view = WithTemplates { view, namespace: workload.namespace(), made, taken };
     let mut verdict = decide_pod(&pod, &view, rules);
     relocate(&mut verdict, workload, &templated);
     (pod, verdict)
@@ -107,14 +152,20 @@ fn relocate(verdict: &mut PodVerdict, workload: &Workload, templated: &BTreeMap<
     }
 }
 
-/// A view in which the claims of one ordinal exist as their templates would make them.
+/// A view in which the claims of one ordinal exist as their templates would make them, and volumes that earlier ordinals
+/// took are gone.
 struct WithTemplates<'a> {
     view: &'a dyn ClusterView,
     namespace: &'a str,
     made: BTreeMap<String, Arc<Claim>>,
+    taken: &'a BTreeSet<String>,
 }
 
-impl ClusterView for WithTemplates<'_> {
+impl LayeredView for WithTemplates<'_> {
+    fn beneath(&self) -> &dyn ClusterView {
+        self.view
+    }
+
     fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
         match self.view.claim(namespace, name) {
             Lookup::Found(claim) => Lookup::Found(claim),
@@ -122,40 +173,10 @@ impl ClusterView for WithTemplates<'_> {
             otherwise => otherwise,
         }
     }
-    fn class(&self, name: &str) -> Lookup<Arc<Class>> {
-        self.view.class(name)
-    }
-    fn default_class(&self) -> Lookup<Arc<Class>> {
-        self.view.default_class()
-    }
-    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
-        self.view.node(name)
-    }
-    fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
-        self.view.nodes_with_hostname(value)
-    }
-    fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
-        self.view.volume(name)
-    }
     fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.view.free_volumes_of_class(class_name)
-    }
-    fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
-        self.view.volumes_claimed_by(namespace, claim_name)
-    }
-    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
-        self.view.namespace(name)
-    }
-    fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {
-        self.view.csi_driver(name)
-    }
-    fn csi_node(&self, node_name: &str) -> Lookup<Arc<CsiNode>> {
-        self.view.csi_node(node_name)
-    }
-    fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>> {
-        self.view.capacities_of_class(class_name)
-    }
-    fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
-        self.view.consumers(namespace, claim_name)
+        let left = |volumes: Vec<Arc<Volume>>| {
+            volumes.into_iter().filter(|volume| !self.taken.contains(volume.name())).collect()
+        };
+        self.view.free_volumes_of_class(class_name).map(left)
     }
 }

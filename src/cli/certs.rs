@@ -1,7 +1,6 @@
 //! `latebind certs`: an authority and a server certificate for development.
 
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::Exit;
-use super::webhook::duration;
+use super::duration::duration;
 use crate::tls::Authority;
 
 /// Write an authority and a server certificate for development: ca.crt, tls.crt and tls.key.
@@ -62,11 +61,23 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     if path.exists() {
         std::fs::remove_file(path)?;
     }
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    readable_by(&mut options, mode);
+    let mut file = options.open(path)?;
     file.write_all(text.as_bytes())
 }
 
-#[cfg(test)]
+#[cfg(unix)]
+fn readable_by(options: &mut std::fs::OpenOptions, mode: u32) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
+}
+
+/// Elsewhere a new file belongs to whoever may read its folder.
+#[cfg(not(unix))]
+fn readable_by(_options: &mut std::fs::OpenOptions, _mode: u32) {}
+
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 

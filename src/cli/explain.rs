@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::Exit;
 use super::output::{self, Output};
-use super::style::{Style, columns, wrap};
 use crate::binding::Code;
+use crate::report::style::{Style, columns, wrap};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,85 +1,141 @@
 //! `latebind import`: other provisioners' configurations as ours.
 
+mod live;
+
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use k8s_openapi::api::storage::v1::StorageClass;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{Exit, style};
-use crate::rancher::{Config, import};
+use super::Exit;
+use super::cluster::ClusterArgs;
+use crate::rancher::{Account, Import, Input, Loss, Outcome, Product, import_all};
+use crate::report::style::{Style, clean};
 
 /// Larger than any ConfigMap can be.
 const MAX_BYTES: u64 = 4 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
+  # What would be kept, what changes and what would be lost, in the cluster of your kubeconfig:
+  latebind import --check
+
   # From a cluster:
   kubectl -n local-path-storage get -o yaml configmap/local-path-config storageclass/local-path |
     latebind import rancher -f - > new.yaml
 
+  # From a k3s cluster, before or after its server was started with --disable=local-storage:
+  latebind import --assume-cluster k3s > new.yaml
+
   # From a bare config.json:
-  latebind import rancher --config config.json -f class.yaml";
+  latebind import rancher --config config.json -f class.yaml
 
-/// Translate the configuration of another provisioner.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    #[command(subcommand)]
-    from: From,
-}
+Exit codes: 0 nothing is lost, 1 something is lost or there is nothing to import, 2 a flag or an input is wrong,
+3 the cluster cannot be reached, or refuses";
 
-#[derive(Debug, Subcommand)]
-enum From {
-    Rancher(RancherArgs),
-}
-
-/// Turn rancher's config.json and its classes into LocalPools and classes.
+/// Turn the configuration and classes of another provisioner into LocalPools and classes.
 ///
-/// Manifests go to standard output; what cannot be kept is named on standard error.
+/// rancher's local-path provisioner, under whatever name it runs, as k3s, kind and minikube ship it too, and MicroK8s'
+/// hostpath provisioner. Manifests go to standard output; what cannot be kept is named on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-struct RancherArgs {
+pub struct ImportArgs {
+    /// Whose configuration it is; each is known by what it looks like.
+    #[arg(value_enum, default_value = "rancher", hide_default_value = true)]
+    from: From,
+
+    /// Manifests: the classes, and the ConfigMaps with config.json; Deployments tell which belongs to which, and volumes are
+    /// looked at. `-` is standard input. Repeatable. Without any, the cluster of your kubeconfig is read; nothing is written.
+    #[arg(short, long, value_name = "FILE")]
+    filename: Vec<PathBuf>,
+
     /// The bare config.json, if no ConfigMap with it is among the files.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Manifests: the classes, and the ConfigMap with config.json; `-` is standard input. Repeatable.
-    #[arg(short, long, value_name = "FILE", required = true)]
-    filename: Vec<PathBuf>,
+    /// Classes of this provisioner are imported too: a name that was given to rancher's provisioner. Repeatable.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    adopt: Vec<String>,
+
+    /// Only say what would be kept, what changes and what would be lost: a line each.
+    #[arg(long)]
+    check: bool,
+
+    /// What may be lost: scripts (and helper Pod templates), parameters (of classes), entries (classes, ConfigMaps and
+    /// entries of theirs). It is named all the same. Repeatable.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = loss)]
+    accept_lost: Vec<Loss>,
+
+    /// The kind of cluster: k3s, kind, minikube or microk8s. Where neither class nor configuration is found, both are taken
+    /// as it ships them.
+    #[arg(long, value_name = "KIND", value_parser = product)]
+    assume_cluster: Option<Product>,
+
+    /// The directory in place of the one that --assume-cluster ships, such as k3s' --default-local-storage-path.
+    #[arg(long, value_name = "DIRECTORY", requires = "assume_cluster")]
+    directory: Option<String>,
+
+    #[command(flatten)]
+    server: ClusterArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum From {
+    Rancher,
+    Microk8s,
+}
+
+pub(super) fn loss(word: &str) -> Result<Loss, String> {
+    let words = Loss::ALL.map(Loss::word).join(", ");
+    Loss::ALL.into_iter().find(|loss| loss.word() == word).ok_or_else(|| format!("one of {words}"))
+}
+
+fn product(word: &str) -> Result<Product, String> {
+    let words = Product::ALL.map(Product::name).join(", ");
+    Product::ALL.into_iter().find(|product| product.name() == word).ok_or_else(|| format!("one of {words}"))
 }
 
 /// Runs it.
 pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
-    let From::Rancher(args) = &args.from;
-    let mut text = args.config.as_ref().map(read).transpose()?;
-    let mut classes: Vec<StorageClass> = Vec::new();
+    // Both are told apart by their classes.
+    let (From::Rancher | From::Microk8s) = args.from;
+    let mut input = Input::adopting(args.adopt.iter().cloned());
+    if let Some(path) = &args.config {
+        input.add_config(&read(path)?);
+    }
     for path in &args.filename {
         let shown = path.display();
         let manifests = read(path)?;
         for document in documents(&manifests).with_context(|| format!("{shown} is not YAML"))? {
             for object in flat(document) {
-                match object["kind"].as_str() {
-                    Some("StorageClass") => {
-                        let class = serde_json::from_value(object);
-                        classes.push(class.with_context(|| format!("{shown}: a StorageClass cannot be read"))?);
-                    }
-                    Some("ConfigMap") if text.is_none() => {
-                        text = object["data"]["config.json"].as_str().map(str::to_owned);
-                    }
-                    _ => {}
-                }
+                input.add(object).with_context(|| shown.to_string())?;
             }
         }
     }
-    let Some(text) = text else {
-        bail!("there is no config.json: give --config, or the ConfigMap that holds it");
-    };
-    if classes.is_empty() {
-        bail!("there is no StorageClass in the files: the pools take their names from them");
+    if args.filename.is_empty() {
+        live::read(&args.server, &mut input)?;
     }
-    let made = import(&Config::parse(&text)?, &classes);
+    if let Some(product) = args.assume_cluster.filter(|_| input.has_nothing()) {
+        for object in product.objects(args.directory.as_deref()) {
+            input.add(object)?;
+        }
+    }
+    let made = import_all(&input);
+    let accepted: BTreeSet<Loss> = args.accept_lost.iter().copied().collect();
+    if args.check {
+        report(&made, &accepted)?;
+    } else {
+        write(&made)?;
+    }
+    let lost = made.lost(&accepted).count();
+    Ok(if lost > 0 || made.pools.is_empty() { Exit::Findings } else { Exit::Clean })
+}
+
+/// The manifests, and what is to be said of them.
+fn write(made: &Import) -> anyhow::Result<()> {
     let mut out = anstream::stdout().lock();
     for pool in &made.pools {
         write!(out, "---\n{}", serde_saphyr::to_string(pool)?)?;
@@ -87,10 +143,51 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     for class in &made.classes {
         write!(out, "---\n{}", serde_saphyr::to_string(class)?)?;
     }
-    for note in &made.notes {
-        writeln!(anstream::stderr(), "note: {}", style::clean(note))?;
+    let (style, mut err) = (Style::of_stderr(), anstream::stderr());
+    // What is lost stands last, where it is seen.
+    let mut differ: Vec<&Account> = made.accounts.iter().filter(|it| it.outcome != Outcome::Kept).collect();
+    differ.sort_by_key(|it| matches!(it.outcome, Outcome::Lost(_)));
+    for account in differ {
+        let text = clean(&account.to_string()).into_owned();
+        match account.outcome {
+            Outcome::Lost(loss) => {
+                writeln!(err, "{} {text} (--accept-lost {})", style.error("lost:"), loss.word())?;
+            }
+            _ => writeln!(err, "{} {text}", style.info("note:"))?,
+        }
     }
-    Ok(if made.pools.is_empty() { Exit::Findings } else { Exit::Clean })
+    if made.pools.is_empty() {
+        writeln!(err, "{} there is nothing to import", style.error("error:"))?;
+    }
+    Ok(())
+}
+
+/// A line for each thing, and what the chart has to be told.
+fn report(made: &Import, accepted: &BTreeSet<Loss>) -> anyhow::Result<()> {
+    let mut out = anstream::stdout().lock();
+    let mut sorted: Vec<&Account> = made.accounts.iter().collect();
+    sorted.sort_by_key(|account| account.outcome);
+    for account in &sorted {
+        let (place, note) = (clean(&account.place), clean(&account.note));
+        let colon = if note.is_empty() { "" } else { ": " };
+        writeln!(out, "{:<10}  {place}{colon}{note}", account.outcome.word())?;
+    }
+    let count = |word: &str| made.accounts.iter().filter(|account| account.outcome.word() == word).count();
+    let counts = ["kept", "changed", "not needed", "left alone", "lost"].map(|word| format!("{} {word}", count(word)));
+    writeln!(out, "{}", counts.join(", "))?;
+    let left = made.lost(accepted).count();
+    if left < count("lost") {
+        writeln!(out, "{} of what is lost is accepted", count("lost") - left)?;
+    }
+    if made.pools.is_empty() {
+        writeln!(out, "there is nothing to import")?;
+        return Ok(());
+    }
+    let join = |names: Vec<&str>| clean(&names.join(",")).into_owned();
+    let adopt = join(made.adopt.iter().map(String::as_str).collect());
+    let bases = join(made.base_paths().into_iter().collect());
+    writeln!(out, "chart values: --set provisioner.adopt={{{adopt}}} --set agent.basePaths={{{bases}}}")?;
+    Ok(())
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::Exit;
-use super::run::ClusterArgs;
-use super::style::{Style, clean};
-use crate::binding::{PinStyle, Rules};
-use crate::cluster::assume::{AssumedBinding, AssumedNode, Assumptions};
-use crate::cluster::manifests::{Input, Manifests, Request};
-use crate::cluster::server::ServerFacts;
+use super::cluster::{ClusterArgs, RequestArgs};
+use crate::binding::{AssumedBinding, AssumedNode, AssumedStorage, Assumptions, Cluster, PinStyle, Rules};
+use crate::facts::files::{Input, Manifests, Request};
+use crate::facts::server::{ClaimsOf, ServerFacts, live_objects};
+use crate::kubernetes::client;
+use crate::report::style::{Style, clean};
 
 /// Which manifests to read.
 #[derive(Clone, Debug, Args)]
@@ -22,87 +21,142 @@ pub struct InputArgs {
     ///
     /// YAML with any number of documents, and JSON. Objects of the same input are the facts: a claim, class, volume or
     /// Node that is given is known.
-    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", required = true, num_args = 1..)]
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE|DIR|-",
+        required_unless_present = "paths",
+        group = "manifests",
+        num_args = 1..,
+        value_hint = ValueHint::AnyPath
+    )]
     pub filename: Vec<String>,
+
+    /// The same without -f.
+    #[arg(value_name = "FILE|DIR|-", group = "manifests", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<String>,
 
     /// Look into subdirectories too.
     #[arg(short = 'R', long)]
     pub recursive: bool,
 
     /// More objects that count as facts, and are not looked at themselves.
-    #[arg(long, value_name = "FILE|DIR", num_args = 1.., env = "LATEBIND_OBJECTS", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "FILE|DIR",
+        num_args = 1..,
+        env = "LATEBIND_OBJECTS",
+        hide_env = true,
+        value_hint = ValueHint::AnyPath
+    )]
     pub objects: Vec<String>,
 
-    /// Namespace of objects that name none.
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "NAME",
-        default_value = "default",
-        env = "LATEBIND_NAMESPACE",
-        hide_env = true
-    )]
-    pub namespace: String,
+    /// Namespace of objects that name none, and with --server the one that is looked at where no input is given. The
+    /// default is the namespace of the context with --server, else default.
+    #[arg(short = 'n', long, value_name = "NAME", env = "LATEBIND_NAMESPACE", hide_env = true)]
+    pub namespace: Option<String>,
+
+    /// Every Node of the cluster is in the input: one that is not does not exist. A list of Nodes, as
+    /// kubectl get nodes -o yaml writes it, says so by itself.
+    #[arg(long)]
+    pub nodes_complete: bool,
 }
 
 impl InputArgs {
-    /// Reads the manifests, and tells on stderr what could not be read.
+    /// The manifests that are named, with -f or without.
+    #[must_use]
+    pub fn named(&self) -> &[String] {
+        if self.filename.is_empty() { &self.paths } else { &self.filename }
+    }
+
+    /// Reads the manifests, and tells on stderr what could not be read. Where a cluster is asked, what it knows are facts
+    /// too, and where no manifests are named, its own objects are what is looked at.
     ///
     /// # Errors
-    /// When an input that was named cannot be read at all.
-    pub fn read(&self) -> anyhow::Result<Manifests> {
-        let request = Request {
-            files: self.filename.iter().map(|name| Input::of(name)).collect(),
+    /// When an input that was named cannot be read at all, the cluster cannot be reached, or it refuses.
+    pub fn read(&self, server: &ServerArgs, mut namespaces: BTreeSet<String>) -> anyhow::Result<Manifests> {
+        let session = server.open()?;
+        let of_context = session.as_ref().map(|session| session.config.default_namespace.clone());
+        let namespace = self.namespace.clone().or(of_context).unwrap_or_else(|| "default".to_owned());
+        let live = self.named().is_empty() && namespaces.is_empty();
+        let mut request = Request {
+            files: self.named().iter().map(|name| Input::of(name)).collect(),
             objects: self.objects.iter().map(|name| Input::of(name)).collect(),
             recursive: self.recursive,
-            namespace: Some(self.namespace.clone()),
+            namespace: Some(namespace.clone()),
+            nodes_complete: self.nodes_complete,
         };
-        let manifests = Manifests::read(&request)?;
-        tell(&manifests).context("stderr")?;
-        Ok(manifests)
+        let Some(session) = session else {
+            let manifests = Manifests::read(&request)?;
+            tell(&manifests).context("stderr")?;
+            return Ok(manifests);
+        };
+        session.runtime.block_on(async {
+            let client = client::connect(session.config)?;
+            let scope = if server.all_namespaces { None } else { Some(namespace.as_str()) };
+            if live {
+                let selected = live_objects(&client, scope, server.selector.as_deref()).await?;
+                request.files = selected.into_iter().map(|(name, text)| Input::Text { name, text }).collect();
+            }
+            let manifests = Manifests::read(&request)?;
+            tell(&manifests).context("stderr")?;
+            namespaces.extend(manifests.namespaces());
+            let scope = if live && scope.is_none() { ClaimsOf::All } else { ClaimsOf::Namespaces(namespaces) };
+            let read = ServerFacts::read(&client, &scope).await?;
+            let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
+            for problem in read.malformed.iter().take(MOST_NOTES) {
+                writeln!(stderr, "{} the cluster's {}; it counts as absent", style.info("note:"), clean(problem))?;
+            }
+            Ok(manifests.within(read.facts))
+        })
     }
 }
 
 /// A cluster whose objects are facts too.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Cluster")]
+#[command(
+    next_help_heading = "Cluster",
+    mut_group("ClusterArgs", |group| group.requires("server")),
+    mut_group("RequestArgs", |group| group.requires("server"))
+)]
 pub struct ServerArgs {
     /// Take facts from the cluster of your kubeconfig too: Nodes, volumes, classes, CSI objects, and the claims of the
     /// namespaces that are looked at. Nothing is written. Where an input has the same object, the cluster's counts; what
-    /// neither has does not exist, so nothing needs to be assumed.
-    #[arg(long)]
-    pub server: bool,
+    /// neither has does not exist, so nothing needs to be assumed. Without -f the Pods and workloads of the cluster are
+    /// looked at. With =ADDRESS it is the API server at that address.
+    #[arg(short = 's', long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub server: Option<String>,
 
-    /// The kubeconfig file; otherwise KUBECONFIG or ~/.kube/config.
-    #[arg(long, value_name = "FILE", requires = "server")]
-    pub kubeconfig: Option<PathBuf>,
+    /// Look at the Pods and workloads of all namespaces of the cluster.
+    #[arg(short = 'A', long, requires = "server", conflicts_with = "manifests")]
+    pub all_namespaces: bool,
 
-    /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub context: Option<String>,
+    /// Look only at Pods and workloads of the cluster whose labels match, such as app=web,tier!=cache.
+    #[arg(short = 'l', long, value_name = "SELECTOR", requires = "server", conflicts_with = "manifests")]
+    pub selector: Option<String>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    #[command(flatten)]
+    request: RequestArgs,
+}
+
+/// A cluster that is to be asked.
+struct Session {
+    runtime: tokio::runtime::Runtime,
+    config: kube::Config,
 }
 
 impl ServerArgs {
-    /// Adds what the cluster knows, and tells on stderr what could not be read of it.
-    ///
-    /// # Errors
-    /// When the cluster cannot be reached, or refuses.
-    pub fn add_to(&self, manifests: Manifests, mut namespaces: BTreeSet<String>) -> anyhow::Result<Manifests> {
-        if !self.server {
-            return Ok(manifests);
-        }
-        let cluster = ClusterArgs { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
-        namespaces.extend(manifests.namespaces());
+    /// Where the cluster is, if one is to be asked. Nothing is sent yet.
+    fn open(&self) -> anyhow::Result<Option<Session>> {
+        let Some(address) = &self.server else { return Ok(None) };
+        self.request.apply();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let read = runtime.block_on(async {
-            let client = cluster.client().await?;
-            anyhow::Ok(ServerFacts::read(&client, &namespaces).await?)
-        })?;
-        let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
-        for problem in read.malformed.iter().take(MOST_NOTES) {
-            writeln!(stderr, "{} the cluster's {}; it counts as absent", style.info("note:"), clean(problem))?;
-        }
-        Ok(manifests.within(read.facts))
+        let address = (!address.is_empty()).then_some(address.as_str());
+        let config = runtime.block_on(self.cluster.config(address))?;
+        Ok(Some(Session { runtime, config }))
     }
 }
 
@@ -138,35 +192,40 @@ pub fn exit_of(manifests: &Manifests, has_findings: bool) -> Exit {
 
 /// What is assumed of objects that are not in the input. The output names each assumption that was used.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Assumptions")]
 pub struct AssumeArgs {
+    /// The kind of cluster: k3s, kind, minikube, microk8s, docker-desktop, eks, gke or aks. Classes that are not in the
+    /// input are taken as it ships them.
+    #[arg(long, value_name = "KIND", env = "LATEBIND_ASSUME_CLUSTER", hide_env = true)]
+    pub assume_cluster: Option<Cluster>,
+
     /// How a StorageClass binds that is not in the input: delayed, immediate or unknown.
-    #[arg(
-        long,
-        value_name = "HOW",
-        default_value_t,
-        env = "LATEBIND_ASSUME_BINDING_MODE",
-        hide_env = true,
-        help_heading = "Assumptions"
-    )]
+    #[arg(long, value_name = "HOW", default_value_t, env = "LATEBIND_ASSUME_BINDING_MODE", hide_env = true)]
     pub assume_binding_mode: AssumedBinding,
 
-    /// What a Node is that is not in the input: schedulable (ready, no taints, hostname label = name) or unknown.
-    #[arg(
-        long,
-        value_name = "WHAT",
-        default_value_t,
-        env = "LATEBIND_ASSUME_NODE",
-        hide_env = true,
-        help_heading = "Assumptions"
-    )]
-    pub assume_node: AssumedNode,
+    /// What a Node is that is not in the input: schedulable (ready, no taints, hostname label = name, and with what the
+    /// Pod, its volumes and classes ask of it) or unknown. The Pods on it and near it, as far as they are not in the
+    /// input, are then taken to let the Pod in. lint and simulate take it to be schedulable, the webhook and
+    /// simulate --review to be unknown.
+    #[arg(long, value_name = "WHAT", env = "LATEBIND_ASSUME_NODE", hide_env = true)]
+    pub assume_node: Option<AssumedNode>,
+
+    /// What volumes, capacities, drivers and ResourceClaimTemplates are that are not in the input: available (a volume
+    /// fits, a driver has room, a template exists) or unknown. lint and simulate take them to be available, the webhook and simulate --review to be unknown.
+    #[arg(long, value_name = "WHAT", env = "LATEBIND_ASSUME_STORAGE", hide_env = true)]
+    pub assume_storage: Option<AssumedStorage>,
 }
 
 impl AssumeArgs {
-    /// The assumptions.
+    /// The assumptions, on top of those that the command makes by itself.
     #[must_use]
-    pub const fn assumptions(&self) -> Assumptions {
-        Assumptions { binding: self.assume_binding_mode, node: self.assume_node }
+    pub fn assumptions(&self, by_itself: Assumptions) -> Assumptions {
+        Assumptions {
+            binding: self.assume_binding_mode,
+            node: self.assume_node.unwrap_or(by_itself.node),
+            storage: self.assume_storage.unwrap_or(by_itself.storage),
+            cluster: self.assume_cluster,
+        }
     }
 }
 
@@ -198,9 +257,9 @@ pub struct RulesArgs {
 }
 
 impl RulesArgs {
-    /// The rules.
+    /// The rules, with what is taken for granted.
     #[must_use]
-    pub fn rules(&self) -> Rules {
-        Rules { pin: self.pin, schedulers: self.scheduler.clone(), ..Rules::default() }
+    pub fn rules(&self, assume: Assumptions) -> Rules {
+        Rules { pin: self.pin, schedulers: self.scheduler.clone(), assume }
     }
 }

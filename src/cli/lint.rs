@@ -1,8 +1,8 @@
-//! `latebind lint`: findings in manifests, and `--fix`, which mends some of them.
+//! `latebind lint`: findings in manifests, and `--fix`, which fixes some of them.
 
 mod check;
+mod fixing;
 mod ignore;
-mod mend;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -13,10 +13,10 @@ use clap::{Args, ValueEnum};
 use super::Exit;
 use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
 use super::output::{self, Output};
-use super::report::{Format, Point, Report, Unread};
-use super::style::{Style, clean};
-use crate::binding::Severity;
-use crate::cluster::manifests::Manifests;
+use crate::binding::{Assumptions, Severity};
+use crate::facts::files::Manifests;
+use crate::report::style::{Style, clean};
+use crate::report::{Format, Point, Report, Unread};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +25,9 @@ Examples:
 
   # what a chart renders, with the facts of the cluster of your kubeconfig
   helm template my-chart | latebind lint -f - --server
+
+  # the Pods and workloads that are in that cluster, and what to type for those that are stuck
+  latebind lint --server -A
 
   # for people here and for code scanning there
   latebind lint -f manifests/ -o table -o sarif=findings.sarif
@@ -36,24 +39,25 @@ Examples:
 To accept a finding, annotate the object or its template:
   latebind.dev/ignore: \"LB001: the claim is bound by hand\"";
 
-/// Look for Pods and workloads that would wait for ever.
+/// Look for Pods and workloads that would wait forever.
 ///
 /// Reads Pods, Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs, CronJobs, ReplicationControllers, PodTemplates
-/// and lists of them. Claims, classes, volumes and Nodes of the same input are the facts, and are looked at too.
+/// and lists of them, and Pod templates of any other kind: a mapping that has containers and volumes is judged as a Pod,
+/// in custom resources and in the YAML of ConfigMaps. What names a node and could not be judged is counted. Claims, classes, volumes and Nodes of the same input are the facts, and are looked at too.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, mut_arg("filename", |it| it.required_unless_present_any(["server", "paths"])))]
 pub struct LintArgs {
     #[command(flatten)]
     input: InputArgs,
 
-    /// How to print what was found: table, json, yaml, sarif, junit, github or gitlab, with =FILE to write it to a file.
-    /// Repeat it for several. The default is table.
+    /// How to print what was found: table, json, yaml, sarif, junit, github, gitlab or markdown, with =FILE to write it to
+    /// a file. Repeat it for several. The default is table.
     #[arg(short, long, value_name = "FORMAT[=FILE]")]
     output: Vec<Output<Format>>,
 
     /// Rewrite nodeName in the files where that is safe, and touch nothing else. Standard input is rewritten to standard
     /// output.
-    #[arg(long, help_heading = "Fix")]
+    #[arg(long, requires = "manifests", help_heading = "Fix")]
     fix: bool,
 
     /// With --fix: show what would be rewritten as a unified diff, and write nothing.
@@ -109,24 +113,25 @@ impl FailOn {
 /// Runs it.
 pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     args.check_outputs()?;
-    let manifests = args.server.add_to(args.input.read()?, BTreeSet::new())?;
-    let view = manifests.view(args.assume.assumptions());
-    let mut checked = check::check(&manifests, &view, &args.rules.rules());
+    let manifests = args.input.read(&args.server, BTreeSet::new())?;
+    let rules = args.rules.rules(args.assume.assumptions(Assumptions::in_order()));
+    let mut checked = check::check(&manifests, manifests.facts(), &rules);
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
-    let mended = mend::mend(&mut checked, stdin.map(AsRef::as_ref), args.mode());
+    let outcome = fixing::carry_out(&mut checked, stdin.map(AsRef::as_ref), args.mode());
     let report = Report {
         findings: checked.findings,
         objects: checked.objects,
-        assumptions: view.take_used().iter().map(ToString::to_string).collect(),
+        assumptions: checked.assumptions.iter().map(ToString::to_string).collect(),
         unread: unread(&manifests),
+        not_judged: checked.not_judged,
         fail_on: args.fail_on.severity().filter(|_| !args.exit_zero),
     };
-    write_out(&mended.output, args.diff)?;
-    args.print(&report, mended.stdout_is_taken)?;
-    for failure in &mended.failures {
+    write_out(&outcome.output, args.diff)?;
+    args.print(&report, outcome.stdout_is_taken)?;
+    for failure in &outcome.failures {
         writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(failure))?;
     }
-    if !mended.failures.is_empty() {
+    if !outcome.failures.is_empty() {
         return Ok(Exit::Input);
     }
     Ok(args.exit(&manifests, &report))
@@ -148,11 +153,11 @@ fn write_out(text: &str, is_diff: bool) -> std::io::Result<()> {
 }
 
 impl LintArgs {
-    const fn mode(&self) -> mend::Mode {
+    const fn mode(&self) -> fixing::Mode {
         match (self.fix, self.diff) {
-            (false, _) => mend::Mode::Propose,
-            (true, true) => mend::Mode::Diff,
-            (true, false) => mend::Mode::Write,
+            (false, _) => fixing::Mode::Propose,
+            (true, true) => fixing::Mode::Diff,
+            (true, false) => fixing::Mode::Write,
         }
     }
 
@@ -161,7 +166,7 @@ impl LintArgs {
         let explicit = self.output.iter().any(|output| output.file.is_none());
         let holds = if self.diff {
             "the diff"
-        } else if self.fix && self.input.filename.iter().any(|name| name == "-") {
+        } else if self.fix && self.input.named().iter().any(|name| name == "-") {
             "the rewritten manifests"
         } else {
             return Ok(());
@@ -201,7 +206,7 @@ impl LintArgs {
 }
 
 fn unread(manifests: &Manifests) -> Vec<Unread> {
-    let of = |problem: &crate::cluster::manifests::Problem| Unread {
+    let of = |problem: &crate::facts::files::Problem| Unread {
         file: problem.place.file.clone(),
         at: problem.place.span.map(|span| Point { line: span.start.line, column: span.start.column }),
         message: problem.message.clone(),

@@ -1,21 +1,29 @@
 //! The command line: one file a subcommand.
 
+mod by_hand;
 mod certs;
 mod check;
+mod cluster;
+mod complete;
 mod completion;
 mod crds;
+mod diagnose;
+mod dump;
+mod duration;
 mod explain;
-pub mod fix;
+mod fix;
 mod import;
 pub mod input;
 mod install;
 mod lint;
+mod man;
 pub mod output;
-pub mod report;
+pub mod replace;
 mod run;
 mod simulate;
-pub mod style;
+mod snapshot;
 mod version;
+mod wait;
 mod webhook;
 
 use std::ffi::OsString;
@@ -26,7 +34,7 @@ use std::process::ExitCode;
 use anstream::ColorChoice;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use style::{Style, clean};
+use crate::report::style::{Style, clean};
 
 /// What the process says by its exit code. Codes of peers that mean several things are told apart here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +47,8 @@ pub enum Exit {
     Input,
     /// 3: the cluster cannot be reached, or refuses.
     Cluster,
+    /// 4: what was waited for did not come in time.
+    TimedOut,
     /// 5: some of the input could not be read; the rest was looked at.
     Partial,
     /// A code that the user chose.
@@ -52,6 +62,7 @@ impl From<Exit> for ExitCode {
             Exit::Findings => 1,
             Exit::Input => 2,
             Exit::Cluster => 3,
+            Exit::TimedOut => 4,
             Exit::Partial => 5,
             Exit::Other(code) => code,
         })
@@ -64,12 +75,13 @@ Exit codes:
   1  findings at or above the severity asked for
   2  a flag or an input is wrong
   3  the cluster cannot be reached, or refuses
+  4  what was waited for did not come in time
   5  some of the input could not be read; the rest was looked at";
 
 /// Ends the deadlock between Pods that name their node and claims that wait for their first consumer.
 ///
 /// A Pod with spec.nodeName bypasses the scheduler. A claim of a WaitForFirstConsumer class waits for the scheduler.
-/// Together they wait for ever. latebind finds such Pods, says why they are stuck, and rewrites them so that they start.
+/// Together they wait forever. latebind finds such Pods, says why they are stuck, and rewrites them so that they start.
 #[derive(Debug, Parser)]
 #[command(name = "latebind", version, propagate_version = true, max_term_width = 100, after_long_help = EXIT_CODES)]
 struct Cli {
@@ -93,6 +105,10 @@ enum Color {
 enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
+    Diagnose(diagnose::DiagnoseArgs),
+    Dump(dump::DumpArgs),
+    Fix(fix::FixArgs),
+    Wait(wait::WaitArgs),
     Webhook(webhook::WebhookArgs),
     Run(Box<run::RunArgs>),
     Install(install::InstallArgs),
@@ -103,11 +119,21 @@ enum Command {
     Explain(explain::ExplainArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
+    Man(man::ManArgs),
+    #[command(name = COMPLETE, hide = true)]
+    Complete(complete::CompleteArgs),
 }
+
+/// What kubectl's file for completion calls.
+const COMPLETE: &str = "__complete";
 
 /// Runs the command line and says how it went.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args: Vec<OsString> = args.into_iter().collect();
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    // kubectl looks for a command of this name, which may be a link to the binary.
+    if called_as(args.first()).is_some_and(|name| name.starts_with("kubectl_complete-")) {
+        args.splice(1..1, [COMPLETE.into(), "--".into()]);
+    }
     let mut command = command(args.first());
     let parsed = command.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -127,6 +153,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match &cli.command {
         Command::Simulate(args) => simulate::run(args),
         Command::Lint(args) => lint::run(args),
+        Command::Diagnose(args) => diagnose::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Fix(args) => fix::run(args),
+        Command::Wait(args) => wait::run(args),
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),
         Command::Install(args) => install::run(args),
@@ -136,7 +166,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Crds(args) => crds::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Version(args) => version::run(args),
-        Command::Completion(args) => completion::run(args, command),
+        Command::Completion(args) => completion::run(args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
+        Command::Complete(args) => complete::run(args, Cli::command()),
     };
     match outcome {
         Ok(exit) => exit.into(),
@@ -151,9 +183,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// True when the cluster is to blame, not what was typed.
 fn is_of_cluster(error: &anyhow::Error) -> bool {
     let of_cluster = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<crate::cluster::server::ServerError>()
+        cause.is::<crate::facts::server::ServerError>()
+            || cause.is::<crate::kubernetes::api::ApiError>()
             || cause.is::<kube::Error>()
-            || cause.is::<kube::config::InferConfigError>()
+            || cause.is::<kube::config::InClusterError>()
             || cause.is::<kube::config::KubeconfigError>()
     };
     error.chain().any(of_cluster)
@@ -161,12 +194,16 @@ fn is_of_cluster(error: &anyhow::Error) -> bool {
 
 /// The command as it is called: as a plugin of kubectl its usage reads `kubectl latebind`.
 fn command(argv0: Option<&OsString>) -> clap::Command {
-    let name = argv0.map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str());
-    match name.and_then(|name| name.strip_prefix("kubectl-")) {
+    match called_as(argv0).and_then(|name| name.strip_prefix("kubectl-")) {
         // kubectl writes a dash of a plugin's name as an underscore in its file name.
         Some(plugin) => Cli::command().bin_name(format!("kubectl {}", plugin.replace('_', "-"))),
         None => Cli::command().bin_name("latebind"),
     }
+}
+
+/// The name of the file by which this process was started.
+fn called_as(argv0: Option<&OsString>) -> Option<&str> {
+    argv0.map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str())
 }
 
 /// Prints an error on stderr, each line of it cleaned.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::style::Style;
+use crate::report::style::Style;
 
 /// One result to print: in which format, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

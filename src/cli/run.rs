@@ -1,50 +1,34 @@
 //! `latebind run`: the roles that a cluster runs.
 
+#[cfg(target_os = "linux")]
 mod agent;
 mod arguments;
-mod controller;
-mod probing;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use tokio::task::JoinSet;
 
-use self::agent::AgentSetup;
 pub use self::arguments::{Role, RunArgs};
 use self::arguments::{Switch, WebhookRole};
-use self::controller::{Certificates, ControllerSetup};
 use super::Exit;
-use crate::admission::Exemptions;
-use crate::admission::live::LiveSetup;
-use crate::admission::server::Webhook;
-use crate::admission::service::Choices;
-use crate::agent::{AllowedBases, BLOCKING_THREADS};
+use crate::admission::service::AdmissionOptions;
+use crate::binding::Assumptions;
+use crate::controllers::volumes as provision;
+use crate::policy::{Exemptions, RescuePolicy};
+use crate::rancher;
+use crate::roles::webhook::Webhook;
+use crate::roles::webhook::live::LiveWebhookOptions;
+use crate::roles::{CertificateOptions, ControllerOptions, RoleError, run_controller};
+use crate::runtime::logs;
 use crate::runtime::serve::ConnectionLimits;
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::{client, logs};
-use crate::tls::renewal::Terms;
-use crate::tls::store::Places;
+use crate::tls::renewal::Lifetimes;
+use crate::tls::store::CertificateObjects;
 use crate::tls::{ClientCheck, PairFiles, ServingSource};
-use crate::{provision, rancher};
-
-/// Which cluster.
-#[derive(Clone, Debug, Args)]
-pub struct ClusterArgs {
-    /// The kubeconfig file; otherwise KUBECONFIG, ~/.kube/config, or the account of the Pod that this runs in.
-    #[arg(long, value_name = "FILE")]
-    pub(super) kubeconfig: Option<PathBuf>,
-
-    /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    pub(super) context: Option<String>,
-}
 
 /// Runs the roles.
 ///
@@ -57,36 +41,43 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let first = [Role::Webhook, Role::Controller, Role::Agent].into_iter().find(|role| args.role.contains(role));
     let probes = |role| (first == Some(role)).then_some(args.metrics_listen);
     let runtime = runtime(&args.role)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         let client = args.cluster.client().await?;
-        let mut roles = JoinSet::new();
+        let mut roles: JoinSet<Result<(), RoleError>> = JoinSet::new();
         if args.role.contains(&Role::Webhook) {
-            let webhook = Webhook::start_live(args.webhook_setup(client.clone())?).await?;
+            let webhook = Webhook::start_live(args.webhook_options(client.clone())?).await?;
             tracing::info!(address = %webhook.address(), metrics = %webhook.metrics_address(), "serving");
             let shutdown = shutdown.clone();
-            roles.spawn(async move { Ok::<(), anyhow::Error>(webhook.run(shutdown).await?) });
+            roles.spawn(webhook.run(shutdown));
         }
         if args.role.contains(&Role::Controller) {
-            let setup = args.controller_setup(client.clone(), probes(Role::Controller))?;
-            if let Some(options) = &setup.provisioner {
-                alone(&client, options).await?;
+            let mut options = args.controller_options(client.clone(), probes(Role::Controller))?;
+            if let Some(provisioner) = &mut options.provisioner {
+                refuse_second_provisioner(&client, provisioner).await?;
+                args.hold_back(&client, provisioner).await?;
             }
-            roles.spawn(controller::serve(setup, shutdown.clone()));
+            roles.spawn(run_controller(options, shutdown.clone()));
         }
         if args.role.contains(&Role::Agent) {
-            roles.spawn(agent::serve(args.agent_setup(client, probes(Role::Agent))?, shutdown.clone()));
+            #[cfg(target_os = "linux")]
+            roles.spawn(crate::roles::run_agent(args.agent_options(client, probes(Role::Agent))?, shutdown.clone()));
+            #[cfg(not(target_os = "linux"))]
+            bail!("--role agent: an agent runs on nodes with Linux only");
         }
         let mut outcome = Ok(());
         while let Some(ended) = roles.join_next().await {
-            let ended = ended.map_err(anyhow::Error::from).and_then(|ended| ended);
+            let ended = ended.map_err(anyhow::Error::from).and_then(|ended| Ok(ended?));
             // One role without the other is not what was asked for.
             shutdown.begin();
             outcome = outcome.and(ended);
         }
         tracing::info!("ended");
         outcome.map(|()| Exit::Clean)
-    })
+    });
+    // A disk that hangs may keep a thread forever.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Threads that run the loops of the controller: they wait for the API server most of the time, and each has its own part
@@ -103,17 +94,17 @@ fn runtime(roles: &[Role]) -> std::io::Result<tokio::runtime::Runtime> {
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(threads).enable_all();
+    #[cfg(target_os = "linux")]
     if roles.contains(&Role::Agent) {
-        builder.max_blocking_threads(BLOCKING_THREADS);
+        builder.max_blocking_threads(crate::agent::BLOCKING_THREADS);
     }
     builder.build()
 }
 
 /// Two provisioners of one name would work against each other.
-async fn alone(client: &Client, options: &provision::Options) -> anyhow::Result<()> {
+async fn refuse_second_provisioner(client: &Client, options: &provision::Options) -> anyhow::Result<()> {
     for name in &options.adopt {
-        let looking = tokio::time::timeout(client::CONNECT, rancher::rivals(client, name));
-        let rivals = looking.await.context("the API server did not answer in time")?;
+        let rivals = provision::running_provisioners(client, name).await;
         let rivals = rivals.with_context(|| format!("cannot see whether {name} still runs"))?;
         if !rivals.is_empty() {
             bail!(
@@ -126,29 +117,25 @@ async fn alone(client: &Client, options: &provision::Options) -> anyhow::Result<
     Ok(())
 }
 
-impl ClusterArgs {
-    /// A client for it.
-    ///
-    /// # Errors
-    /// When no cluster is configured.
-    pub async fn client(&self) -> anyhow::Result<Client> {
-        let config = if self.kubeconfig.is_some() || self.context.is_some() {
-            let kubeconfig = match &self.kubeconfig {
-                Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
-                None => Kubeconfig::read()?,
-            };
-            let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-            Config::from_custom_kubeconfig(kubeconfig, &options).await?
-        } else {
-            Config::infer().await.context("no cluster: neither a Pod's account nor a kubeconfig was found")?
-        };
-        Ok(client::connect(config)?)
-    }
-}
-
 impl RunArgs {
-    fn webhook_setup(&self, client: Client) -> anyhow::Result<LiveSetup> {
-        let WebhookRole { listen, mode, exempt_namespace, .. } = self.webhook.clone();
+    /// Finds what adoption would lose. Such classes are not served until somebody says that it may be lost.
+    async fn hold_back(&self, client: &Client, options: &mut provision::Options) -> anyhow::Result<()> {
+        let given = &self.controller;
+        // MicroK8s' provisioner has no ConfigMap.
+        if options.adopt.iter().all(|name| name == rancher::MICROK8S) {
+            return Ok(());
+        }
+        let found = provision::held_back(client, &given.adopt_config, &given.accept_lost).await;
+        options.held_back =
+            found.context("cannot see whether the provisioner that is adopted ran scripts of its own")?;
+        for why in options.held_back.reasons() {
+            tracing::warn!("its classes and volumes are not adopted: {why}");
+        }
+        Ok(())
+    }
+
+    fn webhook_options(&self, client: Client) -> anyhow::Result<LiveWebhookOptions> {
+        let WebhookRole { listen, mode, .. } = self.webhook.clone();
         let certificate = match (&self.webhook.tls_cert, &self.webhook.tls_key, &self.certificates.tls_secret) {
             (Some(certificate), Some(key), _) => {
                 ServingSource::Files(PairFiles { certificate: certificate.clone(), key: key.clone() })
@@ -160,13 +147,12 @@ impl RunArgs {
         };
         let names = self.webhook.client_name.clone();
         let clients = self.webhook.client_ca.as_ref().map(|path| ClientCheck::from_file(path, names)).transpose()?;
-        let mut exemptions = Exemptions::default();
-        exemptions.namespaces.extend(exempt_namespace);
-        exemptions.namespaces.insert(self.namespace.clone());
-        let mut rules = self.rules.rules();
+        let exemptions = self.exemptions();
+        let rules = self.rules.rules(Assumptions::default());
+        let mut provisioners = AdmissionOptions::default().provisioners;
         // Of MicroK8s only old volumes are served.
-        rules.provisioners.extend(self.controller.adopt.iter().filter(|name| *name != rancher::MICROK8S).cloned());
-        Ok(LiveSetup {
+        provisioners.extend(self.controller.adopt.iter().filter(|name| *name != rancher::MICROK8S).cloned());
+        Ok(LiveWebhookOptions {
             listen,
             metrics_listen: self.metrics_listen,
             client,
@@ -174,12 +160,28 @@ impl RunArgs {
             certificate,
             look_every: self.look_every()?,
             minimum_version: self.webhook.tls_min_version,
+            // Whoever reaches the port is told no more than which code: what is known is for those who may know it.
+            admission: AdmissionOptions {
+                rules,
+                provisioners,
+                mode,
+                exemptions,
+                details: clients.is_some(),
+                ..AdmissionOptions::default()
+            },
             clients,
-            choices: Choices { rules, mode, exemptions, ..Choices::default() },
             limits: ConnectionLimits::webhook(),
             shutdown_delay: self.process.shutdown_delay,
             drain_timeout: self.process.drain_timeout,
         })
+    }
+
+    /// What no role looks at.
+    fn exemptions(&self) -> Exemptions {
+        let mut exemptions = Exemptions::default();
+        exemptions.namespaces.extend(self.webhook.exempt_namespace.iter().cloned());
+        exemptions.namespaces.insert(self.namespace.clone());
+        exemptions
     }
 
     fn look_every(&self) -> anyhow::Result<Duration> {
@@ -190,12 +192,18 @@ impl RunArgs {
         Ok(every)
     }
 
-    fn controller_setup(&self, client: Client, probes: Option<SocketAddr>) -> anyhow::Result<ControllerSetup> {
+    fn controller_options(&self, client: Client, probes: Option<SocketAddr>) -> anyhow::Result<ControllerOptions> {
         let given = self.controller.clone();
-        Ok(ControllerSetup {
+        Ok(ControllerOptions {
             client,
             dry_run: given.dry_run,
-            rules: self.rules.rules(),
+            rules: self.rules.rules(Assumptions::default()),
+            policy: RescuePolicy {
+                enabled: given.rescue == Switch::On,
+                mode: self.webhook.mode,
+                exemptions: self.exemptions(),
+                tainted_nodes_for: given.tainted_nodes_for.into_iter().collect(),
+            },
             lease: (given.lease_namespace.unwrap_or_else(|| self.namespace.clone()), given.lease_name),
             metrics_listen: probes,
             certificates: self.certificates_kept()?,
@@ -212,8 +220,8 @@ impl RunArgs {
             }
             return Ok(None);
         }
-        if let Some(name) = adopt.iter().find(|name| !rancher::ADOPTABLE.contains(&name.as_str())) {
-            bail!("--adopt {name}: only {} can be adopted", rancher::ADOPTABLE.join(" and "));
+        for name in &adopt {
+            rancher::adoptable(name).map_err(|why| anyhow::anyhow!("--adopt {name}: {why}"))?;
         }
         let agent_patience = given.agent_patience;
         let pool = given.pool.clone();
@@ -221,27 +229,12 @@ impl RunArgs {
         Ok(Some(provision::Options { adopt, agent_patience, pool, mark_bound, ..provision::Options::default() }))
     }
 
-    fn agent_setup(&self, client: Client, metrics_listen: Option<SocketAddr>) -> anyhow::Result<AgentSetup> {
-        let given = &self.agent;
-        let Some(node_name) = given.node_name.clone().filter(|name| !name.is_empty()) else {
-            bail!("the agent must know its node: give --node-name, or NODE_NAME from spec.nodeName of its Pod");
-        };
-        if given.base_path.is_empty() {
-            bail!("the agent needs a directory to make volumes in: give --base-path");
-        }
-        let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
-        let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
-        let remove_orphans = given.remove_orphans.then_some(given.orphan_age);
-        let options = crate::agent::Options { node_name, bases, unlinks_per_second, remove_orphans };
-        Ok(AgentSetup { client, options, metrics_listen })
-    }
-
-    fn certificates_kept(&self) -> anyhow::Result<Option<Certificates>> {
+    fn certificates_kept(&self) -> anyhow::Result<Option<CertificateOptions>> {
         let given = &self.certificates;
         let (Some(authority), Some(serving)) = (&given.authority_secret, &given.tls_secret) else { return Ok(None) };
         let span = |life: Duration| time::Duration::try_from(life).context("a time is too long");
         let (service, namespace) = (&given.webhook_service, &self.namespace);
-        let terms = Terms {
+        let terms = Lifetimes {
             names: vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local")],
             authority_life: span(given.authority_life)?,
             leaf_life: span(given.certificate_life)?,
@@ -249,12 +242,12 @@ impl RunArgs {
             overlap: span(given.authority_overlap)?,
         };
         terms.check()?;
-        let places = Places {
+        let places = CertificateObjects {
             namespace: namespace.clone(),
             authority: authority.clone(),
             serving: serving.clone(),
             configuration: given.webhook_configuration.clone(),
         };
-        Ok(Some(Certificates { places, terms, every: self.look_every()? }))
+        Ok(Some(CertificateOptions { places, terms, every: self.look_every()? }))
     }
 }

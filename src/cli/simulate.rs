@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use super::Exit;
 use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
 use super::output::{self, Output};
-use super::style::{Style, clean_json};
 use crate::admission::Exemptions;
 use crate::admission::review::Request;
-use crate::cluster::manifests::Manifests;
+use crate::binding::Assumptions;
+use crate::facts::files::Manifests;
 use crate::policy::Mode;
-use case::{Asker, Case};
+use crate::report::style::{Style, clean_json};
+use case::{Case, Simulator};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,7 @@ Exit codes:
 /// takes; nothing is contacted, unless --server says so. What is not in the input is assumed only as the flags say, and
 /// every assumption that was used is named.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("filename", |filename| filename.required(false).required_unless_present("review")))]
+#[command(after_help = EXAMPLES, mut_arg("filename", |filename| filename.required_unless_present_any(["review", "server", "paths"])))]
 pub struct SimulateArgs {
     #[command(flatten)]
     input: InputArgs,
@@ -101,23 +102,19 @@ enum Format {
 pub fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
     let review = args.review.as_deref().map(|name| Ok::<_, anyhow::Error>((name, read_review(name)?))).transpose()?;
     let namespaces = review.iter().filter_map(|(_, bytes)| Some(Request::parse(bytes).ok()?.namespace.to_string()));
-    let manifests = args.server.add_to(args.input.read()?, namespaces.collect())?;
-    let rules = args.rules.rules();
+    let manifests = args.input.read(&args.server, namespaces.collect())?;
+    // A replay gives what the webhook would send with the same flags, and that takes nothing for granted by itself.
+    let by_itself = if review.is_some() { Assumptions::default() } else { Assumptions::in_order() };
+    let rules = args.rules.rules(args.assume.assumptions(by_itself));
     let exemptions = Exemptions::default();
-    let asker = Asker {
-        facts: manifests.facts(),
-        assumptions: args.assume.assumptions(),
-        rules: &rules,
-        mode: args.mode,
-        exemptions: &exemptions,
-    };
+    let asker = Simulator { facts: manifests.facts(), rules: &rules, mode: args.mode, exemptions: &exemptions };
     match &review {
         Some((name, bytes)) => replay(args, name, bytes, &manifests, &asker),
         None => simulate(args, &manifests, &asker),
     }
 }
 
-fn simulate(args: &SimulateArgs, manifests: &Manifests, asker: &Asker<'_>) -> anyhow::Result<Exit> {
+fn simulate(args: &SimulateArgs, manifests: &Manifests, asker: &Simulator<'_>) -> anyhow::Result<Exit> {
     let mut cases = Vec::new();
     for object in manifests.checked() {
         cases.extend(asker.object(object)?);
@@ -148,7 +145,7 @@ fn replay(
     name: &str,
     bytes: &[u8],
     manifests: &Manifests,
-    asker: &Asker<'_>,
+    asker: &Simulator<'_>,
 ) -> anyhow::Result<Exit> {
     let hook = match args.hook {
         Hook::Mutate => crate::admission::Hook::Mutate,
@@ -191,11 +188,11 @@ fn read_review(name: &str) -> anyhow::Result<Vec<u8>> {
         return Ok(bytes);
     }
     let text = String::from_utf8(bytes).with_context(|| name.to_owned())?;
-    let found = crate::cluster::located::documents(&text);
+    let found = crate::yaml::documents(&text);
     let [document] = found.as_slice() else {
         bail!("{name}: one AdmissionReview is needed, and there are {} documents", found.len())
     };
-    let value = document.value(&mut crate::cluster::located::AliasBudget::default());
+    let value = document.value(&mut crate::yaml::AliasBudget::default());
     let value = value.map_err(|error| anyhow::anyhow!("{name}:{error}"))?;
     Ok(serde_json::to_vec(&value)?)
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use jiff::SignedDuration;
 use time::OffsetDateTime;
 
 use super::Exit;
+use super::duration::duration;
 use super::input::{AssumeArgs, RulesArgs};
 use crate::admission::Exemptions;
-use crate::admission::server::{CertificateSource, Setup, Webhook};
-use crate::admission::service::{Choices, View};
-use crate::cluster::assume::Assumptions;
-use crate::cluster::manifests::{directory_fingerprint, load_directory};
+use crate::admission::service::{AdmissionOptions, View};
+use crate::binding::Assumptions;
+use crate::facts::files::{directory_fingerprint, load_directory};
 use crate::policy::Mode;
+use crate::roles::webhook::{CertificateSource, Webhook, WebhookOptions};
 use crate::runtime::logs::{self, LogFormat};
 use crate::runtime::reload::{LoadError, Source};
 use crate::runtime::serve::ConnectionLimits;
@@ -42,6 +42,9 @@ Examples:
 ///
 /// An API server calls /mutate and /validate at the listen address; put what --ca-out writes, in base64, into caBundle
 /// of the webhook configuration. /livez, /readyz and /metrics are at the metrics address, without TLS.
+///
+/// What the manifests do not say is not known, and no Pod is rewritten on a guess: --assume-node=schedulable and the other
+/// flags of that kind say what is to be taken for granted.
 ///
 /// The manifests and the certificate files are read again when they change. What is broken is left aside, and the last
 /// good version stays in use: the log, /readyz?verbose and the metric latebind_reloads_total say so.
@@ -68,7 +71,7 @@ pub struct WebhookArgs {
     )]
     metrics_listen: SocketAddr,
 
-    /// What to do about a Pod that would wait for ever: audit, warn, rewrite or deny.
+    /// What to do about a Pod that would wait forever: audit, warn, rewrite or deny.
     #[arg(long, value_name = "MODE", default_value_t, env = "LATEBIND_MODE", hide_env = true, help_heading = "Rules")]
     mode: Mode,
 
@@ -164,17 +167,9 @@ pub(super) struct ProcessArgs {
     pub log: String,
 }
 
-/// A time as a person writes it: `5s`, `1m 30s`, `500ms`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let advice = || "write a time such as 5s or 1m30s".to_owned();
-    let parsed: SignedDuration = text.parse().map_err(|_| advice())?;
-    Duration::try_from(parsed).map_err(|_| advice())
-}
-
 /// A directory of manifests as a source of facts.
 struct Objects {
     directory: PathBuf,
-    assumptions: Assumptions,
 }
 
 impl Source for Objects {
@@ -185,7 +180,7 @@ impl Source for Objects {
     }
 
     fn load(&self) -> Result<Arc<View>, LoadError> {
-        let loaded = load_directory(&self.directory, self.assumptions)?;
+        let loaded = load_directory(&self.directory)?;
         tracing::info!(directory = %self.directory.display(), objects = loaded.objects, "read manifests");
         Ok(loaded.view)
     }
@@ -226,13 +221,18 @@ pub fn run(args: &WebhookArgs) -> anyhow::Result<Exit> {
     logs::init(log_format, &log)?;
     let (certificate, minimum_version) = tls.certificate(listen)?;
     let exemptions = Exemptions { namespaces: exempt_namespace.into_iter().collect() };
-    let setup = Setup {
+    let options = WebhookOptions {
         listen,
         metrics_listen,
-        facts: Objects { directory: objects, assumptions: assume.assumptions() },
+        facts: Objects { directory: objects },
         certificate,
         minimum_version,
-        choices: Choices { rules: rules.rules(), mode, exemptions, ..Choices::default() },
+        admission: AdmissionOptions {
+            rules: rules.rules(assume.assumptions(Assumptions::default())),
+            mode,
+            exemptions,
+            ..AdmissionOptions::default()
+        },
         limits: ConnectionLimits::webhook(),
         shutdown_delay,
         drain_timeout,
@@ -241,25 +241,10 @@ pub fn run(args: &WebhookArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        let webhook = Webhook::start(setup).await?;
+        let webhook = Webhook::start(options).await?;
         tracing::info!(address = %webhook.address(), metrics = %webhook.metrics_address(), %mode, "serving");
         webhook.run(shutdown).await?;
         tracing::info!("ended");
         Ok(Exit::Clean)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_a_person_writes_them() {
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for refused in ["", "5", "-5s", "soon"] {
-            assert_eq!(duration(refused), Err("write a time such as 5s or 1m30s".to_owned()), "{refused:?}");
-        }
-    }
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::{LocalNode, LocalPool, LocalVolume};
-use crate::model::{Identity, Modelled};
+use crate::model::{Identity, ModelObject};
 
 /// An object without what nobody reads: `managedFields` is longer than all the rest, and reading it leaves the heap in
 /// pieces.
@@ -30,7 +30,7 @@ impl<K> From<K> for Kept<K> {
 }
 
 /// A kind of ours, in its parts.
-pub trait Parted: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static {
+pub trait SpecAndStatus: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static {
     /// What is wanted.
     type Spec: DeserializeOwned;
     /// What is.
@@ -42,7 +42,7 @@ pub trait Parted: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + 
 
 macro_rules! parted {
     ($($kind:ident),+) => {
-        $(impl Parted for $kind {
+        $(impl SpecAndStatus for $kind {
             type Spec = <$kind as kube::core::object::HasSpec>::Spec;
             type Status = <$kind as kube::core::object::HasStatus>::Status;
 
@@ -67,7 +67,7 @@ struct Read {
     finalizers: Option<Vec<String>>,
 }
 
-impl<'de, K: Parted> Deserialize<'de> for Kept<K> {
+impl<'de, K: SpecAndStatus> Deserialize<'de> for Kept<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(bound = "S: DeserializeOwned, T: DeserializeOwned")]
@@ -90,7 +90,7 @@ impl<'de, K: Parted> Deserialize<'de> for Kept<K> {
     }
 }
 
-impl<K: Parted> Modelled for Kept<K> {
+impl<K: SpecAndStatus> ModelObject for Kept<K> {
     type Kind = K;
 
     fn identity(&self) -> Identity {

@@ -11,12 +11,17 @@ mod pool;
 mod volume;
 
 pub use condition::{condition, is_true, set_condition};
-pub use kept::{Kept, Parted};
-pub use node::{LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan};
+pub use kept::{Kept, SpecAndStatus};
+pub use node::{
+    KeptDirectory, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan,
+    orphan_allowance,
+};
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
 pub use pool::{LocalPool, LocalPoolSpec, LocalPoolStatus, Placement, PoolNodes, PoolPath, Room};
+pub(crate) use volume::fnv1a;
 pub use volume::{
-    ClaimIdentity, Disposal, LocalVolume, LocalVolumeSpec, LocalVolumeStatus, OnDelete, Origin, Reclaim, VolumeType,
+    ClaimIdentity, Disposal, LocalVolume, LocalVolumeSpec, LocalVolumeStatus, OnDelete, Origin, Reclaim, SameClaim,
+    SeenVolume, TakeBack, VolumeType,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -28,10 +33,18 @@ pub const GROUP: &str = "latebind.dev";
 pub const FINALIZER: &str = "latebind.dev/directory";
 /// Condition: the object does what it is for.
 pub const READY: &str = "Ready";
+/// Condition of a [`LocalVolume`] that was deleted: its directory is gone as it was ordered.
+pub const DISPOSED: &str = "Disposed";
 /// Condition of a [`LocalNode`]: the Node was made anew under the same name, and a disk of its volumes was not found since.
 pub const NODE_REPLACED: &str = "NodeReplaced";
 /// Condition of a [`LocalNode`]: more orphans are due than may be removed within an hour.
 pub const ORPHANS_HELD: &str = "OrphansHeld";
+/// Condition of a [`LocalNode`]: calls to a disk do not return.
+pub const DISK_HUNG: &str = "DiskHung";
+
+/// Reason of `Ready=False` of a [`LocalVolume`]: nothing was made, since a directory that an earlier claim of the same namespace and
+/// name has left is there, and is in the report.
+pub const EXISTING_DIRECTORY: &str = "ExistingDirectory";
 
 /// The definitions, in the order in which they are to be applied.
 #[must_use]

@@ -15,7 +15,9 @@ pub enum PathError {
     #[error("the path is empty")]
     Empty,
     /// Too many bytes or components.
-    #[error("the path is too long: at most {MAX_COMPONENTS} components and {MAX_PATH_BYTES} bytes")]
+    #[error(
+        "the path is too long: at most {MAX_COMPONENTS} components of {MAX_COMPONENT_BYTES} bytes each, and {MAX_PATH_BYTES} bytes"
+    )]
     TooLong,
     /// A component that climbs, hides or cannot be a name.
     #[error("`{0}` cannot be a part of a path: use letters, digits, `.`, `_` and `-`, and no dot at the start")]
@@ -41,7 +43,8 @@ impl VolumePath {
         if text.is_empty() {
             return Err(PathError::Empty);
         }
-        if text.len() > MAX_PATH_BYTES || text.split('/').count() > MAX_COMPONENTS {
+        let long = |component: &str| component.len() > MAX_COMPONENT_BYTES;
+        if text.len() > MAX_PATH_BYTES || text.split('/').count() > MAX_COMPONENTS || text.split('/').any(long) {
             return Err(PathError::TooLong);
         }
         match text.split('/').find(|component| !is_component(component)) {
@@ -71,7 +74,7 @@ impl VolumePath {
     /// The path beneath a base.
     #[must_use]
     pub fn beneath(&self, base: &str) -> String {
-        format!("{base}/{}", self.0)
+        beneath(base, &self.0)
     }
 }
 
@@ -82,7 +85,7 @@ impl fmt::Display for VolumePath {
 }
 
 fn is_component(text: &str) -> bool {
-    (1..=MAX_COMPONENT_BYTES).contains(&text.len())
+    !text.is_empty()
         && !text.starts_with('.')
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
@@ -101,6 +104,11 @@ pub fn checked_base(text: &str) -> Result<PathBuf, PathError> {
     if clean { Ok(Path::new(text).to_path_buf()) } else { Err(refused()) }
 }
 
+/// The path of a directory beneath its base.
+pub(super) fn beneath(base: &str, path: &str) -> String {
+    format!("{base}/{path}")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -116,6 +124,8 @@ mod tests {
         }
         assert_eq!(VolumePath::parse("ns/name-1/pvc-2").unwrap().parents().collect::<Vec<_>>(), ["ns", "name-1"]);
         assert_eq!(VolumePath::parse("pvc-2").unwrap().parents().count(), 0);
+        assert!(VolumePath::parse(&"a".repeat(255)).is_ok());
+        assert_eq!(VolumePath::parse(&"a".repeat(256)), Err(PathError::TooLong), "its letters are not what is wrong");
     }
 
     #[test]

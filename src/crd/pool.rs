@@ -8,8 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::binding::selector;
-use crate::model::Node;
+use crate::model::selector;
+use crate::model::{CONTROL_PLANE, Node};
 
 /// Which nodes offer which base paths, and how volumes are spread over them.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -112,6 +112,23 @@ impl LocalPoolSpec {
     /// The paths that the pool offers on a node; none when it has no entry for it.
     #[must_use]
     pub fn paths_on(&self, node: &Node) -> &[PoolPath] {
+        self.entry_of(node).map_or(&[], |entry| &entry.paths)
+    }
+
+    /// True when the entry of a node of the control plane means it: it has the node's name, or a selector that asks for the
+    /// control plane. One that stands for all nodes, or selects by something else, does not.
+    #[must_use]
+    pub fn names(&self, node: &Node) -> bool {
+        let asks_for = |selector: &LabelSelector| {
+            let labels = selector.match_labels.iter().flatten().map(|(key, _)| key);
+            let wanted = selector.match_expressions.iter().flatten();
+            let present = wanted.filter(|wanted| matches!(wanted.operator.as_str(), "In" | "Exists"));
+            labels.chain(present.map(|wanted| &wanted.key)).any(|key| CONTROL_PLANE.contains(&key.as_str()))
+        };
+        self.entry_of(node).is_some_and(|entry| entry.names.is_some() || entry.selector.as_ref().is_some_and(asks_for))
+    }
+
+    fn entry_of(&self, node: &Node) -> Option<&PoolNodes> {
         let named = self
             .nodes
             .iter()
@@ -122,6 +139,6 @@ impl LocalPoolSpec {
             self.nodes.iter().find(|entry| entry.selector.as_ref().is_some_and(matches))
         };
         let rest = || self.nodes.iter().find(|entry| entry.names.is_none() && entry.selector.is_none());
-        named.or_else(selected).or_else(rest).map_or(&[], |entry| &entry.paths)
+        named.or_else(selected).or_else(rest)
     }
 }

@@ -50,7 +50,7 @@ fn an_entry_by_name_wins_over_a_selector_and_that_over_the_rest() {
 }
 
 #[test]
-fn names_differ_by_node_and_stay_the_same_for_ever() {
+fn names_differ_by_node_and_stay_the_same_forever() {
     assert_eq!(LocalVolume::name_for("u", "node-a"), LocalVolume::name_for("u", "node-a"));
     assert_ne!(LocalVolume::name_for("u", "node-a"), LocalVolume::name_for("u", "node-b"));
     // Stored objects carry it: a change of the function would lose them.

@@ -46,6 +46,18 @@ pub fn is_object_name(text: &str) -> bool {
 }
 
 impl Metadata {
+    /// The name; empty where none is given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The namespace of an object that has one; `default` where none is given.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+    }
+
     /// The value of an annotation.
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {

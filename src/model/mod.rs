@@ -4,40 +4,54 @@
 //! and a field that a newer API server adds cannot break them. Objects are never written back through these types.
 //! `null` stands for "absent" wherever the API server reads it so.
 
+mod anti_affinity;
+mod device;
+mod event;
 mod map;
 mod metadata;
 mod node;
+mod path;
 mod pod;
 mod quantity;
+pub mod selector;
 mod storage;
 mod text;
 mod wire;
 mod workload;
 
+pub use anti_affinity::{AntiAffinityPod, AntiAffinitySpec, OnlyAntiAffinity};
+pub use device::{
+    Allocation, MOST_RESERVED_FOR, PodResourceClaim, PodResourceClaimStatus, Reservation, ResourceClaim,
+    ResourceClaimStatus, ResourceClaimTemplate,
+};
+pub use event::{Event, EventObject, EventSeries, EventSource};
 pub use map::{Labels, Map};
 pub use metadata::{Metadata, is_object_name};
+pub(crate) use node::CONTROL_PLANE;
 pub use node::{
     CsiDriver, CsiDriverSpec, CsiNode, CsiNodeDriver, CsiNodeSpec, CsiVolumeLimit, Namespace, Node, NodeCondition,
-    NodeSpec, NodeStatus,
+    NodeSpec, NodeStatus, Repels,
 };
+pub use path::{Relation, directories_around, plain_path, rest_beneath};
 pub use pod::{
-    Affinity, ClaimSource, Container, EphemeralSource, NodeAffinity, Pod, PodAffinity, PodSpec, PodStatus, PodVolume,
-    ResourceAmounts, VolumeReference,
+    Affinity, ClaimSource, Container, EphemeralSource, NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodSpec,
+    PodStatus, PodVolume, VolumeReference,
 };
-pub use quantity::{ParseQuantityError, Quantity};
+pub use quantity::{ParseQuantityError, Quantity, ResourceAmounts};
 pub use storage::{
     Claim, ClaimReference, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, DataSource,
-    PathSource, StorageCapacity, Volume, VolumeSpec, VolumeStatus,
+    PathSource, SelectionMark, StorageCapacity, Volume, VolumeSpec, VolumeStatus,
 };
 pub use text::Text;
 pub(crate) use text::Texts;
-pub use wire::{Guarded, Identity, Modelled, Wire, reference};
-pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind};
+pub use wire::{Identity, ModelObject, OrMalformed, Wire, reference};
+pub use workload::{PodTemplate, Workload, WorkloadError, WorkloadKind, daemon_tolerations};
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
 
 /// Annotation of a claim by which the scheduler orders a volume for a node.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnSelectedNode`.
@@ -48,6 +62,8 @@ pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// The name under which classes ask for latebind. Without a slash, so that a CSIDriver object may carry it.
 pub const PROVISIONER: &str = "local.latebind.dev";
+/// Parameter of a class of latebind's: Pods of one node may share its volumes, whatever access mode their claim asks for.
+pub const SHARED_ON_NODE: &str = "sharedOnNode";
 /// Annotations of a claim: who is to make its volume. The controller manager writes both before it lets anybody begin.
 /// Source: `pkg/controller/volume/persistentvolume/pv_controller.go`, `setClaimProvisioner`.
 pub const CLAIM_PROVISIONER: [&str; 2] =
@@ -55,6 +71,8 @@ pub const CLAIM_PROVISIONER: [&str; 2] =
 /// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnDynamicallyProvisioned`.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation of a volume: its LocalVolume.
+pub const LOCAL_VOLUME: &str = "latebind.dev/local-volume";
 /// Annotation that names the class of a claim or volume and wins over `storageClassName`.
 pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Annotations that mark a class as the default one.
@@ -68,12 +86,37 @@ pub const CLASS_PARAMETERS: [&str; 4] = ["userPattern", "groupPattern", "permPat
 /// Annotation in which rancher's provisioner wrote down the node of a volume. MicroK8s' own annotation names the node that
 /// the provisioner ran on, which need not be that of the volume.
 pub const VOLUME_NODE: &str = "local.path.provisioner/selected-node";
+/// Annotation of a CSINode: the volume plugins of Kubernetes whose work a CSI driver does there, separated by commas.
+/// Source: `api/core/v1/annotation_key_constants.go`, `MigratedPluginsAnnotationKey`.
+pub const MIGRATED_PLUGINS: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 /// Annotation that only a kubelet sets, on the API server's image of a static Pod.
 pub const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 /// Namespace annotation that the admission plugin `PodNodeSelector` merges into every Pod.
 pub const NAMESPACE_NODE_SELECTOR: &str = "scheduler.alpha.kubernetes.io/node-selector";
+/// Annotation of a claim: UID of the Pod for whose sake latebind selected its node, and that node; [`SelectionMark`].
+pub const SELECTED_BY: &str = "latebind.dev/selected-node-by";
+/// Annotation of a claim: how often latebind has selected a node for that Pod, from the second time on.
+pub const SELECTIONS: &str = "latebind.dev/selected-node-count";
+/// Annotation of a claim: UID of the Pod for whose sake latebind selects no node any more, and why.
+pub const GAVE_UP: &str = "latebind.dev/gave-up";
+/// Every annotation by which latebind marks a claim.
+pub const CLAIM_MARKS: [&str; 3] = [SELECTED_BY, SELECTIONS, GAVE_UP];
+/// Namespace label that makes admission stricter there than elsewhere.
+pub const MODE_LABEL: &str = "latebind.dev/mode";
+/// Namespace label that takes a namespace out: `disabled`. The API server reads it for the webhook, rescue for itself.
+pub const WEBHOOK_LABEL: &str = "latebind.dev/webhook";
+/// Namespace label that keeps the rescue loop from writing there: `disabled`.
+pub const RESCUE_LABEL: &str = "latebind.dev/rescue";
+/// Namespace label that holds its name, on every namespace that an API server has stored.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Annotation in which latebind keeps the node name that a rewritten Pod came with.
 pub const ORIGINAL_NODE_NAME: &str = "latebind.dev/original-node-name";
+
+/// The value of a key in any case, as Go's decoder finds it; of several the last one counts.
+#[must_use]
+pub fn field_in_any_case<'a>(object: &'a serde_json::Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.iter().rev().find(|(found, _)| found.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+}
 
 /// Reads `null` as the type's default, as Go's decoder does.
 pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -73,6 +73,50 @@ impl Node {
     }
 }
 
+/// What the taints of a node keep away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repels {
+    /// No Pod.
+    Nothing,
+    /// Pods that could as well be elsewhere.
+    Preferably,
+    /// Every Pod that does not tolerate them.
+    Untolerating,
+}
+
+impl Repels {
+    /// All of them, from the least on.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Preferably, Self::Untolerating];
+}
+
+/// Labels and taints by which a node is marked as a part of the control plane, today and formerly.
+/// Source: kubeadm, `LabelNodeRoleControlPlane`.
+pub(crate) const CONTROL_PLANE: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+
+impl Node {
+    /// What its taints keep away.
+    #[must_use]
+    pub fn repels(&self) -> Repels {
+        let of_taint = |taint: &Taint| match taint.effect.as_str() {
+            "NoSchedule" | "NoExecute" => Repels::Untolerating,
+            "PreferNoSchedule" => Repels::Preferably,
+            _ => Repels::Nothing,
+        };
+        self.spec.taints.iter().map(of_taint).max().unwrap_or(Repels::Nothing)
+    }
+
+    /// True for a node of the control plane that a taint keeps free of other Pods. One without a taint, as in a cluster of
+    /// one node, is a node like any other; and a taint that comes and goes with the node's condition says nothing of that.
+    #[must_use]
+    pub fn is_reserved_control_plane(&self) -> bool {
+        let keeps = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+        let mut lasting =
+            self.spec.taints.iter().filter(keeps).filter(|taint| !taint.key.starts_with("node.kubernetes.io/"));
+        let is_marked = CONTROL_PLANE.iter().any(|label| self.label(label).is_some());
+        lasting.any(|taint| is_marked || CONTROL_PLANE.contains(&taint.key.as_str()))
+    }
+}
+
 /// A Namespace: only its labels and annotations are read.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Namespace {

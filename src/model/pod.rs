@@ -1,16 +1,17 @@
 //! Pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration, TopologySpreadConstraint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::device::{PodResourceClaim, PodResourceClaimStatus};
 use super::metadata::{Metadata, metadata};
-use super::storage::ClaimTemplate;
-use super::{MIRROR_POD, Map, Quantity, Text, boxed_object, null_as_default, object, object_or_default, objects};
+use super::storage::{Claim, ClaimTemplate};
+use super::{MIRROR_POD, ResourceAmounts, Text, boxed_object, null_as_default, object, object_or_default, objects};
 
 /// A Pod: where it may run, and which volumes its containers mount.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -72,9 +73,18 @@ pub struct PodSpec {
     /// Ephemeral containers.
     #[serde(default, deserialize_with = "null_as_default")]
     pub ephemeral_containers: Vec<Container>,
-    /// Claims of dynamic resource allocation; only their number counts.
+    /// The group of Pods with which the scheduler places this one; only whether there is one counts.
+    #[serde(default)]
+    pub scheduling_group: Option<IgnoredAny>,
+    /// What Kubernetes 1.35 had in its place.
+    #[serde(default)]
+    pub workload_ref: Option<IgnoredAny>,
+    /// The Pod uses the network of its node.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub resource_claims: Vec<IgnoredAny>,
+    pub host_network: bool,
+    /// Claims of dynamic resource allocation.
+    #[serde(default, deserialize_with = "objects")]
+    pub resource_claims: Vec<PodResourceClaim>,
 }
 
 /// `status` of a Pod.
@@ -87,6 +97,9 @@ pub struct PodStatus {
     /// When the kubelet acknowledged the Pod.
     #[serde(default)]
     pub start_time: Option<Time>,
+    /// Which ResourceClaims were made for the Pod.
+    #[serde(default, deserialize_with = "objects")]
+    pub resource_claim_statuses: Vec<PodResourceClaimStatus>,
 }
 
 /// Affinity of a Pod.
@@ -112,12 +125,31 @@ pub struct NodeAffinity {
     pub required: Option<NodeSelector>,
 }
 
-/// Pod affinity or anti-affinity; only the number of required terms counts.
+/// Pod affinity or anti-affinity; only required terms are read.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PodAffinity {
     /// Terms that must hold.
     #[serde(default, rename = "requiredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_as_default")]
-    pub required: Vec<IgnoredAny>,
+    pub required: Vec<PodAffinityTerm>,
+}
+
+/// Pods, and the topology in which they count. `matchLabelKeys` are part of the selector once the API server has stored
+/// the Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodAffinityTerm {
+    /// The Pods by label; absent means none.
+    #[serde(default)]
+    pub label_selector: Option<LabelSelector>,
+    /// Their namespaces by name; where neither these nor the selector is given, the Pod's own.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub namespaces: Vec<Text>,
+    /// Their namespaces by label.
+    #[serde(default)]
+    pub namespace_selector: Option<LabelSelector>,
+    /// The node label whose value is one topology.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub topology_key: Text,
 }
 
 /// A container: what it mounts and asks for.
@@ -141,17 +173,6 @@ pub struct VolumeReference {
     /// Name of an entry of `spec.volumes`, or of a claim template.
     #[serde(default, deserialize_with = "null_as_default")]
     pub name: Text,
-}
-
-/// Amounts of resources that a container, claim or template asks for.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct ResourceAmounts {
-    /// At least this much.
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub requests: Map<Quantity>,
-    /// At most this much; also the request where none is given.
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub limits: Map<Quantity>,
 }
 
 /// A volume of a Pod. Sources other than claims need no binding and are not read.
@@ -197,7 +218,7 @@ impl Pod {
     /// The Pod's namespace; `default` where none is given.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+        self.metadata.namespace()
     }
 
     /// Name, or the prefix of a generated one, or nothing.
@@ -220,10 +241,95 @@ impl Pod {
         self.status.phase == "Pending" && self.status.start_time.is_some()
     }
 
+    /// True when the API server has stored the Pod, so that its node name can no longer be changed.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty())
+    }
+
+    /// True when both are states of one Pod: by UID, or by name and owner where one of them has not been created yet.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.is_described_by(&other.metadata)
+    }
+
+    /// The same where of the other Pod only its metadata is known.
+    #[must_use]
+    pub fn is_described_by(&self, other: &Metadata) -> bool {
+        if let (Some(uid), Some(other)) = (&self.metadata.uid, &other.uid) {
+            return uid == other;
+        }
+        let owner = |metadata: &Metadata| {
+            let owners = metadata.owner_references.as_ref()?;
+            let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+            Some((owner.kind.clone(), owner.name.clone()))
+        };
+        let namespace = other.namespace();
+        self.namespace() == namespace
+            && self.metadata.name == other.name
+            && (self.metadata.name.is_some() || owner(&self.metadata) == owner(other))
+    }
+
+    /// True when all containers have ended for good: it uses no claim any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.status.has_ended()
+    }
+
     /// True while the Pod can still use a claim: neither ended nor being deleted.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.metadata.deletion_timestamp.is_none() && !matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+        self.metadata.deletion_timestamp.is_none() && !self.has_ended()
+    }
+
+    /// Name of the claim that a volume of the Pod stands for: the one that it names, or `<pod>-<volume>` for a generic
+    /// ephemeral volume. `None` for other sources, and for ephemeral volumes of a Pod that has no name yet.
+    /// Source: `component-helpers/storage/ephemeral`, `VolumeClaimName`.
+    #[must_use]
+    pub fn claim_name(&self, volume: &PodVolume) -> Option<Text> {
+        if let Some(source) = &volume.persistent_volume_claim {
+            return Some(source.claim_name.clone());
+        }
+        volume.ephemeral.as_ref()?;
+        let pod_name = self.metadata.name.as_deref().filter(|name| !name.is_empty())?;
+        Some(format!("{pod_name}-{}", volume.name).into())
+    }
+
+    /// Names of all claims that the Pod's volumes stand for, in the order of the volumes.
+    pub fn claim_names(&self) -> impl Iterator<Item = Text> + '_ {
+        self.spec.volumes.iter().filter_map(|volume| self.claim_name(volume))
+    }
+
+    /// The place of the Pod's volume that is this claim, which is in the Pod's namespace. The claim of an ephemeral volume
+    /// must be the Pod's own.
+    #[must_use]
+    pub fn volume_of(&self, claim: &Claim) -> Option<usize> {
+        self.spec.volumes.iter().position(|volume| {
+            self.claim_name(volume).is_some_and(|name| name == claim.name())
+                && (volume.persistent_volume_claim.is_some() || self.owns(claim))
+        })
+    }
+
+    /// True when the Pod is the controller of the claim, as it is of those of its own ephemeral volumes.
+    /// Source: `component-helpers/storage/ephemeral`, `VolumeIsForPod`.
+    #[must_use]
+    pub fn owns(&self, claim: &Claim) -> bool {
+        self.controls(&claim.metadata)
+    }
+
+    /// True when the Pod is the controller of an object.
+    #[must_use]
+    pub fn controls(&self, object: &Metadata) -> bool {
+        let mut owners = object.owner_references.iter().flatten();
+        owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == self.metadata.uid.as_deref())
+    }
+}
+
+impl PodStatus {
+    /// True in the phases that a Pod never leaves.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 }
 
@@ -240,6 +346,21 @@ impl PodSpec {
         self.all_containers().any(|container| {
             container.volume_mounts.iter().chain(&container.volume_devices).any(|mount| mount.name == volume_name)
         })
+    }
+
+    /// The names of all volumes that a container mounts or attaches: what [`Self::mounts`] answers, for who asks often.
+    #[must_use]
+    pub fn mounted_volumes(&self) -> HashSet<&str> {
+        let mounts =
+            self.all_containers().flat_map(|container| container.volume_mounts.iter().chain(&container.volume_devices));
+        mounts.map(|mount| mount.name.as_str()).collect()
+    }
+
+    /// Terms of required anti-affinity to Pods.
+    #[must_use]
+    pub fn required_anti_affinity(&self) -> &[PodAffinityTerm] {
+        let terms = self.affinity.as_ref().and_then(|affinity| affinity.pod_anti_affinity.as_ref());
+        terms.map(|terms| terms.required.as_slice()).unwrap_or_default()
     }
 
     /// Required node affinity, if any is given.

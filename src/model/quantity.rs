@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::{Map, null_as_default};
+
 /// An amount, exact to a nano-unit, with the grammar of `apimachinery/pkg/api/resource/quantity.go`.
 ///
 /// Amounts finer than a nano-unit are rounded up (away from zero), larger ones than 2^63-1 are capped, both as Kubernetes
@@ -162,6 +164,17 @@ impl<'de> Deserialize<'de> for Quantity {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// Amounts of resources that a container, claim or template asks for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ResourceAmounts {
+    /// At least this much.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub requests: Map<Quantity>,
+    /// At most this much; also the request where none is given.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub limits: Map<Quantity>,
 }
 
 #[cfg(test)]

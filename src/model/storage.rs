@@ -1,16 +1,37 @@
 //! Claims, volumes, classes and capacity.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::api::core::v1::{TopologySelectorTerm, VolumeNodeAffinity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::metadata::{Metadata, metadata};
-use super::pod::ResourceAmounts;
 use super::{
-    BETA_CLASS, DEFAULT_CLASS, Labels, Map, NO_PROVISIONER, Quantity, SELECTED_NODE, Text, null_as_default, object,
+    BETA_CLASS, DEFAULT_CLASS, Labels, Map, NO_PROVISIONER, PROVISIONER, Quantity, ResourceAmounts, SELECTED_BY,
+    SELECTED_NODE, SHARED_ON_NODE, Text, null_as_default, object,
 };
+
+/// What latebind notes on a claim when it selects a node for it, in [`SELECTED_BY`]. It outlives the selection, which the
+/// provisioner may take back and the scheduler may make anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelectionMark<'a> {
+    /// UID of the Pod for whose sake.
+    pub pod_uid: &'a str,
+    /// The node. A mark of an early version has none, and nothing can be told from it about a node.
+    pub node: Option<&'a str>,
+}
+
+impl fmt::Display for SelectionMark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.node {
+            Some(node) => write!(f, "{} {node}", self.pod_uid),
+            None => f.write_str(self.pod_uid),
+        }
+    }
+}
 
 /// A PersistentVolumeClaim.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -101,13 +122,13 @@ impl Claim {
     /// The claim's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+        self.metadata.name()
     }
 
     /// The claim's namespace; `default` where none is given.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+        self.metadata.namespace()
     }
 
     /// The value of an annotation.
@@ -134,6 +155,14 @@ impl Claim {
     #[must_use]
     pub fn selected_node(&self) -> Option<&str> {
         self.annotation(SELECTED_NODE).filter(|node| !node.is_empty())
+    }
+
+    /// What latebind noted when it selected a node for the claim, whatever has become of that selection since.
+    #[must_use]
+    pub fn selection_mark(&self) -> Option<SelectionMark<'_>> {
+        let text = self.annotation(SELECTED_BY)?;
+        let (pod_uid, node) = text.split_once(' ').map_or((text, None), |(pod_uid, node)| (pod_uid, Some(node)));
+        Some(SelectionMark { pod_uid, node })
     }
 
     /// Bound in the sense of the kubelet: phase and volume name agree.
@@ -212,6 +241,15 @@ pub struct VolumeSpec {
     /// Source: a CSI driver.
     #[serde(default)]
     pub csi: Option<CsiSource>,
+    /// Source: a disk of AWS, by the plugin that a CSI driver has taken over. Only that it is one counts.
+    #[serde(default)]
+    pub aws_elastic_block_store: Option<IgnoredAny>,
+    /// Source: the same of Google's cloud.
+    #[serde(default)]
+    pub gce_persistent_disk: Option<IgnoredAny>,
+    /// Source: the same of OpenStack.
+    #[serde(default)]
+    pub cinder: Option<IgnoredAny>,
 }
 
 /// The claim that a volume belongs to.
@@ -256,13 +294,38 @@ impl Volume {
     /// The volume's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+        self.metadata.name()
     }
 
     /// The class by annotation or field; empty when neither is given. The annotation wins.
     #[must_use]
     pub fn class_name(&self) -> &str {
         self.metadata.annotation(BETA_CLASS).or(self.spec.storage_class_name.as_deref()).unwrap_or_default()
+    }
+
+    /// True when nothing has claimed it. A volume that nobody has stored yet has no phase, and comes to be `Available`.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        let phase = self.status.phase.as_str();
+        phase == "Available" || (phase.is_empty() && self.metadata.uid.as_deref().is_none_or(str::is_empty))
+    }
+
+    /// The path on a node, of a volume that is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.spec.local.as_ref().or(self.spec.host_path.as_ref()).map(|source| source.path.as_str())
+    }
+
+    /// True while its data is to be deleted with it.
+    #[must_use]
+    pub fn is_deleted_on_release(&self) -> bool {
+        self.spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete")
+    }
+
+    /// UID of the claim that it is bound to, or was.
+    #[must_use]
+    pub fn claim_uid(&self) -> Option<&str> {
+        self.spec.claim_ref.as_ref()?.uid.as_deref().filter(|uid| !uid.is_empty())
     }
 
     /// The size.
@@ -314,7 +377,7 @@ impl Class {
     /// The class's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+        self.metadata.name()
     }
 
     /// True when its claims wait for their first consumer.
@@ -327,6 +390,12 @@ impl Class {
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         !self.provisioner.is_empty() && self.provisioner != NO_PROVISIONER
+    }
+
+    /// True when all Pods that share a volume of it must be on one node, also where its claim may be used by many.
+    #[must_use]
+    pub fn shares_on_one_node(&self) -> bool {
+        self.provisioner == PROVISIONER && self.parameters.get(SHARED_ON_NODE).is_some_and(|value| value == "true")
     }
 
     /// True when it is marked as the default class.

@@ -9,10 +9,13 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Claim, Class, CsiDriver, CsiNode, Metadata, Namespace, Node, Pod, StorageCapacity, Text, Volume};
+use super::{
+    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Event, Metadata, Namespace, Node, Pod, ResourceClaim,
+    ResourceClaimTemplate, StorageCapacity, Text, Volume,
+};
 
 /// A kind of the model, and the kind of the API that it is a part of.
-pub trait Modelled: Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static {
+pub trait ModelObject: Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static {
     /// The whole kind.
     type Kind: Resource<DynamicType = ()>;
 
@@ -42,7 +45,7 @@ pub struct Wire<K> {
     pub object: K,
 }
 
-impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
+impl<'de, K: ModelObject> Deserialize<'de> for Wire<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = K::deserialize(deserializer)?;
         let read = object.identity();
@@ -59,13 +62,13 @@ impl<'de, K: Modelled> Deserialize<'de> for Wire<K> {
 
 /// The same where one object that cannot be read must not hide the others.
 #[derive(Clone, Debug)]
-pub struct Guarded<K> {
+pub struct OrMalformed<K> {
     metadata: ObjectMeta,
     /// The object, or why it could not be read.
     pub object: Result<K, String>,
 }
 
-impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
+impl<'de, K: ModelObject> Deserialize<'de> for OrMalformed<K> {
     /// Takes JSON only, and in a watch event only behind its type, which is where every API server has it: the text is
     /// kept until it has been read, where kube's guard makes two trees of it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -96,7 +99,7 @@ impl<'de, K: Modelled> Deserialize<'de> for Guarded<K> {
 
 macro_rules! of_their_kind {
     ($($wrapper:ident),+) => {
-        $(impl<K: Modelled> Resource for $wrapper<K> {
+        $(impl<K: ModelObject> Resource for $wrapper<K> {
             type DynamicType = ();
             type Scope = <K::Kind as Resource>::Scope;
 
@@ -127,11 +130,11 @@ macro_rules! of_their_kind {
     };
 }
 
-of_their_kind!(Wire, Guarded);
+of_their_kind!(Wire, OrMalformed);
 
 /// What an event calls the object by.
 #[must_use]
-pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
+pub fn reference<K: ModelObject>(object: &K) -> ObjectReference {
     let identity = object.identity();
     ObjectReference {
         api_version: Some(K::Kind::api_version(&()).into_owned()),
@@ -145,7 +148,7 @@ pub fn reference<K: Modelled>(object: &K) -> ObjectReference {
 
 macro_rules! modelled {
     ($($kind:ident => $whole:path),+ $(,)?) => {
-        $(impl Modelled for $kind {
+        $(impl ModelObject for $kind {
             type Kind = $whole;
 
             fn identity(&self) -> Identity {
@@ -166,7 +169,11 @@ modelled!(
     Volume => k8s_openapi::api::core::v1::PersistentVolume,
     Node => k8s_openapi::api::core::v1::Node,
     Namespace => k8s_openapi::api::core::v1::Namespace,
+    Event => k8s_openapi::api::core::v1::Event,
     Pod => k8s_openapi::api::core::v1::Pod,
+    AntiAffinityPod => k8s_openapi::api::core::v1::Pod,
+    ResourceClaim => k8s_openapi::api::resource::v1::ResourceClaim,
+    ResourceClaimTemplate => k8s_openapi::api::resource::v1::ResourceClaimTemplate,
     Class => k8s_openapi::api::storage::v1::StorageClass,
     CsiDriver => k8s_openapi::api::storage::v1::CSIDriver,
     CsiNode => k8s_openapi::api::storage::v1::CSINode,
@@ -178,7 +185,7 @@ mod tests {
     use kube::core::WatchEvent;
     use kube::core::object::ObjectList;
 
-    use super::{Guarded, Node};
+    use super::{Node, OrMalformed};
 
     const BROKEN: &str =
         r#"{"metadata":{"name":"b","resourceVersion":"5","managedFields":[{}]},"spec":{"taints":"none"}}"#;
@@ -186,7 +193,7 @@ mod tests {
     #[test]
     fn one_object_that_cannot_be_read_hides_no_other() {
         let text = format!(r#"{{"kind":"NodeList","items":[{{"metadata":{{"name":"a"}}}},{BROKEN}],"metadata":{{}}}}"#);
-        let list: ObjectList<Guarded<Node>> = serde_json::from_str(&text).unwrap();
+        let list: ObjectList<OrMalformed<Node>> = serde_json::from_str(&text).unwrap();
         let [good, bad] = list.items.as_slice() else { panic!("two") };
         assert_eq!(good.object.as_ref().unwrap().name(), "a");
         assert_eq!(bad.metadata.name.as_deref(), Some("b"));
@@ -195,7 +202,7 @@ mod tests {
 
     #[test]
     fn watch_events_are_read_as_they_are_written() {
-        let read = |text: String| serde_json::from_str::<WatchEvent<Guarded<Node>>>(&text).unwrap();
+        let read = |text: String| serde_json::from_str::<WatchEvent<OrMalformed<Node>>>(&text).unwrap();
         let WatchEvent::Added(node) = read(r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#.to_owned()) else {
             panic!("added")
         };

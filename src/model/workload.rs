@@ -1,5 +1,7 @@
 //! Workloads: objects that hold a Pod template.
 
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -85,8 +87,10 @@ pub struct Workload {
     pub template: Option<PodTemplate>,
     /// Claims that each Pod of a StatefulSet gets.
     pub claim_templates: Vec<Claim>,
-    /// How many Pods a StatefulSet has, and the first ordinal.
+    /// How many Pods a StatefulSet has.
     pub replicas: u32,
+    /// It is to have no Pods for now: no replicas, or suspended.
+    pub is_idle: bool,
     /// The first ordinal of a StatefulSet.
     pub first_ordinal: u32,
 }
@@ -145,10 +149,13 @@ impl Workload {
         } else {
             StatefulSetSpec::default()
         };
+        let is_idle = object.pointer("/spec/replicas") == Some(&Value::from(0))
+            || object.pointer("/spec/suspend") == Some(&Value::Bool(true));
         Ok(Self {
             kind,
             metadata,
             template,
+            is_idle,
             claim_templates: set.volume_claim_templates,
             replicas: set.replicas.unwrap_or(1),
             first_ordinal: set.ordinals.start,
@@ -158,28 +165,81 @@ impl Workload {
     /// The workload's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+        self.metadata.name()
     }
 
     /// The workload's namespace; `default` where none is given.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+        self.metadata.namespace()
     }
 
     /// A Pod as the workload's controller would make it, without the claims of a StatefulSet.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {
         let template = self.template.as_ref()?;
+        let owner = OwnerReference {
+            kind: self.kind.group_and_kind().1.to_owned(),
+            name: self.name().to_owned(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        };
         let metadata = Metadata {
             generate_name: Some(format!("{}-", self.name()).into()),
             namespace: self.metadata.namespace.clone(),
+            owner_references: Some(vec![owner]),
             labels: template.metadata.labels.clone(),
             annotations: template.metadata.annotations.clone(),
             ..Metadata::default()
         };
-        Some(Pod { metadata, spec: template.spec.clone(), status: PodStatus::default() })
+        let mut spec = template.spec.clone();
+        if self.kind == WorkloadKind::DaemonSet {
+            spec.tolerations = spec.tolerations.iter().cloned().chain(daemon_tolerations(spec.host_network)).collect();
+            if let Some(node) = spec.node_name.clone().filter(|name| !name.is_empty()) {
+                let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
+                affinity.required = Some(daemon_node_affinity(affinity.required.take(), &node));
+            }
+        }
+        Some(Pod { metadata, spec, status: PodStatus::default() })
     }
+}
+
+/// What the controller of a DaemonSet lets its Pods tolerate, besides what the template says.
+/// Source: `pkg/controller/daemon/util/daemonset_util.go`, `AddOrUpdateDaemonPodTolerations`.
+pub fn daemon_tolerations(host_network: bool) -> impl Iterator<Item = Toleration> {
+    const TAINTS: [(&str, &str); 7] = [
+        ("node.kubernetes.io/not-ready", "NoExecute"),
+        ("node.kubernetes.io/unreachable", "NoExecute"),
+        ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+        ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+        ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+        ("node.kubernetes.io/unschedulable", "NoSchedule"),
+        ("node.kubernetes.io/network-unavailable", "NoSchedule"),
+    ];
+    let count = if host_network { TAINTS.len() } else { TAINTS.len() - 1 };
+    TAINTS.into_iter().take(count).map(|(key, effect)| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some(effect.to_owned()),
+        ..Toleration::default()
+    })
+}
+
+/// What the controller of a DaemonSet makes of the required node affinity of its Pod for a node: the node's name stands in
+/// every term, in place of other fields.
+/// Source: `pkg/controller/daemon/util/daemonset_util.go`, `ReplaceDaemonSetPodNodeNameNodeAffinity`.
+fn daemon_node_affinity(required: Option<NodeSelector>, node_name: &str) -> NodeSelector {
+    let by_name = NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node_name.to_owned()]),
+    };
+    let any = || NodeSelector { node_selector_terms: vec![NodeSelectorTerm::default()] };
+    let mut selector = required.unwrap_or_else(any);
+    for term in &mut selector.node_selector_terms {
+        term.match_fields = Some(vec![by_name.clone()]);
+    }
+    selector
 }
 
 /// The value at a path, read into a type; the type's default where the path ends early or in `null`.

@@ -1,9 +1,14 @@
-//! How far latebind may go with a Pod that it finds stuck.
+//! How far latebind may go with a Pod that it finds stuck: one answer for admission and for the rescue loop.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::binding::Lookup;
+use crate::model::{MODE_LABEL, Namespace, RESCUE_LABEL, WEBHOOK_LABEL};
 
 /// What admission does with a finding, from the least to the most that the requester notices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -16,7 +21,7 @@ pub enum Mode {
     /// Pods are rewritten where that is safe, with a warning; all others get a warning.
     #[default]
     Rewrite,
-    /// Nothing is rewritten; what would wait for ever is refused.
+    /// Nothing is rewritten; what would wait forever is refused.
     Deny,
 }
 
@@ -34,10 +39,86 @@ impl Mode {
             Self::Deny => "deny",
         }
     }
+}
 
-    /// The strictest of several modes; none when there are none.
-    pub fn strictest(modes: impl IntoIterator<Item = Self>) -> Option<Self> {
-        modes.into_iter().max()
+/// The mode for a namespace: what its label asks for, if that is stricter than the mode for all.
+///
+/// Who may label a namespace may thereby not get around what the administrator chose.
+#[must_use]
+pub fn mode_in(namespace: &Namespace, for_all: Mode) -> Mode {
+    // A word that is no mode is as good as none.
+    let asked = namespace.metadata.label(MODE_LABEL).and_then(|word| word.parse::<Mode>().ok());
+    asked.map_or(for_all, |asked| asked.max(for_all))
+}
+
+/// What is not looked at by anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exemptions {
+    /// Namespaces.
+    pub namespaces: BTreeSet<String>,
+}
+
+impl Default for Exemptions {
+    fn default() -> Self {
+        Self { namespaces: BTreeSet::from(["kube-system".to_owned()]) }
+    }
+}
+
+/// What an administrator chose about the rescue loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RescuePolicy {
+    /// It does anything at all.
+    pub enabled: bool,
+    /// The mode for all namespaces.
+    pub mode: Mode,
+    /// What it leaves alone.
+    pub exemptions: Exemptions,
+    /// Namespaces whose Pods may get existing volumes of nodes with a taint that they do not tolerate.
+    pub tainted_nodes_for: BTreeSet<String>,
+}
+
+impl Default for RescuePolicy {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            mode: Mode::default(),
+            exemptions: Exemptions::default(),
+            tainted_nodes_for: BTreeSet::new(),
+        }
+    }
+}
+
+/// How far the rescue loop goes in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing is looked at.
+    Leave,
+    /// What is stuck is counted.
+    Count,
+    /// And told, as events.
+    Tell,
+    /// And helped.
+    Write,
+}
+
+impl RescuePolicy {
+    /// How far the loop goes in a namespace of this name; none while what its labels say is not known.
+    #[must_use]
+    pub fn reach(&self, name: &str, namespace: &Lookup<Arc<Namespace>>) -> Option<Reach> {
+        if !self.enabled || self.exemptions.namespaces.contains(name) {
+            return Some(Reach::Leave);
+        }
+        // A claim of a namespace that is not there is one whose namespace has not been read yet.
+        let Lookup::Found(namespace) = namespace else { return None };
+        let is_disabled = |label| namespace.metadata.label(label) == Some("disabled");
+        if is_disabled(WEBHOOK_LABEL) || is_disabled(RESCUE_LABEL) {
+            return Some(Reach::Leave);
+        }
+        Some(match mode_in(namespace, self.mode) {
+            Mode::Audit => Reach::Count,
+            Mode::Warn => Reach::Tell,
+            Mode::Rewrite | Mode::Deny => Reach::Write,
+        })
     }
 }
 
@@ -63,7 +144,9 @@ impl fmt::Display for Mode {
 
 #[cfg(test)]
 mod tests {
-    use super::Mode;
+    use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn every_mode_reads_back_what_it_prints() {
@@ -76,9 +159,35 @@ mod tests {
     }
 
     #[test]
-    fn the_strictest_mode_wins() {
-        assert_eq!(Mode::strictest([Mode::Warn, Mode::Deny, Mode::Audit]), Some(Mode::Deny));
-        assert_eq!(Mode::strictest([Mode::Audit, Mode::Rewrite, Mode::Warn]), Some(Mode::Rewrite));
-        assert_eq!(Mode::strictest([]), None);
+    fn the_rescue_loop_goes_as_far_as_admission_would() {
+        let namespace = |labels: serde_json::Value| -> Lookup<Arc<Namespace>> {
+            Lookup::Found(Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": "a", "labels": labels}})).unwrap(),
+            ))
+        };
+        let policy = |mode| RescuePolicy { mode, ..RescuePolicy::default() };
+        let plain = namespace(json!({}));
+        for (mode, expected) in [
+            (Mode::Audit, Reach::Count),
+            (Mode::Warn, Reach::Tell),
+            (Mode::Rewrite, Reach::Write),
+            (Mode::Deny, Reach::Write),
+        ] {
+            assert_eq!(policy(mode).reach("a", &plain), Some(expected), "{mode}");
+        }
+        let rewrite = policy(Mode::Rewrite);
+        for label in ["latebind.dev/webhook", "latebind.dev/rescue"] {
+            assert_eq!(rewrite.reach("a", &namespace(json!({label: "disabled"}))), Some(Reach::Leave), "{label}");
+            assert_eq!(rewrite.reach("a", &namespace(json!({label: "enabled"}))), Some(Reach::Write), "{label}");
+        }
+        let stricter = namespace(json!({"latebind.dev/mode": "warn"}));
+        assert_eq!(policy(Mode::Audit).reach("a", &stricter), Some(Reach::Tell));
+        assert_eq!(rewrite.reach("a", &stricter), Some(Reach::Write), "a label makes it stricter, never laxer");
+        assert_eq!(rewrite.reach("kube-system", &plain), Some(Reach::Leave));
+        let off = RescuePolicy { enabled: false, ..RescuePolicy::default() };
+        assert_eq!(off.reach("a", &plain), Some(Reach::Leave));
+        for missing in [Lookup::Unknown, Lookup::Absent] {
+            assert_eq!(rewrite.reach("a", &missing), None, "what is not known permits nothing");
+        }
     }
 }

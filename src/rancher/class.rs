@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::config::checked;
 use crate::model::{CLASS_PARAMETERS, Class, VOLUME_TYPE};
-use crate::provision::{ClassParameters, ParameterError, PathPattern};
+use crate::volumes::{ClassParameters, ParameterError, PathPattern};
 
 /// What a class of rancher's asks for, as far as it can be kept. The pool is the one with the name of the class.
 ///
@@ -24,18 +25,14 @@ pub fn parameters(class: &Class) -> Result<ClassParameters, ParameterError> {
         let (key, value) = match translate(key, value) {
             Translated::Ours(key, value) => (key, value),
             Translated::Unique(pattern) => ("pathPattern", pattern),
-            Translated::Unsafe => continue,
             Translated::Refused(expected) => return Err(wrong(class, key, value, expected)),
-            Translated::Unknown => {
-                return Err(ParameterError::Unknown { class: class.name().to_owned(), key: key.to_owned() });
-            }
+            // What rancher's provisioner does not know it passes over.
+            Translated::Unsafe | Translated::Unknown => continue,
         };
         ours.parameters.insert(key.to_owned(), value);
     }
-    // Its options were dropped without a word; a hostPath volume cannot have any.
-    if !local {
-        ours.mount_options.clear();
-    }
+    // Its volumes had none, whatever the class said.
+    ours.mount_options.clear();
     ClassParameters::of(&ours)
 }
 
@@ -65,8 +62,13 @@ pub(super) fn in_force<'a>(
 
 /// Translates one parameter.
 pub(super) fn translate(key: &str, value: &str) -> Translated {
+    if key == "nodePath" {
+        return match checked(value) {
+            Ok(path) => Translated::Ours("nodePath", path),
+            Err(_) => Translated::Refused("an absolute path of the pool"),
+        };
+    }
     let (ours, value, expected) = match key {
-        "nodePath" => ("nodePath", value, "an absolute path of the pool"),
         "nodeAffinityKey" => ("nodeAffinityKey", value, "a label key of nodes"),
         "userPattern" => ("uid", value.trim(), "a plain number"),
         "groupPattern" => ("gid", value.trim(), "a plain number"),
@@ -175,9 +177,12 @@ mod tests {
         assert_eq!((read.uid, read.gid, read.mode.as_deref()), (Some(1000), Some(2000), Some("0700")));
         assert_eq!((read.volume_type, read.affinity_key.as_str()), (VolumeType::Local, "k"));
         assert_eq!(read.node_path.as_deref(), Some("/a"));
-        for wrong in
-            [json!({ "userPattern": "{{ .PVC.Name }}" }), json!({ "pathPattern": "{{ .X }}" }), json!({ "x": "y" })]
-        {
+        assert!(read.mount_options.is_empty(), "it had none before");
+        let read =
+            parameters(&class(json!({ "nodePath": "/a//b/", "pathPatern": "x", "onDelete": "archive" }), json!({})));
+        let read = read.unwrap_or_else(|error| panic!("what it never knew is refused: {error}"));
+        assert_eq!((read.node_path.as_deref(), read.on_delete), (Some("/a/b"), crate::crd::OnDelete::Delete));
+        for wrong in [json!({ "userPattern": "{{ .PVC.Name }}" }), json!({ "pathPattern": "{{ .X }}" })] {
             assert!(parameters(&class(wrong, json!({}))).is_err());
         }
     }

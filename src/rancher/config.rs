@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::crd::checked_base;
+use crate::model::{field_in_any_case as field, plain_path};
 
 /// The key that stands for all nodes that are not listed.
 pub const OTHERS: &str = "DEFAULT_PATH_FOR_NON_LISTED_NODES";
@@ -59,8 +60,10 @@ pub struct Config {
     pub locations: Locations,
     /// Seconds that a helper Pod may take.
     pub timeout: Option<i64>,
-    /// Commands that replace the scripts.
-    pub commands: Vec<String>,
+    /// Commands that replace the scripts: key and command.
+    pub commands: Vec<(String, String)>,
+    /// Places that say nothing, and why: unknown keys, and what entries by class take the place of.
+    pub passed_over: Vec<(String, &'static str)>,
 }
 
 /// For whom a location is.
@@ -80,36 +83,128 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let value: Value = serde_json::from_str(text)?;
         let top = object(&value, "the whole")?;
+        let mut passed_over = Vec::new();
         let classes = match field(top, "storageClassConfigs") {
             None | Some(Value::Null) => BTreeMap::new(),
             Some(value) => object(value, "storageClassConfigs")?
                 .iter()
-                .map(|(name, value)| Ok((name.clone(), location(object(value, name)?, name)?)))
+                .map(|(name, value)| {
+                    let place = format!("storageClassConfigs: {name}");
+                    let entry = object(value, &place)?;
+                    pass_over(entry, &format!("{place}: "), &LOCATION_KEYS, &mut passed_over)?;
+                    pass_over_entries(entry, &format!("{place}: "), &mut passed_over)?;
+                    Ok((name.clone(), location(entry, &place)?))
+                })
                 .collect::<Result<_, ConfigError>>()?,
         };
+        let top_keys = [&LOCATION_KEYS[..], &TOP_KEYS[..]].concat();
+        pass_over(top, "", &top_keys, &mut passed_over)?;
         // With entries by class rancher ignores what stands beside them.
-        let locations =
-            if classes.is_empty() { Locations::All(location(top, "it")?) } else { Locations::ByClass(classes) };
-        let commands = ["setupCommand", "teardownCommand"].iter().filter_map(|key| {
-            let command = field(top, key)?.as_str()?;
-            (!command.is_empty()).then(|| (*key).to_owned())
-        });
-        let timeout = field(top, "cmdTimeoutSeconds").and_then(Value::as_i64).filter(|seconds| *seconds > 0);
-        Ok(Self { locations, timeout, commands: commands.collect() })
+        let locations = if classes.is_empty() {
+            pass_over_entries(top, "", &mut passed_over)?;
+            Locations::All(location(top, "it")?)
+        } else {
+            for key in top.keys().filter(|key| LOCATION_KEYS.iter().any(|known| known.eq_ignore_ascii_case(key))) {
+                passed_over.push((key.clone(), "it meant nothing before either, beside storageClassConfigs"));
+            }
+            Locations::ByClass(classes)
+        };
+        let mut commands = Vec::new();
+        for key in ["setupCommand", "teardownCommand"] {
+            if let Some(command) = string(top, key)? {
+                commands.push((key.to_owned(), command.to_owned()));
+            }
+        }
+        let timeout = match field(top, "cmdTimeoutSeconds") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let form = || ConfigError::Form { place: "cmdTimeoutSeconds".to_owned(), expected: "a whole number" };
+                Some(value.as_i64().ok_or_else(form)?)
+            }
+        };
+        Ok(Self { locations, timeout, commands, passed_over })
     }
 }
 
-/// The value of a key in any case; the last one counts, as in Go.
-fn field<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    object.iter().rev().find(|(found, _)| found.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+impl Config {
+    /// The classes that it has entries for; `None` when it is for every class.
+    #[must_use]
+    pub fn classes(&self) -> Option<impl Iterator<Item = &str>> {
+        match &self.locations {
+            Locations::All(_) => None,
+            Locations::ByClass(entries) => Some(entries.keys().map(String::as_str)),
+        }
+    }
+
+    /// The paths that are the same on every node, and the class of each; `None` where it is for every class.
+    pub fn shared_paths(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
+        let (all, entries) = match &self.locations {
+            Locations::All(location) => (Some((None, location)), None),
+            Locations::ByClass(entries) => (None, Some(entries)),
+        };
+        let by_class = entries.into_iter().flatten().map(|(class, location)| (Some(class.as_str()), location));
+        all.into_iter().chain(by_class).filter_map(|(class, location)| match location {
+            Location::Shared(path) => Some((class, path.as_str())),
+            Location::Nodes(_) => None,
+        })
+    }
+}
+
+/// Places that say nothing, and why.
+type PassedOver = Vec<(String, &'static str)>;
+
+const LOCATION_KEYS: [&str; 2] = ["nodePathMap", "sharedFileSystemPath"];
+const TOP_KEYS: [&str; 4] = ["storageClassConfigs", "setupCommand", "teardownCommand", "cmdTimeoutSeconds"];
+const ENTRY_KEYS: [&str; 2] = ["node", "paths"];
+
+/// Names the keys that rancher passes over too.
+///
+/// # Errors
+/// When a known key is there in two spellings: the last one in the text counts, and that order is not known here.
+fn pass_over(
+    object: &Map<String, Value>,
+    place: &str,
+    known: &[&str],
+    into: &mut PassedOver,
+) -> Result<(), ConfigError> {
+    let mut seen: Vec<String> = Vec::new();
+    for key in object.keys() {
+        if !known.iter().any(|known| known.eq_ignore_ascii_case(key)) {
+            into.push((format!("{place}{key}"), "it meant nothing before either"));
+        } else if seen.contains(&key.to_ascii_lowercase()) {
+            return Err(ConfigError::Twice(format!("{place}{key}")));
+        } else {
+            seen.push(key.to_ascii_lowercase());
+        }
+    }
+    Ok(())
+}
+
+/// A text; `None` where it is missing or empty. Any other type makes the old provisioner refuse the whole.
+fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, ConfigError> {
+    match field(object, key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => Err(ConfigError::Form { place: key.to_owned(), expected: "a text" }),
+    }
 }
 
 fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, ConfigError> {
     value.as_object().ok_or_else(|| ConfigError::Form { place: place.to_owned(), expected: "an object" })
 }
 
+/// Names the unknown keys of the entries of a `nodePathMap`.
+fn pass_over_entries(object: &Map<String, Value>, place: &str, into: &mut PassedOver) -> Result<(), ConfigError> {
+    let entries = field(object, "nodePathMap").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for entry in entries.iter().filter_map(Value::as_object) {
+        let node = field(entry, "node").and_then(Value::as_str).unwrap_or_default();
+        pass_over(entry, &format!("{place}nodePathMap: {node}: "), &ENTRY_KEYS, into)?;
+    }
+    Ok(())
+}
+
 fn location(object: &Map<String, Value>, place: &str) -> Result<Location, ConfigError> {
-    let shared = field(object, "sharedFileSystemPath").and_then(Value::as_str).filter(|path| !path.is_empty());
+    let shared = string(object, "sharedFileSystemPath")?;
     let nodes = match field(object, "nodePathMap") {
         None | Some(Value::Null) => &[],
         Some(value) => {
@@ -129,8 +224,7 @@ fn node_paths(entries: &[Value]) -> Result<Vec<NodePaths>, ConfigError> {
     for entry in entries {
         let entry = object(entry, "an entry of nodePathMap")?;
         let form = |place: &str, expected| ConfigError::Form { place: place.to_owned(), expected };
-        let name = field(entry, "node").and_then(Value::as_str).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| form("node", "the name of a node"))?;
+        let name = string(entry, "node")?.ok_or_else(|| form("node", "the name of a node"))?;
         let mut paths: Vec<String> = Vec::new();
         let listed = match field(entry, "paths") {
             None | Some(Value::Null) => &[],
@@ -153,20 +247,12 @@ fn node_paths(entries: &[Value]) -> Result<Vec<NodePaths>, ConfigError> {
 }
 
 /// A path in its shortest form, as Go's `filepath.Abs` gives it.
-fn checked(path: &str) -> Result<String, ConfigError> {
+pub(super) fn checked(path: &str) -> Result<String, ConfigError> {
     let refused = || ConfigError::Path(path.chars().take(128).collect());
     if !path.starts_with('/') {
         return Err(refused());
     }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    let clean = format!("/{}", parts.join("/"));
+    let clean = plain_path(path);
     checked_base(&clean).map_err(|_| refused())?;
     Ok(clean)
 }
@@ -189,7 +275,7 @@ mod tests {
             NodePaths { node: Some("n".to_owned()), paths: vec![] },
         ];
         assert_eq!(config.locations, Locations::All(Location::Nodes(expected)));
-        assert_eq!((config.timeout, config.commands), (Some(30), vec!["setupCommand".to_owned()]));
+        assert_eq!((config.timeout, config.commands), (Some(30), vec![("setupCommand".to_owned(), "/x".to_owned())]));
     }
 
     #[test]
@@ -220,6 +306,9 @@ mod tests {
             r#"{"nodePathMap":[{"paths":["/a"]}]}"#,
             r#"{"nodePathMap":{}}"#,
             r#"{"storageClassConfigs":{"c":{}}}"#,
+            r#"{"nodePathMap":[{"node":"n","paths":["/a"]}],"NodePathMap":[{"node":"n","paths":["/b"]}]}"#,
+            r#"{"nodePathMap":[{"node":"n","paths":["/a"]}],"setupCommand":["/x"]}"#,
+            r#"{"nodePathMap":[{"node":"n","paths":["/a"]}],"cmdTimeoutSeconds":"30"}"#,
         ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }

@@ -1,16 +1,19 @@
-//! From a configuration of rancher's to a pool and a class of ours.
+//! From the configuration of another provisioner to pools and classes of ours, with an account of everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
-use super::class::{Translated, in_force};
-use super::config::{Config, Location, Locations, NodePaths};
-use super::{MICROK8S, RANCHER};
+use super::account::{Account, Accounts, Loss, Outcome};
+use super::config::{Config, Location, Locations, NodePaths, checked};
+use super::input::{GivenClass, GivenVolume, Input, Source, Uses};
+use super::scripts::own_scripts;
+use super::translate::{Translation, translate};
+use super::{MICROK8S, MICROK8S_DIRECTORY};
 use crate::crd::{LocalPool, LocalPoolSpec, Placement, PoolNodes, PoolPath, Room};
-use crate::model::{DEFAULT_CLASS, VOLUME_TYPE};
-use crate::provision::PROVISIONER;
+use crate::model::{Relation, plain_path};
+use crate::volumes::PROVISIONER;
 
 /// What an import gives.
 #[derive(Clone, Debug, Default)]
@@ -19,121 +22,331 @@ pub struct Import {
     pub pools: Vec<LocalPool>,
     /// Classes to create, in place of those of the same name.
     pub classes: Vec<StorageClass>,
+    /// Provisioner names of the classes that were imported, for `--adopt`.
+    pub adopt: BTreeSet<String>,
+    /// What becomes of each thing of the input.
+    pub accounts: Vec<Account>,
     /// What could not be kept, or is different now: one sentence each.
     pub notes: Vec<String>,
 }
 
-/// Translates a configuration and the classes that use it.
+impl Import {
+    /// Everything that is lost, but for what was accepted.
+    pub fn lost<'a>(&'a self, accepted: &'a BTreeSet<Loss>) -> impl Iterator<Item = &'a Account> {
+        self.accounts.iter().filter(|it| matches!(it.outcome, Outcome::Lost(loss) if !accepted.contains(&loss)))
+    }
+
+    /// The directories that the agents have to be given (chart value `agent.basePaths`).
+    #[must_use]
+    pub fn base_paths(&self) -> BTreeSet<&str> {
+        let nodes = self.pools.iter().flat_map(|pool| &pool.spec.nodes);
+        nodes.flat_map(|nodes| &nodes.paths).map(|path| path.path.as_str()).collect()
+    }
+}
+
+/// Translates one configuration and the classes that use it.
 #[must_use]
 pub fn import(config: &Config, classes: &[StorageClass]) -> Import {
-    let mut made = Import::default();
-    for command in &config.commands {
-        made.notes.push(format!("{command} is not kept: the agent runs no commands"));
-    }
-    if let Some(seconds) = config.timeout {
-        made.notes.push(format!("cmdTimeoutSeconds ({seconds}) is not needed: there are no helper Pods to wait for"));
-    }
+    let mut input = Input::default();
+    input.add_source(config.clone());
     for class in classes {
-        if class.provisioner != RANCHER && class.provisioner != MICROK8S {
-            made.notes.push(format!(
-                "class {} is of provisioner {}: left as it is",
-                class.name_any(),
-                class.provisioner
-            ));
-            continue;
-        }
-        let name = class.name_any();
-        let location = match &config.locations {
-            Locations::All(location) => Some(location),
-            Locations::ByClass(by_class) => by_class.get(&name),
-        };
-        match location {
-            None => made.notes.push(format!("class {name} has no entry in storageClassConfigs: it was not served before either")),
-            Some(Location::Shared(path)) => made.notes.push(format!(
-                "class {name} uses the shared path {path}: a file system that all nodes share needs no local provisioner, \
-                 so it is not imported; keep the old provisioner for it, or use an NFS driver"
-            )),
-            Some(Location::Nodes(nodes)) => {
-                made.pools.push(pool(&name, nodes));
-                let translated = translate(class, &mut made.notes);
-                made.classes.push(translated);
-            }
-        }
+        input.add_class(class.clone());
     }
-    if !made.pools.is_empty() {
-        made.notes.push(
-            "sizes are not checked (`room: Ignore`), as before; `room: Free` refuses claims that are larger than what is free"
-                .to_owned(),
+    import_all(&input)
+}
+
+/// Translates everything that was given.
+#[must_use]
+pub fn import_all(input: &Input) -> Import {
+    let mut importing = Importing { input, made: Import::default(), accounts: Accounts::default(), used: Vec::new() };
+    for given in &input.classes {
+        importing.class(given);
+    }
+    for source in &input.sources {
+        importing.source(source);
+    }
+    importing.volumes();
+    for other in &input.others {
+        importing.accounts.left_alone(other, "it is not imported");
+    }
+    if !importing.made.pools.is_empty() {
+        importing.accounts.changed(
+            "room",
+            "sizes are not checked (`room: Ignore`), as before; `room: Free` refuses claims that are larger than what is free",
         );
     }
+    let Importing { mut made, accounts, .. } = importing;
+    made.accounts = accounts.into_vec();
+    let differs = |account: &&Account| account.outcome != Outcome::Kept;
+    made.notes = made.accounts.iter().filter(differs).map(ToString::to_string).collect();
     made
 }
 
-fn pool(name: &str, nodes: &[NodePaths]) -> LocalPool {
-    let nodes = nodes.iter().map(|entry| PoolNodes {
-        names: entry.node.clone().map(|node| vec![node]),
-        selector: None,
-        paths: entry.paths.iter().map(|path| PoolPath { path: path.clone(), require_mount: false }).collect(),
-    });
-    LocalPool::new(name, LocalPoolSpec { nodes: nodes.collect(), placement: Placement::RoundRobin, room: Room::Ignore })
+struct Importing<'a> {
+    input: &'a Input,
+    made: Import,
+    accounts: Accounts,
+    /// Configuration and class that uses it.
+    used: Vec<(&'a str, &'a str)>,
 }
 
-fn translate(class: &StorageClass, notes: &mut Vec<String>) -> StorageClass {
-    let name = class.name_any();
-    let annotations = class.metadata.annotations.clone().unwrap_or_default();
-    let mut parameters = BTreeMap::from([("pool".to_owned(), name.clone())]);
-    let annotated = annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    for (key, value) in in_force(annotated, class.parameters.as_ref()) {
-        match super::class::translate(key, value) {
-            Translated::Ours(ours, value) => drop(parameters.insert(ours.to_owned(), value)),
-            Translated::Unique(pattern) => {
-                notes.push(format!("class {name}: pathPattern becomes {pattern}, so that no two claims share a directory"));
-                parameters.insert("pathPattern".to_owned(), pattern);
+/// The most entries of a pool and the most names of an entry, as the definition of LocalPool has them.
+const MAX_ENTRIES: usize = 128;
+const MAX_NAMES: usize = 1024;
+const MAX_PATHS: usize = 64;
+/// The most volumes that are named one by one: more lines than that nobody reads.
+const MAX_VOLUMES: usize = 50;
+
+impl<'a> Importing<'a> {
+    fn class(&mut self, given: &'a GivenClass) {
+        let name = given.name();
+        let place = format!("class {name}");
+        let provisioner = &given.class.provisioner;
+        if !self.input.is_ours(given) {
+            let why = if provisioner == PROVISIONER {
+                "it is latebind's already".to_owned()
+            } else {
+                format!(
+                    "it is of provisioner {provisioner} and left as it is; with --adopt {provisioner} it is imported"
+                )
+            };
+            return self.accounts.left_alone(place, why);
+        }
+        if self.made.classes.iter().any(|made| made.name_any() == name) {
+            let why = "another class of that name was given, which differs: give one of them";
+            return self.accounts.lost(Loss::Entries, place, why);
+        }
+        if provisioner == MICROK8S {
+            return self.microk8s(given);
+        }
+        match self.configured(given) {
+            Ok((source, config)) => self.located(given, place, source, config),
+            Err(why) => self.accounts.lost(Loss::Entries, place, why),
+        }
+    }
+
+    /// Where a class is configured, and how.
+    ///
+    /// # Errors
+    /// Why it is not known.
+    fn configured(&mut self, given: &'a GivenClass) -> Result<(&'a Source, &'a Config), String> {
+        let source = match self.input.source_of(given) {
+            Uses::One(source) => source,
+            Uses::Several(several) => {
+                let several = several.join(" or ");
+                return Err(format!(
+                    "it may use {several}: import them one at a time, or give the Deployments of their provisioners too"
+                ));
             }
-            Translated::Unsafe => {
-                notes.push(format!("class {name}: allowUnsafePathPattern is not kept: directories never leave the base"));
+            Uses::None if self.input.sources.is_empty() => {
+                return Err("there is no config.json: give --config, or the ConfigMap that holds it".to_owned());
             }
-            Translated::Refused(expected) if key == "pathPattern" => notes.push(format!(
-                "class {name}: pathPattern `{value}` is not kept: it should be {expected}, nothing else is sure to stay in the base"
-            )),
-            Translated::Refused(expected) => {
-                notes.push(format!("class {name}: parameter {key} (`{value}`) is not kept: it should be {expected}"));
+            Uses::None => {
+                let why = "it has no entry in storageClassConfigs, nor a configuration of its own: it was not served before either";
+                return Err(why.to_owned());
             }
-            Translated::Unknown => {
-                notes.push(format!("class {name}: parameter {key} (`{value}`) is not kept: it meant nothing before either"));
+        };
+        self.used.push((&source.place, given.name()));
+        let config = source.config.as_ref().map_err(|_| format!("{} cannot be read", source.place))?;
+        Ok((source, config))
+    }
+
+    /// Its paths become a pool, and it a class of ours.
+    fn located(&mut self, given: &'a GivenClass, place: String, source: &'a Source, config: &'a Config) {
+        let name = given.name();
+        let location = match &config.locations {
+            Locations::All(location) => Some((location, String::new())),
+            Locations::ByClass(entries) => {
+                entries.get(name).map(|entry| (entry, format!("storageClassConfigs: {name}: ")))
+            }
+        };
+        match location {
+            Some((Location::Shared(path), entry)) => {
+                let why = format!(
+                    "it uses the shared path {path}: a file system that all nodes share needs no local provisioner, so it is not \
+                     imported; keep the old provisioner for it, or use an NFS driver"
+                );
+                let what = format!("{}{entry}sharedFileSystemPath: {path}", within(source));
+                self.accounts.lost(Loss::Entries, what, why.clone());
+                self.accounts.lost(Loss::Entries, place, why);
+            }
+            Some((Location::Nodes(nodes), entry)) => {
+                if let Some(pool) = pool(name, nodes) {
+                    self.paths(source, &entry, nodes, name);
+                    self.take(given, pool, Translation::rancher());
+                } else {
+                    let why = format!(
+                        "its nodes have more than {MAX_ENTRIES} different lists of paths, or one of more than {MAX_PATHS} paths: \
+                         make its LocalPool by labels"
+                    );
+                    self.accounts.lost(Loss::Entries, place, why);
+                }
+            }
+            // `source_of` gives only configurations that list the class.
+            None => {}
+        }
+    }
+
+    fn microk8s(&mut self, given: &GivenClass) {
+        let name = given.name();
+        let directory =
+            given.class.parameters.as_ref().and_then(|it| it.get("pvDir")).filter(|it| !it.trim().is_empty());
+        let deployed =
+            self.input.deployed.iter().filter(|it| it.provisioner == MICROK8S).find_map(|it| it.directory.as_ref());
+        let path = directory.or(deployed).map_or(MICROK8S_DIRECTORY, String::as_str);
+        let Ok(path) = checked(path) else {
+            return self.accounts.lost(
+                Loss::Entries,
+                format!("class {name}"),
+                format!("parameter pvDir (`{path}`) should be an absolute path below /"),
+            );
+        };
+        self.accounts
+            .kept(format!("class {name}: parameter pvDir: {path}"), format!("LocalPool {name}, on every node"));
+        let nodes = [NodePaths { node: None, paths: vec![path] }];
+        if let Some(pool) = pool(name, &nodes) {
+            self.take(given, pool, Translation::microk8s());
+        }
+    }
+
+    fn take(&mut self, given: &GivenClass, pool: LocalPool, translation: Translation) {
+        self.accounts.kept(format!("class {}", given.name()), format!("class and LocalPool {}", given.name()));
+        let class = translate(given, translation, &mut self.accounts);
+        self.made.adopt.insert(given.class.provisioner.clone());
+        self.made.pools.push(pool);
+        self.made.classes.push(class);
+    }
+
+    fn paths(&mut self, source: &Source, entry: &str, nodes: &[NodePaths], class: &str) {
+        for NodePaths { node, paths } in nodes {
+            let node = node.as_deref().unwrap_or(super::config::OTHERS);
+            let place = format!("{}{entry}nodePathMap: {node}", within(source));
+            if paths.is_empty() {
+                self.accounts.kept(place, format!("LocalPool {class}: no paths, so no volumes there"));
+                continue;
+            }
+            for path in paths {
+                self.accounts.kept(format!("{place}: {path}"), format!("LocalPool {class}"));
             }
         }
     }
-    let kind = annotations.get(VOLUME_TYPE).map(String::as_str).unwrap_or_default();
-    let local = kind.eq_ignore_ascii_case("local");
-    if !local && !kind.is_empty() && !kind.eq_ignore_ascii_case("hostpath") {
-        notes.push(format!(
-            "class {name}: annotation {VOLUME_TYPE} (`{kind}`) is not kept: it should be local or hostPath"
-        ));
+
+    /// What a configuration says besides the paths of the classes that use it.
+    fn source(&mut self, source: &'a Source) {
+        let used: Vec<&str> =
+            self.used.iter().filter(|(place, _)| *place == source.place).map(|(_, class)| *class).collect();
+        let config = match &source.config {
+            Ok(config) => config,
+            Err(_) if !source.is_ours() => {
+                self.accounts.left_alone(&source.place, "its config.json is of another program");
+                return;
+            }
+            Err(error) => {
+                self.accounts.lost(Loss::Entries, &source.place, error.to_string());
+                return self.scripts(source, None);
+            }
+        };
+        if used.is_empty() && !matches!(config.locations, Locations::ByClass(_)) {
+            let why = "no class of the input uses it, and pools take their names from classes: give its class too";
+            self.accounts.lost(Loss::Entries, &source.place, why);
+        }
+        if let Locations::ByClass(entries) = &config.locations {
+            for name in entries.keys().filter(|name| !used.contains(&name.as_str())) {
+                let place = format!("{}storageClassConfigs: {name}", within(source));
+                let why = "its class is not in the input, or uses another configuration: give class and configuration together";
+                self.accounts.lost(Loss::Entries, place, why);
+            }
+        }
+        for (place, why) in &config.passed_over {
+            self.accounts.not_needed(format!("{}{place}", within(source)), *why);
+        }
+        if let Some(seconds) = config.timeout {
+            let place = format!("{}cmdTimeoutSeconds ({seconds})", within(source));
+            self.accounts.not_needed(place, "there are no helper Pods to wait for");
+        }
+        self.scripts(source, Some(config));
     }
-    parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
-    if !local && class.mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
-        notes.push(format!("class {name}: mountOptions are dropped, as before: hostPath volumes cannot have any"));
+
+    /// What becomes of the volumes that are there: all of them go on; the question is who takes them away.
+    fn volumes(&mut self) {
+        let bases = self.made.base_paths();
+        let is_beneath = |path: &str| {
+            let path = plain_path(path);
+            bases.iter().any(|base| Relation::of(&path, base) == Relation::Inside)
+        };
+        let ours = self.input.volumes.iter().filter(|volume| self.made.adopt.contains(&volume.provisioner));
+        let (inside, outside): (Vec<&GivenVolume>, Vec<&GivenVolume>) =
+            ours.partition(|volume| is_beneath(&volume.path));
+        if !inside.is_empty() {
+            let place = format!("volumes that are there: {}", inside.len());
+            self.accounts.kept(
+                place,
+                "they go on as they are, and go with their directories when they are released under Delete",
+            );
+        }
+        for volume in outside.iter().take(MAX_VOLUMES) {
+            let why = format!(
+                "it goes on as it is, but {} is beneath no path of a pool: its directory stays when it is released; add the path to a \
+                 LocalPool and to agent.basePaths",
+                volume.path
+            );
+            self.accounts.changed(format!("volume {}", volume.name), why);
+        }
+        if let Some(more @ 1..) = outside.len().checked_sub(MAX_VOLUMES) {
+            self.accounts.changed(format!("{more} more volumes"), "they too are beneath no path of a pool");
+        }
     }
-    if class.allow_volume_expansion == Some(true) {
-        notes.push(format!("class {name}: allowVolumeExpansion is dropped: nothing enlarged a volume before either"));
+
+    fn scripts(&mut self, source: &Source, config: Option<&Config>) {
+        let own = own_scripts(&source.texts, config);
+        for script in &own {
+            let of_config = script.key.ends_with("Command");
+            let place = if of_config { within(source) } else { format!("{}: ", source.place) };
+            self.accounts.lost(Loss::Scripts, format!("{place}{}", script.key), script.note.clone());
+        }
+        for key in source.texts.keys().filter(|key| key.as_str() != "config.json") {
+            let place = format!("{}: {key}", source.place);
+            if own.iter().any(|script| script.key == *key) {
+                continue;
+            }
+            match key.as_str() {
+                "setup" | "teardown" => self.accounts.kept(place, "the stock script: the agent does the same"),
+                "helperPod.yaml" => self.accounts.not_needed(place, "the stock template: there are no helper Pods"),
+                _ => self.accounts.lost(
+                    Loss::Scripts,
+                    place,
+                    "the old provisioner does not read it itself, a script of yours may: the agent runs none",
+                ),
+            }
+        }
     }
-    notes.push(format!(
-        "class {name}: annotation volumeType of a claim is no longer read: a tenant does not choose the source"
-    ));
-    let mut translated = StorageClass {
-        provisioner: PROVISIONER.to_owned(),
-        parameters: Some(parameters),
-        mount_options: class.mount_options.clone().filter(|_| local),
-        allow_volume_expansion: None,
-        reclaim_policy: class.reclaim_policy.clone(),
-        volume_binding_mode: class.volume_binding_mode.clone(),
-        allowed_topologies: class.allowed_topologies.clone(),
-        ..StorageClass::default()
-    };
-    translated.metadata.name = Some(name);
-    let kept =
-        annotations.into_iter().filter(|(key, _)| DEFAULT_CLASS.contains(&key.as_str())).collect::<BTreeMap<_, _>>();
-    translated.metadata.annotations = (!kept.is_empty()).then_some(kept);
-    translated
+}
+
+/// The place of a key of `config.json`.
+fn within(source: &Source) -> String {
+    if source.name.is_some() { format!("{}: config.json: ", source.place) } else { format!("{}: ", source.place) }
+}
+
+/// A pool with these paths. Nodes with the same paths share an entry. `None` when it would be larger than a pool may be.
+fn pool(name: &str, nodes: &[NodePaths]) -> Option<LocalPool> {
+    let mut by_paths: BTreeMap<&[String], Vec<String>> = BTreeMap::new();
+    for entry in nodes {
+        if let Some(node) = &entry.node {
+            by_paths.entry(&entry.paths).or_default().push(node.clone());
+        }
+    }
+    let paths =
+        |paths: &[String]| paths.iter().map(|path| PoolPath { path: path.clone(), require_mount: false }).collect();
+    let mut entries: Vec<PoolNodes> = Vec::new();
+    for entry in nodes.iter().filter(|entry| entry.node.is_none()) {
+        entries.push(PoolNodes { names: None, selector: None, paths: paths(&entry.paths) });
+    }
+    for (its_paths, names) in by_paths {
+        for names in names.chunks(MAX_NAMES) {
+            entries.push(PoolNodes { names: Some(names.to_vec()), selector: None, paths: paths(its_paths) });
+        }
+    }
+    let fits = entries.len() <= MAX_ENTRIES && nodes.iter().all(|entry| entry.paths.len() <= MAX_PATHS);
+    let spec = LocalPoolSpec { nodes: entries, placement: Placement::RoundRobin, room: Room::Ignore };
+    fits.then(|| LocalPool::new(name, spec))
 }

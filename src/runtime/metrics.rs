@@ -17,6 +17,8 @@ pub enum Bound {
     connections,
     /// The bytes of request bodies held at one time.
     bodies,
+    /// Scrapes at one time.
+    scrapes,
 }
 
 /// Why a handshake did not end well.
@@ -50,6 +52,7 @@ struct ReloadLabel {
 pub struct ServerMetrics {
     connections: Gauge,
     sheds: Family<BoundLabel, Counter>,
+    evictions: Counter,
     handshake_failures: Family<HandshakeLabel, Counter>,
     accept_errors: Counter,
     panics: Counter,
@@ -71,6 +74,11 @@ impl ServerMetrics {
         );
         registry.register("connections", "TLS connections that are open", self.connections.clone());
         registry.register("sheds", "Clients turned away because a bound was reached", self.sheds.clone());
+        registry.register(
+            "connection_evictions",
+            "Connections closed to make room for new ones",
+            self.evictions.clone(),
+        );
         registry.register("tls_handshake_failures", "TLS handshakes that failed", self.handshake_failures.clone());
         registry.register("accept_errors", "Connections that could not be accepted", self.accept_errors.clone());
         registry.register("panics", "Requests that ended in a panic", self.panics.clone());
@@ -82,7 +90,7 @@ impl ServerMetrics {
             self.certificate_expiry.clone(),
         );
         // Alerts on a rate need the series from the beginning.
-        for bound in [Bound::connections, Bound::bodies] {
+        for bound in [Bound::connections, Bound::bodies, Bound::scrapes] {
             drop(self.sheds.get_or_create(&BoundLabel { bound }));
         }
         for reason in [HandshakeFailure::timeout, HandshakeFailure::error] {
@@ -93,6 +101,11 @@ impl ServerMetrics {
     /// Counts a client that was turned away.
     pub fn shed(&self, bound: Bound) {
         self.sheds.get_or_create(&BoundLabel { bound }).inc();
+    }
+
+    /// Counts a connection that was closed to make room for a new one.
+    pub fn evicted(&self) {
+        self.evictions.inc();
     }
 
     /// How many clients a bound has turned away.

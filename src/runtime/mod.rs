@@ -1,9 +1,6 @@
 //! What every long-running role needs: a bounded server, readiness, shutdown in two stages, reloading, metrics, logs.
 
-pub mod api;
-pub mod client;
-pub mod events;
-pub mod lease;
+mod connections;
 pub mod logs;
 pub mod metrics;
 pub mod probes;

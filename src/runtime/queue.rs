@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -47,13 +47,17 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
 impl<K: Clone + Eq + Hash + Ord> Queue<K> {
     /// Has a key looked at now.
     pub fn now(&self, key: K) {
-        let now = Instant::now();
+        self.at(key, Instant::now());
+    }
+
+    /// Has a key looked at from this moment on, or sooner if it is due sooner.
+    pub fn at(&self, key: K, due: Instant) {
         let mut state = self.lock();
         if let Some(again) = state.running.get_mut(&key) {
-            again.get_or_insert(now);
+            *again = Some(again.map_or(due, |sooner| sooner.min(due)));
             return;
         }
-        state.put(key, now);
+        state.put(key, due);
         drop(state);
         self.changed.notify_one();
     }
@@ -97,16 +101,15 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
     pub fn done(&self, key: K, again: Option<Duration>) {
         let mut state = self.lock();
         let changed = state.running.remove(&key).flatten();
-        let due = changed.or_else(|| again.map(|pause| Instant::now() + pause));
-        let Some(due) = due else { return };
+        let again = again.map(|pause| Instant::now() + pause);
+        let Some(due) = changed.into_iter().chain(again).min() else { return };
         state.put(key, due);
         drop(state);
         self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        // No code that holds the lock can leave the state half-written.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -150,6 +153,26 @@ mod tests {
         assert_eq!(timeout(SOON, queue.next()).await.unwrap().0, "a");
         queue.done("a", None);
         assert!(timeout(Duration::from_secs(600), queue.next()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_comes_at_the_sooner_of_two_moments() {
+        let queue = Queue::default();
+        let from_now = |seconds| tokio::time::Instant::now() + Duration::from_secs(seconds);
+        queue.at("a", from_now(30));
+        queue.at("a", from_now(20));
+        queue.at("a", from_now(40));
+        assert!(timeout(Duration::from_secs(19), queue.next()).await.is_err());
+        assert_eq!(timeout(Duration::from_secs(2), queue.next()).await.unwrap().0, "a");
+        // The same while it is looked at, whatever pause that look asks for.
+        queue.at("a", from_now(20));
+        queue.at("a", from_now(10));
+        queue.done("a", Some(Duration::from_secs(30)));
+        assert!(timeout(Duration::from_secs(9), queue.next()).await.is_err());
+        assert_eq!(timeout(Duration::from_secs(2), queue.next()).await.unwrap().0, "a");
+        queue.at("a", from_now(60));
+        queue.done("a", Some(Duration::from_secs(5)));
+        assert_eq!(timeout(Duration::from_secs(6), queue.next()).await.unwrap().0, "a");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,8 @@
 //! Readiness as a latch: a role is ready while every part that registered says so.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// All parts of one process.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +76,7 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, Parts> {
-        // No code that holds the lock can leave the parts half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

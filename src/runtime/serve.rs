@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,13 +16,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::connections::{Admitted, Connections, Place};
 use super::metrics::{Bound, HandshakeFailure, ServerMetrics};
 
 /// After this pause accepting is tried again when the process is out of file descriptors or memory.
@@ -32,13 +31,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// What bounds the connections of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Connections that are open at one time; one more is closed at once.
+    /// Connections that are open at one time. For one more the longest idle one is closed.
     pub connections: usize,
     /// Time for a TLS handshake.
     pub handshake: Duration,
-    /// Time in which a new connection must send its first request once half of the connections are in use. Until then
-    /// only `idle` counts, since a Go client may keep a connection that it has dialled but not needed yet.
-    pub first_request: Duration,
     /// Time between two requests, and time to send the headers of one: hyper has one timer for both.
     pub idle: Duration,
     /// Size of the read buffer of a connection, and so of its request headers, in bytes.
@@ -55,25 +51,13 @@ impl ConnectionLimits {
     ///   request may meet a connection that is being closed.
     #[must_use]
     pub const fn webhook() -> Self {
-        Self {
-            connections: 512,
-            handshake: Duration::from_secs(5),
-            first_request: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
-            buffer: 64 << 10,
-        }
+        Self { connections: 512, handshake: Duration::from_secs(5), idle: Duration::from_secs(120), buffer: 64 << 10 }
     }
 
     /// For probes and scrapes: a kubelet and a few Prometheus servers, one connection each.
     #[must_use]
     pub const fn probes() -> Self {
-        Self {
-            connections: 64,
-            handshake: Duration::from_secs(5),
-            first_request: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
-            buffer: 16 << 10,
-        }
+        Self { connections: 64, handshake: Duration::from_secs(5), idle: Duration::from_secs(120), buffer: 16 << 10 }
     }
 }
 
@@ -111,28 +95,30 @@ struct Shared {
     limits: ConnectionLimits,
     metrics: Arc<ServerMetrics>,
     stages: Stages,
-    permits: Arc<Semaphore>,
+    connections: Connections,
 }
 
 impl Server {
     /// Serves until the stages say otherwise; returns when the last connection is gone.
     pub async fn run(self) {
         let Self { listener, tls, router, limits, metrics, stages } = self;
-        let permits = Arc::new(Semaphore::new(limits.connections));
-        let shared = Arc::new(Shared { tls, router, limits, metrics, stages, permits });
-        // As many tasks as permits.
+        let connections = Connections::new(limits.connections);
+        let shared = Arc::new(Shared { tls, router, limits, metrics, stages, connections });
+        // As many tasks as connections.
         let tasks = TaskTracker::new();
         let draining = shared.stages.draining.clone();
         while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, _)) => {
-                    if let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() {
-                        tasks.spawn(Arc::clone(&shared).connection(stream, permit));
-                    } else {
-                        // Closing says at once what a place in a queue would say after the client's timeout.
-                        shared.metrics.shed(Bound::connections);
+                Ok((stream, peer)) => match shared.connections.admit(peer) {
+                    Some(Admitted { place, evicted }) => {
+                        if evicted {
+                            shared.metrics.evicted();
+                        }
+                        tasks.spawn(Arc::clone(&shared).connection(stream, place));
                     }
-                }
+                    // Closing says at once what a place in a queue would say after the client's timeout.
+                    None => shared.metrics.shed(Bound::connections),
+                },
                 Err(error) => {
                     shared.metrics.accept_failed();
                     if !is_of_one_connection(&error) {
@@ -148,6 +134,61 @@ impl Server {
     }
 }
 
+/// A server on a thread of its own, where no work of the process keeps it from answering. Dropping this ends it.
+#[derive(Debug)]
+pub struct OwnThread {
+    stages: Stages,
+    ended: CancellationToken,
+}
+
+impl OwnThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(server: Server) -> io::Result<Self> {
+        let stages = server.stages.clone();
+        let Server { listener, tls, router, limits, metrics, stages: its_stages } = server;
+        let listener = listener.into_std()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        let serve = move || {
+            let outcome = runtime.block_on(async {
+                // The socket belongs to the new thread's reactor from now on.
+                let listener = TcpListener::from_std(listener)?;
+                Server { listener, tls, router, limits, metrics, stages: its_stages }.run().await;
+                Ok::<(), io::Error>(())
+            });
+            if let Err(error) = outcome {
+                tracing::error!(%error, "a server could not take its listener");
+            }
+            drop(end);
+        };
+        std::thread::Builder::new().name("probes".to_owned()).spawn(serve)?;
+        Ok(Self { stages, ended })
+    }
+
+    /// Waits until the server has ended, by itself, by its stages or by a panic.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Ends the server and waits for it.
+    pub async fn end(self) {
+        self.stages.draining.cancel();
+        self.stages.dropping.cancel();
+        self.ended().await;
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        self.stages.draining.cancel();
+        self.stages.dropping.cancel();
+    }
+}
+
 /// True for errors that concern the connection that was about to be accepted, not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -155,21 +196,21 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Shared {
-    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        let dropping = self.stages.dropping.clone();
-        dropping.run_until_cancelled(self.serve(stream)).await;
-        drop(permit);
+    async fn connection(self: Arc<Self>, stream: TcpStream, place: Place) {
+        let (dropping, close) = (self.stages.dropping.clone(), place.close.clone());
+        let served = dropping.run_until_cancelled(self.serve(stream, Arc::new(place)));
+        Box::pin(close.run_until_cancelled(served)).await;
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, place: Arc<Place>) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "connection without TCP_NODELAY");
         }
-        let Some(tls) = self.tls.clone() else { return self.speak(stream).await };
+        let Some(tls) = self.tls.clone() else { return self.speak(stream, place).await };
         match timeout(self.limits.handshake, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let open = self.metrics.connection();
-                self.speak(stream).await;
+                self.speak(stream, place).await;
                 drop(open);
             }
             Ok(Err(error)) => {
@@ -180,15 +221,9 @@ impl Shared {
         }
     }
 
-    async fn speak(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let used = Arc::new(AtomicBool::new(false));
-        let service = {
-            let (shared, used) = (Arc::clone(&self), Arc::clone(&used));
-            service_fn(move |request| {
-                used.store(true, Ordering::Relaxed);
-                Arc::clone(&shared).answer(request)
-            })
-        };
+    async fn speak(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
+        let shared = Arc::clone(&self);
+        let service = service_fn(move |request| Arc::clone(&shared).answer(request, Arc::clone(&place)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)
@@ -201,28 +236,20 @@ impl Shared {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = self.overstayed(&used) => return,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
     }
 
-    /// Resolves when the connection has had its time for a first request, made none, and others need the room.
-    async fn overstayed(&self, used: &AtomicBool) {
-        loop {
-            sleep(self.limits.first_request).await;
-            if used.load(Ordering::Relaxed) {
-                return std::future::pending().await;
-            }
-            if self.permits.available_permits() < self.limits.connections / 2 {
-                return;
-            }
-        }
-    }
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        place: Arc<Place>,
+    ) -> Result<Response<Body>, Infallible> {
+        place.busy();
         let mut response = self.router.clone().call(request).await?;
+        place.idle();
         if self.stages.leaving.is_cancelled() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

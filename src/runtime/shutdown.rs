@@ -2,7 +2,6 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Whether the process is to end. Cloning gives another handle to the same shutdown.
@@ -24,15 +23,12 @@ impl Shutdown {
     /// # Errors
     /// When the signals cannot be listened to.
     pub fn on_signals() -> io::Result<Self> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = Signals::listen()?;
         let shutdown = Self::new();
         let handle = shutdown.clone();
         tokio::spawn(async move {
             loop {
-                let name = tokio::select! {
-                    _ = terminate.recv() => "SIGTERM",
-                    _ = interrupt.recv() => "SIGINT",
-                };
+                let name = signals.next().await;
                 if handle.begun.is_cancelled() {
                     tracing::warn!(signal = name, "second signal: ending at once");
                     handle.abort();
@@ -70,5 +66,48 @@ impl Shutdown {
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.aborted.is_cancelled()
+    }
+}
+
+/// The signals that ask a process to end.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(windows)]
+struct Signals {
+    closed: tokio::signal::windows::CtrlClose,
+    interrupt: tokio::signal::windows::CtrlC,
+}
+
+#[cfg(windows)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::windows::{ctrl_c, ctrl_close};
+        Ok(Self { closed: ctrl_close()?, interrupt: ctrl_c()? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.closed.recv() => "CTRL_CLOSE",
+            _ = self.interrupt.recv() => "CTRL_C",
+        }
     }
 }

@@ -170,7 +170,9 @@ impl Authority {
     /// suspended renews as soon as it wakes.
     #[must_use]
     pub fn is_due(certificate: &Certificate, now: OffsetDateTime) -> bool {
-        certificate.expires() - now.unix_timestamp() <= LEAF_LIFE.whole_seconds() / 3
+        let now = now.unix_timestamp();
+        // One that a clock has made that was ahead is of no use either.
+        certificate.expires() - now <= LEAF_LIFE.whole_seconds() / 3 || now < certificate.begins()
     }
 }
 
@@ -193,6 +195,7 @@ mod tests {
         assert!(!Authority::is_due(&certificate, NOW + Duration::days(59)));
         assert!(Authority::is_due(&certificate, NOW + Duration::days(61)));
         assert!(Authority::is_due(&certificate, NOW + Duration::days(1000)));
+        assert!(Authority::is_due(&certificate, NOW - Duration::days(1000)), "not valid yet");
     }
 
     #[test]

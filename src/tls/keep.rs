@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Certificate, CertificateError, CurrentCertificate, PairFiles};
+use crate::kubernetes::api::{ApiError, within};
+use crate::kubernetes::controller::{Controller, Follower, Reconciler, Turn};
 use crate::runtime::metrics::ServerMetrics;
+use crate::runtime::queue::Queue;
 use crate::runtime::readiness::Part;
 use crate::runtime::reload::LoadError;
 
 /// One look at a Secret may take this long.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a look is taken whatever the last one asked for.
+const RESYNC: Duration = Duration::from_secs(300);
 /// Key of the certificate chain in a Secret.
 pub const CERTIFICATE_KEY: &str = "tls.crt";
 /// Key of the private key in a Secret.
@@ -53,12 +58,12 @@ pub enum SecretError {
         source: CertificateError,
     },
     /// It could not be read.
-    #[error("Secret {name:?} could not be read: {reason}")]
+    #[error("Secret {name:?} could not be read: {source}")]
     Read {
         /// Its name.
         name: String,
         /// Why not.
-        reason: String,
+        source: ApiError,
     },
 }
 
@@ -85,13 +90,9 @@ impl ServingSource {
 }
 
 async fn from_secret(api: &Api<Secret>, name: &str) -> Result<Certificate, SecretError> {
-    let failed = |reason: String| SecretError::Read { name: name.to_owned(), reason };
-    let secret = match timeout(LOOK_TIMEOUT, api.get_opt(name)).await {
-        Ok(Ok(Some(secret))) => secret,
-        Ok(Ok(None)) => return Err(SecretError::Missing(name.to_owned())),
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed("no answer from the API server".to_owned())),
-    };
+    let read = within(LOOK_TIMEOUT, api.get_opt(name)).await;
+    let read = read.map_err(|source| SecretError::Read { name: name.to_owned(), source })?;
+    let secret = read.ok_or_else(|| SecretError::Missing(name.to_owned()))?;
     let entry = |key: &str| secret.data.as_ref().and_then(|entries| entries.get(key)).filter(|it| !it.0.is_empty());
     let (Some(chain), Some(key)) = (entry(CERTIFICATE_KEY), entry(PRIVATE_KEY)) else {
         return Err(SecretError::Empty(name.to_owned()));
@@ -101,25 +102,29 @@ async fn from_secret(api: &Api<Secret>, name: &str) -> Result<Certificate, Secre
 
 /// What a server has to say about its certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Standing {
+enum CertificateState {
     /// It serves.
     Good,
     /// It serves, but should have been renewed by now; seconds that are left of it.
     Late(i64),
     /// It serves nobody any more.
     Expired,
+    /// It serves nobody yet; seconds until it does.
+    Early(i64),
     /// There is none.
     None,
 }
 
 /// A certificate is renewed when a third of its life is left; with half of that gone, somebody should look.
-fn standing(current: Option<&Certificate>, now: i64) -> Standing {
-    let Some(certificate) = current else { return Standing::None };
+fn state_of(current: Option<&Certificate>, now: i64) -> CertificateState {
+    let Some(certificate) = current else { return CertificateState::None };
     let (life, left) = (certificate.expires() - certificate.begins(), certificate.expires() - now);
+    let early = certificate.begins() - now;
     match left {
-        ..=0 => Standing::Expired,
-        _ if left < life / 6 => Standing::Late(left),
-        _ => Standing::Good,
+        ..=0 => CertificateState::Expired,
+        _ if early > 0 => CertificateState::Early(early),
+        _ if left < life / 6 => CertificateState::Late(left),
+        _ => CertificateState::Good,
     }
 }
 
@@ -127,7 +132,7 @@ fn standing(current: Option<&Certificate>, now: i64) -> Standing {
 ///
 /// What fails to load is left aside, and the last good certificate stays. Time is asked of the wall clock at every look,
 /// so a process that was paused past the end of its certificate knows at once.
-pub async fn keep(
+pub async fn follow_certificate(
     source: ServingSource,
     current: Arc<CurrentCertificate>,
     every: Duration,
@@ -135,53 +140,121 @@ pub async fn keep(
     metrics: Arc<ServerMetrics>,
     stop: CancellationToken,
 ) {
-    let mut held: Option<Certificate> = None;
-    let mut told: Option<(Standing, Option<String>)> = None;
-    loop {
-        let Some(loaded) = stop.run_until_cancelled(source.load()).await else { return };
+    let queue = Arc::<Queue<()>>::default();
+    let seen = Mutex::default();
+    let (own, ended) = (Arc::clone(&queue), stop.clone());
+    let reconciler = Arc::new(Follow { source, current, every, part, metrics, seen, queue: own, stop: ended });
+    let controller = Controller {
+        name: "certificate",
+        reconciler,
+        queue,
+        workers: 1,
+        leadership: None,
+        follower: Follower::Looks,
+        // Each look asks for the next one.
+        resync: RESYNC,
+    };
+    controller.run(stop).await;
+}
+
+/// The only key: the certificate that is served with.
+struct Follow {
+    source: ServingSource,
+    current: Arc<CurrentCertificate>,
+    every: Duration,
+    part: Part,
+    metrics: Arc<ServerMetrics>,
+    seen: Mutex<Seen>,
+    queue: Arc<Queue<()>>,
+    stop: CancellationToken,
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+struct Seen {
+    held: Option<Certificate>,
+    logged: Option<(CertificateState, Option<String>)>,
+}
+
+impl Reconciler for Follow {
+    type Key = ();
+    type Error = ApiError;
+
+    async fn reconcile(&self, (): &(), _: Turn) -> Result<Option<Duration>, ApiError> {
+        // A look under way is dropped at the end: nothing waits for what it reads.
+        let Some(loaded) = self.stop.run_until_cancelled(self.source.load()).await else { return Ok(None) };
+        self.take(loaded);
+        Ok(Some(self.every))
+    }
+
+    fn enqueue_all(&self) {
+        self.queue.now(());
+    }
+}
+
+impl Follow {
+    /// Serves with what was loaded, and tells how the certificate is.
+    fn take(&self, loaded: Result<Certificate, LoadError>) {
+        let mut seen = self.seen.lock();
         let trouble = match loaded {
             Ok(next) => {
-                if held.as_ref().and_then(Certificate::leaf) != next.leaf() {
-                    metrics.certificate_expires(next.expires());
-                    metrics.reloaded("certificate", true);
+                if seen.held.as_ref().and_then(Certificate::leaf) != next.leaf() {
+                    self.metrics.certificate_expires(next.expires());
+                    self.metrics.reloaded("certificate", true);
                     tracing::info!(expires = next.expires(), "serving with a new certificate");
-                    current.replace(next.clone());
-                    held = Some(next);
+                    self.current.replace(next.clone());
+                    seen.held = Some(next);
                 }
                 None
             }
             Err(error) => Some(error.to_string()),
         };
-        let standing = standing(held.as_ref(), OffsetDateTime::now_utc().unix_timestamp());
-        say(&part, &standing, trouble.as_deref());
+        let state = state_of(seen.held.as_ref(), OffsetDateTime::now_utc().unix_timestamp());
+        report(&self.part, &state, trouble.as_deref());
         // A count of seconds that changes is not news.
-        let news = (if matches!(standing, Standing::Late(_)) { Standing::Late(0) } else { standing }, trouble);
-        if told.as_ref() != Some(&news) {
-            if let Some(error) = &news.1 {
-                metrics.reloaded("certificate", false);
-                tracing::warn!(%error, "no newer certificate could be loaded");
-            }
-            match news.0 {
-                Standing::Late(_) => tracing::warn!("the server certificate ends soon and has not been renewed"),
-                Standing::Expired => tracing::error!("the server certificate has expired"),
-                Standing::Good | Standing::None => {}
-            }
-            told = Some(news);
+        let state = match state {
+            CertificateState::Late(_) => CertificateState::Late(0),
+            CertificateState::Early(_) => CertificateState::Early(0),
+            other => other,
+        };
+        let news = (state, trouble);
+        if seen.logged.as_ref() != Some(&news) {
+            self.log(&news.0, news.1.as_deref());
+            seen.logged = Some(news);
         }
-        if stop.run_until_cancelled(sleep(every)).await.is_none() {
-            return;
+    }
+
+    fn log(&self, state: &CertificateState, trouble: Option<&str>) {
+        if let Some(error) = trouble {
+            self.metrics.reloaded("certificate", false);
+            tracing::warn!(error, "no newer certificate could be loaded");
+        }
+        match state {
+            CertificateState::Late(_) => {
+                tracing::warn!("the server certificate ends soon and has not been renewed");
+            }
+            CertificateState::Expired => tracing::error!("the server certificate has expired"),
+            CertificateState::Early(_) => {
+                tracing::error!("the server certificate is not valid yet; is the clock right?");
+            }
+            CertificateState::Good | CertificateState::None => {}
         }
     }
 }
 
-fn say(part: &Part, standing: &Standing, trouble: Option<&str>) {
+fn report(part: &Part, state: &CertificateState, trouble: Option<&str>) {
     let trouble = trouble.map(|trouble| format!("; {trouble}")).unwrap_or_default();
-    match standing {
-        Standing::Good if trouble.is_empty() => part.ready(),
-        Standing::Good => part.ready_but(format!("the last good one is in use{trouble}")),
-        Standing::Late(left) => part.ready_but(format!("it ends in {left} s and has not been renewed{trouble}")),
-        Standing::Expired => part.not_ready(format!("it has expired{trouble}")),
-        Standing::None => part.not_ready(format!("there is none yet{trouble}")),
+    match state {
+        CertificateState::Good if trouble.is_empty() => part.ready(),
+        CertificateState::Good => part.ready_but(format!("the last good one is in use{trouble}")),
+        CertificateState::Late(left) => {
+            part.ready_but(format!("it ends in {left} s and has not been renewed{trouble}"));
+        }
+        CertificateState::Expired => part.not_ready(format!("it has expired{trouble}")),
+        CertificateState::Early(seconds) => {
+            part.not_ready(format!("it is not valid for another {seconds} s; is the clock right?{trouble}"));
+        }
+        CertificateState::None => part.not_ready(format!("there is none yet{trouble}")),
     }
 }
 
@@ -189,14 +262,19 @@ fn say(part: &Part, standing: &Standing, trouble: Option<&str>) {
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
     use time::Duration as Span;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
     use crate::runtime::readiness::Readiness;
 
     fn pair(life: Span) -> (String, String) {
+        pair_from(Span::hours(-1), life)
+    }
+
+    fn pair_from(begins: Span, life: Span) -> (String, String) {
         let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::new(vec!["a".to_owned()]).unwrap());
         let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - Span::hours(1), now + life);
+        (params.not_before, params.not_after) = (now + begins, now + life);
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
@@ -206,7 +284,7 @@ mod tests {
         let files = PairFiles { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
         let (readiness, stop) = (Readiness::new(), CancellationToken::new());
         let metrics = Arc::new(ServerMetrics::default());
-        let task = tokio::spawn(keep(
+        let task = tokio::spawn(follow_certificate(
             ServingSource::Files(files.clone()),
             CurrentCertificate::none_yet(),
             Duration::from_millis(5),
@@ -237,6 +315,8 @@ mod tests {
         becomes(true, "has not been renewed").await;
         write(pair(Span::seconds(1)));
         becomes(false, "it has expired").await;
+        write(pair_from(Span::days(900), Span::days(990)));
+        becomes(false, "it is not valid for another ").await;
         write(pair(Span::days(30)));
         becomes(true, "certificate ok\n").await;
         assert!(metrics.reload_count("certificate", true) >= 4);

@@ -33,7 +33,7 @@ pub struct Material {
 
 /// For how long things last.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct Lifetimes {
     /// DNS names of the server; the first one is what the API server asks for.
     pub names: Vec<String>,
     /// Life of an authority.
@@ -60,7 +60,7 @@ pub enum TermsError {
     NoName,
 }
 
-impl Terms {
+impl Lifetimes {
     /// Says whether they can be kept.
     ///
     /// # Errors
@@ -138,6 +138,11 @@ impl Parsed {
     const fn is_over(&self, now: i64) -> bool {
         self.expires <= now
     }
+
+    /// True before its life begins, as when it was made by a clock that was ahead and has been put right.
+    const fn is_early(&self, now: i64) -> bool {
+        now < self.begins
+    }
 }
 
 impl Material {
@@ -165,11 +170,11 @@ impl Material {
 
     /// The step that is due, if any. `published` says whether every `caBundle` holds [`Self::bundle`].
     #[must_use]
-    pub fn next_step(&self, published: bool, terms: &Terms, now: OffsetDateTime) -> Option<Step> {
+    pub fn next_step(&self, published: bool, terms: &Lifetimes, now: OffsetDateTime) -> Option<Step> {
         let now = now.unix_timestamp();
         let usable = |pair: &Option<PemPair>| {
             let pair = pair.as_ref()?;
-            let parsed = parse(&pair.chain).filter(|parsed| !parsed.is_over(now))?;
+            let parsed = parse(&pair.chain).filter(|parsed| !parsed.is_over(now) && !parsed.is_early(now))?;
             Authority::from_pem(&pair.chain, &pair.key, &terms.names).is_ok().then_some(parsed)
         };
         let Some(current) = usable(&self.current) else { return Some(Step::Found) };
@@ -189,7 +194,7 @@ impl Material {
         (self.previous.is_some() && retired).then_some(Step::Retire)
     }
 
-    fn leaf_serves(&self, authority: &Parsed, terms: &Terms, now: i64) -> bool {
+    fn leaf_serves(&self, authority: &Parsed, terms: &Lifetimes, now: i64) -> bool {
         let Some(pair) = &self.leaf else { return false };
         if Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes()).is_err() {
             return false;
@@ -200,14 +205,14 @@ impl Material {
         wanted.sort_unstable();
         names.sort_unstable();
         let signed = leaf.authority_key.is_some() && leaf.authority_key == authority.subject_key;
-        signed && names == wanted && !leaf.is_due(now)
+        signed && names == wanted && !leaf.is_due(now) && !leaf.is_early(now)
     }
 
     /// What is stored after a step.
     ///
     /// # Errors
     /// When no key can be made, or the authority cannot sign.
-    pub fn after(mut self, step: Step, terms: &Terms, now: OffsetDateTime) -> Result<Self, AuthorityError> {
+    pub fn after(mut self, step: Step, terms: &Lifetimes, now: OffsetDateTime) -> Result<Self, AuthorityError> {
         let make = || -> Result<PemPair, AuthorityError> {
             let authority = Authority::with_life(&terms.names, terms.authority_life, now)?;
             Ok(PemPair { chain: authority.pem().to_owned(), key: authority.key_pem() })
@@ -243,8 +248,8 @@ mod tests {
 
     const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::days(20_000));
 
-    fn terms() -> Terms {
-        Terms {
+    fn terms() -> Lifetimes {
+        Lifetimes {
             names: vec!["latebind-webhook.latebind-system.svc".to_owned()],
             authority_life: Duration::days(365),
             leaf_life: Duration::days(90),
@@ -279,7 +284,7 @@ mod tests {
         let (other, _) = settle(Material::default(), NOW);
         let mixed = Material { leaf: other.leaf.clone(), ..material.clone() };
         assert_eq!(mixed.next_step(true, &terms(), NOW), Some(Step::Issue), "another authority's");
-        let named = Terms { names: vec!["other.svc".to_owned()], ..terms() };
+        let named = Lifetimes { names: vec!["other.svc".to_owned()], ..terms() };
         assert_eq!(material.next_step(true, &named, NOW), Some(Step::Issue));
         let broken = Material { leaf: Some(PemPair { key: String::new(), ..other.leaf.unwrap() }), ..material };
         assert_eq!(broken.next_step(true, &terms(), NOW), Some(Step::Issue));
@@ -320,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_clock_that_was_ahead_has_made_is_made_anew() {
+        let ahead = NOW + Duration::days(3 * 365);
+        let (material, _) = settle(Material::default(), ahead);
+        let (material, steps) = settle(material, NOW);
+        assert_eq!(steps, [Step::Found, Step::Issue]);
+        assert!(material.leaf_life().is_some_and(|(begins, _)| begins <= NOW.unix_timestamp()));
+        assert_eq!(settle(material.clone(), NOW + Duration::days(1)).1, []);
+        // Only the server certificate is early: the authority was made by the right clock.
+        let early = material.after(Step::Issue, &terms(), NOW + Duration::days(20)).unwrap();
+        assert_eq!(settle(early, NOW).1, [Step::Issue]);
+        // The next authority is early: it never signs, and another takes its place.
+        let (mut ordered, _) = settle(Material::default(), NOW);
+        ordered.ordered = true;
+        let ordered = ordered.after(Step::Announce, &terms(), ahead).unwrap();
+        assert_eq!(settle(ordered, NOW).1, [Step::Announce, Step::Published]);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_made_anew() {
         let (mut material, _) = settle(Material::default(), NOW);
         material.current.as_mut().unwrap().key = "nonsense".to_owned();
@@ -329,8 +352,11 @@ mod tests {
     #[test]
     fn terms_that_cannot_be_kept_are_refused() {
         assert_eq!(terms().check(), Ok(()));
-        assert_eq!(Terms { names: Vec::new(), ..terms() }.check(), Err(TermsError::NoName));
-        assert_eq!(Terms { authority_life: Duration::days(91), ..terms() }.check(), Err(TermsError::ShortAuthority));
-        assert_eq!(Terms { leaf_life: Duration::seconds(1), ..terms() }.check(), Err(TermsError::ShortLeaf));
+        assert_eq!(Lifetimes { names: Vec::new(), ..terms() }.check(), Err(TermsError::NoName));
+        assert_eq!(
+            Lifetimes { authority_life: Duration::days(91), ..terms() }.check(),
+            Err(TermsError::ShortAuthority)
+        );
+        assert_eq!(Lifetimes { leaf_life: Duration::seconds(1), ..terms() }.check(), Err(TermsError::ShortLeaf));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -23,16 +24,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::keep::{CERTIFICATE_KEY, PRIVATE_KEY};
-use super::renewal::{Material, Step, Terms};
+use super::renewal::{Lifetimes, Material, Step};
 use super::{AuthorityError, PemPair};
-use crate::runtime::lease::Leadership;
+use crate::kubernetes::api::{ApiError, Failure, within};
+use crate::kubernetes::controller::{Controller, Follower, ReconcileError, Reconciler, Turn};
+use crate::kubernetes::lease::Leadership;
+use crate::runtime::queue::Queue;
 
 /// One call of the API server may take this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a turn is taken whatever the last one asked for.
+const RESYNC: Duration = Duration::from_secs(300);
 /// Steps and conflicts of one turn: a whole rotation has six steps, and a conflict means that another replica is at it.
 const STEPS: usize = 16;
 /// Annotation of the authority's Secret: since when the next authority is published.
@@ -45,7 +51,7 @@ const FIELD_MANAGER: &str = "latebind-certificates";
 
 /// Where things are stored.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct CertificateObjects {
     /// Namespace of the Secrets.
     pub namespace: String,
     /// Secret of the authority and its key, which the webhook cannot read.
@@ -68,11 +74,11 @@ pub enum RenewalError {
         /// What it was asked.
         what: String,
         /// Its answer.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
-    /// No answer in time.
-    #[error("{0}: no answer from the API server")]
-    Timeout(String),
+    /// The turn lasted longer than this process leads.
+    #[error(transparent)]
+    Turn(#[from] ApiError),
     /// Nothing could be signed.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -131,8 +137,8 @@ pub struct Renewal {
     secrets: Api<Secret>,
     configurations: [Api<DynamicObject>; 2],
     recorder: Recorder,
-    places: Places,
-    terms: Terms,
+    places: CertificateObjects,
+    terms: Lifetimes,
     metrics: RenewalMetrics,
 }
 
@@ -153,7 +159,13 @@ struct Read {
 impl Renewal {
     /// Nothing happens before [`Self::run`]. `instance` names this process in events.
     #[must_use]
-    pub fn new(client: Client, places: Places, terms: Terms, instance: &str, metrics: RenewalMetrics) -> Self {
+    pub fn new(
+        client: Client,
+        places: CertificateObjects,
+        terms: Lifetimes,
+        instance: &str,
+        metrics: RenewalMetrics,
+    ) -> Self {
         let kind = |kind: &str, plural: &str| ApiResource {
             group: "admissionregistration.k8s.io".to_owned(),
             version: "v1".to_owned(),
@@ -176,36 +188,20 @@ impl Renewal {
 
     /// Takes a turn every so often until `stop`; with a leadership, only while it lasts. Two leaders at one time would
     /// still not fight.
-    pub async fn run(&self, every: Duration, leadership: Option<Leadership>, stop: CancellationToken) {
-        let mut failed = false;
-        loop {
-            if leadership.as_ref().is_some_and(|leadership| leadership.permit().is_none()) {
-                if stop.run_until_cancelled(sleep(every)).await.is_none() {
-                    return;
-                }
-                continue;
-            }
-            let Some(turn) = stop.run_until_cancelled(self.turn()).await else { return };
-            match turn {
-                Ok(()) => {
-                    if failed {
-                        tracing::info!("certificates are current again");
-                    }
-                    failed = false;
-                }
-                Err(error) => {
-                    self.metrics.failures.inc();
-                    // Told once until it is over.
-                    if !failed {
-                        tracing::warn!(%error, "certificates could not be looked after; trying again");
-                    }
-                    failed = true;
-                }
-            }
-            if stop.run_until_cancelled(sleep(every)).await.is_none() {
-                return;
-            }
-        }
+    pub async fn run(self, every: Duration, leadership: Option<Leadership>, stop: CancellationToken) {
+        let queue = Arc::<Queue<()>>::default();
+        let reconciler = Arc::new(Turns { renewal: self, every, queue: Arc::clone(&queue) });
+        let controller = Controller {
+            name: "certificates",
+            reconciler,
+            queue,
+            workers: 1,
+            leadership,
+            follower: Follower::Waits,
+            // Each turn asks for the next one.
+            resync: RESYNC,
+        };
+        controller.run(stop).await;
     }
 
     /// Does all that is due now.
@@ -225,7 +221,7 @@ impl Renewal {
                 Ok(None) => return Ok(()),
                 Ok(Some(step)) => self.metrics.stepped(step),
                 // Another replica was faster: what it wrote is read in the next round.
-                Err(RenewalError::Api { source, .. }) if is_conflict(&source) => {
+                Err(RenewalError::Api { source, .. }) if source.is_conflict() => {
                     tracing::debug!("another replica was faster");
                 }
                 Err(error) => return Err(error),
@@ -400,14 +396,51 @@ fn holds(object: &DynamicObject, bundle: &str) -> bool {
     webhooks.all(|webhook| webhook["clientConfig"]["caBundle"].as_str() == Some(&wanted))
 }
 
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict())
+async fn call<T>(what: &str, future: impl Future<Output = kube::Result<T>>) -> Result<T, RenewalError> {
+    within(CALL_TIMEOUT, future).await.map_err(|source| RenewalError::Api { what: what.to_owned(), source })
 }
 
-async fn call<T>(what: &str, future: impl Future<Output = kube::Result<T>>) -> Result<T, RenewalError> {
-    match timeout(CALL_TIMEOUT, future).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(RenewalError::Api { what: what.to_owned(), source: Box::new(source) }),
-        Err(_) => Err(RenewalError::Timeout(what.to_owned())),
+impl ReconcileError for RenewalError {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Api { source, .. } | Self::Turn(source) => source.failure(),
+            Self::Missing(_) => Failure::NotFound,
+            Self::Authority(_) => Failure::Refused,
+            Self::Unsettled => Failure::Conflict,
+        }
+    }
+
+    fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Api { source, .. } | Self::Turn(source) if source.is_unavailable())
+    }
+}
+
+/// The only key: everything that is kept of certificates.
+struct Turns {
+    renewal: Renewal,
+    every: Duration,
+    queue: Arc<Queue<()>>,
+}
+
+impl Reconciler for Turns {
+    type Key = ();
+    type Error = RenewalError;
+
+    async fn reconcile(&self, (): &(), _: Turn) -> Result<Option<Duration>, RenewalError> {
+        self.renewal.turn().await?;
+        Ok(Some(self.every))
+    }
+
+    fn enqueue_all(&self) {
+        self.queue.now(());
+    }
+
+    /// A certificate ends whether its renewal fails or not, and somebody has to hear of it.
+    fn longest_pause(&self) -> Duration {
+        self.every
+    }
+
+    fn will_retry(&self) {
+        self.renewal.metrics.failures.inc();
     }
 }

@@ -31,6 +31,8 @@ fn command(folder: &Path) -> Command {
     }
     // In the environment, so that a flag of a test can say otherwise.
     command.env("LATEBIND_OBJECTS", folder.join("objects")).env("LATEBIND_METRICS_LISTEN", "127.0.0.1:0");
+    // Which Pods run on the node is not among the objects.
+    command.env("LATEBIND_ASSUME_NODE", "schedulable");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -1,28 +1,31 @@
 //! Clients that are broken, slow, silent, too large or too many.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use latebind::admission::service::Choices;
+use latebind::admission::service::AdmissionOptions;
 use latebind::runtime::serve::ConnectionLimits;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::support::{Client, Config, PATIENCE, review, serve};
+use super::support::{Client, Config, PATIENCE, hooked, review, serve, text};
 
 /// Limits that a test can wait for.
 fn brief() -> ConnectionLimits {
     ConnectionLimits {
         handshake: Duration::from_millis(300),
-        first_request: Duration::from_millis(300),
         idle: Duration::from_millis(500),
         ..ConnectionLimits::webhook()
     }
 }
 
-fn brief_bodies() -> Choices {
-    let mut choices = Choices::default();
+fn brief_bodies() -> AdmissionOptions {
+    let mut choices = AdmissionOptions::default();
     choices.bodies.stall = Duration::from_millis(300);
     choices
 }
@@ -82,7 +85,7 @@ async fn a_stalled_body_is_cut_off_with_408() {
 
 #[tokio::test]
 async fn a_body_that_drips_is_served_as_long_as_it_moves() {
-    let mut choices = Choices::default();
+    let mut choices = AdmissionOptions::default();
     choices.bodies.stall = Duration::from_secs(2);
     let served = serve(Config { choices, ..Config::default() }).await;
     let mut stream = served.client().raw().await.unwrap();
@@ -166,7 +169,7 @@ async fn a_body_of_seven_mib_is_read_and_one_of_eight_is_refused() {
 
 #[tokio::test]
 async fn bodies_beyond_the_room_for_all_of_them_are_shed() {
-    let mut choices = Choices::default();
+    let mut choices = AdmissionOptions::default();
     choices.bodies.held = 1 << 20;
     let served = serve(Config { choices, ..Config::default() }).await;
     // One client holds nearly all of the room, by a body whose end does not come.
@@ -234,35 +237,197 @@ async fn two_hundred_connections_at_once_are_all_answered() {
     served.until("/metrics", |_, text| super::support::metric(text, "latebind_connections") < 1.0).await;
 }
 
+/// A connection from an address of loopback that is not the usual one.
+async fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
 #[tokio::test]
-async fn connections_beyond_the_bound_are_closed_at_once() {
+async fn the_longest_idle_connection_makes_room_for_a_new_one() {
     let limits = ConnectionLimits { connections: 4, ..ConnectionLimits::webhook() };
     let served = serve(Config { limits, ..Config::default() }).await;
     let mut open = Vec::new();
     for _ in 0..4 {
         let mut connection = served.client().connect().await.unwrap();
-        let response = connection.post("/mutate", "{}").await.unwrap();
-        super::support::text(response).await.unwrap();
+        text(connection.post("/mutate", "{}").await.unwrap()).await.unwrap();
         open.push(connection);
     }
-    assert!(served.client().connect().await.is_err());
-    served.until_metric(r#"latebind_sheds_total{bound="connections"}"#, 1.0).await;
-    drop(open.pop());
-    let room = async { while served.client().connect().await.is_err() {} };
-    timeout(PATIENCE, room).await.unwrap();
+    // Every one of them has been used just now, and yet the next client is served, and the one after it.
+    for _ in 0..2 {
+        let mut connection = served.client().connect().await.unwrap();
+        text(connection.post("/mutate", "{}").await.unwrap()).await.unwrap();
+        open.push(connection);
+    }
+    served.until_metric("latebind_connection_evictions_total", 2.0).await;
+    assert!(served.metric(r#"latebind_sheds_total{bound="connections"}"#).await < 1.0);
+    for (place, closed) in [(0, true), (1, true), (2, false), (5, false)] {
+        assert_eq!(open[place].post("/mutate", "{}").await.is_err(), closed, "connection {place}");
+    }
+}
+
+/// Connections that are held open and asked a little now and then, as many as there may be.
+#[tokio::test]
+async fn no_client_takes_the_connections_of_all() {
+    let limits = ConnectionLimits::webhook();
+    let served = serve(Config::default()).await;
+    let mut pooled = served.client().connect().await.unwrap();
+    text(pooled.post("/mutate", "{}").await.unwrap()).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..limits.connections {
+        let stream = connect_from(2, served.address).await;
+        let mut stream = served.client().speak(stream).await.unwrap();
+        stream.write_all(b"G").await.unwrap();
+        held.push(stream);
+    }
+    // A new client is served, and so is the one whose connection was idle for longer than all of theirs.
+    assert_eq!(served.client().ask("/mutate", &review("pod-pinned")).await["allowed"], true);
+    let body = serde_json::to_vec(&review("pod-pinned")).unwrap();
+    assert_eq!(pooled.post("/mutate", body).await.unwrap().status(), StatusCode::OK);
+    drop(held);
 }
 
 #[tokio::test]
-async fn idle_newcomers_make_room_when_half_of_the_connections_are_taken() {
-    let limits =
-        ConnectionLimits { connections: 4, first_request: Duration::from_millis(300), ..ConnectionLimits::webhook() };
+async fn requests_that_do_not_end_take_the_connections_of_nobody_else() {
+    let limits = ConnectionLimits { connections: 8, ..ConnectionLimits::webhook() };
     let served = serve(Config { limits, ..Config::default() }).await;
-    let mut silent = Vec::new();
-    for _ in 0..4 {
-        silent.push(served.client().raw().await.unwrap());
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = served.client().speak(connect_from(2, served.address).await).await.unwrap();
+        stream.write_all(b"POST /mutate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{").await.unwrap();
+        held.push(stream);
     }
-    // No idle time has passed, and yet others get in.
-    let room = async { while served.client().post("/mutate", "{}").await.is_err() {} };
-    timeout(PATIENCE, room).await.unwrap();
-    drop(silent);
+    served.until_metric("latebind_connections", 8.0).await;
+    assert_eq!(served.client().ask("/mutate", &review("pod-pinned")).await["allowed"], true);
+    drop(held);
+}
+
+#[tokio::test]
+async fn nobody_keeps_probes_from_being_answered() {
+    let served = serve(Config::default()).await;
+    let mut held = Vec::new();
+    for place in 0..ConnectionLimits::probes().connections + 8 {
+        let mut stream = connect_from(2, served.metrics_address).await;
+        // Some say nothing, some not enough, and some do not read what they asked for.
+        let said: &[u8] = [b"".as_slice(), b"GET /livez", b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"][place % 3];
+        stream.write_all(said).await.unwrap();
+        held.push(stream);
+    }
+    // From another address, as a kubelet asks, and from the very same one.
+    for last in [1, 2, 1] {
+        let mut stream = connect_from(last, served.metrics_address).await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let said = until_closed(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    }
+    drop(held);
+}
+
+/// Every thread of the process that answers reviews is kept busy; the probes have one of their own.
+#[tokio::test]
+async fn probes_are_answered_while_every_other_thread_is_busy() {
+    let served = serve(Config::default()).await;
+    let address = served.metrics_address;
+    // This test's only thread waits for the answer without letting another task run.
+    let said = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    });
+    assert!(said.join().unwrap().starts_with("HTTP/1.1 200 "));
+}
+
+/// A Pod that names its node and a class of claims that wait, repeated until the review is about so large.
+fn pod_of(bytes: usize, part: impl Fn(usize) -> (&'static str, Value)) -> Vec<u8> {
+    let mut review = review("pod-pinned");
+    let spec = &mut review["request"]["object"]["spec"];
+    let mut length = 0;
+    for place in 0.. {
+        let (list, item) = part(place);
+        length += item.to_string().len() + 1;
+        if length > bytes {
+            break;
+        }
+        match &mut spec[list] {
+            Value::Array(items) => items.push(item),
+            nothing => *nothing = json!([item]),
+        }
+    }
+    serde_json::to_vec(&review).unwrap()
+}
+
+#[tokio::test]
+async fn of_a_pod_with_thousands_of_claims_none_is_looked_at_and_the_answer_says_so() {
+    let served = serve(Config::default()).await;
+    let claims = |place: usize| {
+        ("volumes", json!({"name": format!("v{place}"), "persistentVolumeClaim": {"claimName": "shop-data"}}))
+    };
+    for (path, bytes) in [("/mutate", 30 << 10), ("/mutate", 3 << 20), ("/validate", 3 << 20)] {
+        let (status, text) = served.client().post(path, pod_of(bytes, claims)).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let warning = answer["response"]["warnings"][0].as_str().unwrap();
+        assert!(warning.starts_with("LB022: the Pod declares ") && answer["response"]["allowed"] == true, "{text}");
+        assert!(answer["response"].get("patch").is_none());
+    }
+    // As many as any node can hold are looked at.
+    let most = |place: usize| if place < 250 { claims(place) } else { ("", json!("x".repeat(1 << 20))) };
+    let (_, text) = served.client().post("/mutate", pod_of(1 << 19, most)).await.unwrap();
+    assert!(!text.contains("LB022"), "{text}");
+}
+
+#[tokio::test]
+async fn a_large_review_holds_up_no_small_one() {
+    let gate = Arc::new(Barrier::new(2));
+    let (stopping, stopped) = (Arc::clone(&gate), AtomicBool::new(false));
+    let on_claim = move |name: &str| {
+        // It is asked about more than once.
+        if name == "stops" && !stopped.swap(true, Ordering::SeqCst) {
+            // Once to say that it has come here, once to go on.
+            stopping.wait();
+            stopping.wait();
+        }
+    };
+    let served = serve(Config { view: hooked(on_claim), ..Config::default() }).await;
+    let stops = |place: usize| match place {
+        0 => ("volumes", json!({"name": "v", "persistentVolumeClaim": {"claimName": "stops"}})),
+        _ => ("containers", json!({"name": format!("c{place}")})),
+    };
+    let client = served.client();
+    let large = tokio::spawn(async move { client.post("/mutate", pod_of(200 << 10, stops)).await.unwrap() });
+    // The server has this test's only thread: were the large review decided on it, nothing would ever be answered.
+    tokio::task::spawn_blocking({
+        let gate = Arc::clone(&gate);
+        move || gate.wait()
+    })
+    .await
+    .unwrap();
+    assert_eq!(served.client().ask("/mutate", &review("pod-pinned")).await["allowed"], true);
+    served.until("/livez", |status, _| status == StatusCode::OK).await;
+    tokio::task::spawn_blocking(move || gate.wait()).await.unwrap();
+    assert_eq!(large.await.unwrap().0, StatusCode::OK);
+}
+
+/// Whoever reaches the port may ask about the claims of any namespace.
+#[tokio::test]
+async fn a_caller_without_a_certificate_learns_no_names() {
+    let choices = AdmissionOptions { details: false, ..AdmissionOptions::default() };
+    let served = serve(Config { choices, ..Config::default() }).await;
+    let mut pod = review("pod-pinned");
+    pod["request"]["object"]["spec"]["nodeName"] = json!("cordoned-0");
+    for path in ["/mutate", "/validate"] {
+        let answer = served.client().ask(path, &pod).await;
+        let warnings = answer["warnings"].as_array().unwrap();
+        assert!(warnings.iter().any(|text| text.as_str().unwrap().starts_with("LB101: ")), "{answer}");
+        // What the request says itself may be said again; class and node are known from elsewhere.
+        let said = format!("{} {}", answer["warnings"], answer["status"]);
+        assert!(!said.contains("local-path") && !said.contains("cordoned-0"), "{said}");
+    }
+    let details = serve(Config::default()).await.client().ask("/mutate", &pod).await;
+    assert!(details["warnings"].to_string().contains("cordoned-0"), "{details}");
 }

@@ -3,15 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
-use latebind::admission::service::Choices;
-use latebind::cluster::Unlisted;
+use latebind::admission::service::AdmissionOptions;
+use latebind::facts::Unlisted;
 use latebind::policy::Mode;
 use serde_json::{Value, json};
 
 use super::support::{Config, Served, review, serve, view};
 
 async fn serve_in(mode: Mode) -> Served {
-    serve(Config { choices: Choices { mode, ..Choices::default() }, ..Config::default() }).await
+    serve(Config { choices: AdmissionOptions { mode, ..AdmissionOptions::default() }, ..Config::default() }).await
 }
 
 /// The object of a review after the patch of an answer; the patch must apply.
@@ -231,7 +231,7 @@ async fn absent_and_unknown_claims_get_the_same_answer() {
     let mut answers = Vec::new();
     for unlisted in [Unlisted::Absent, Unlisted::Unknown] {
         for mode in [Mode::Rewrite, Mode::Deny] {
-            let choices = Choices { mode, ..Choices::default() };
+            let choices = AdmissionOptions { mode, ..AdmissionOptions::default() };
             let served = serve(Config { view: view(unlisted), choices, ..Config::default() }).await;
             let mut review = review("pod-pinned");
             review["request"]["object"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = json!("secret");
@@ -279,7 +279,7 @@ async fn audit_is_silent_and_warn_changes_nothing() {
 
 #[tokio::test]
 async fn a_workload_is_told_when_its_pods_are_mended() {
-    for (mode, end) in [(Mode::Rewrite, "mended when its Pod is created"), (Mode::Warn, "left as it is")] {
+    for (mode, end) in [(Mode::Rewrite, "fixed when its Pod is created"), (Mode::Warn, "left as it is")] {
         let served = serve_in(mode).await;
         for name in ["deployment-pinned", "stateful-set-pinned"] {
             let response = served.client().ask("/validate", &review(name)).await;
@@ -289,7 +289,7 @@ async fn a_workload_is_told_when_its_pods_are_mended() {
 }
 
 #[tokio::test]
-async fn deny_refuses_what_would_wait_for_ever_and_says_what_to_do() {
+async fn deny_refuses_what_would_wait_forever_and_says_what_to_do() {
     let served = serve_in(Mode::Deny).await;
     let client = served.client();
     for name in ["pod-pinned", "deployment-pinned", "stateful-set-pinned"] {
@@ -317,9 +317,9 @@ async fn an_update_is_judged_by_what_it_makes_worse() {
     let mut pinning = review("deployment-scaled");
     pinning["request"]["oldObject"]["spec"]["template"]["spec"].as_object_mut().unwrap().remove("nodeName");
     assert_eq!(client.ask("/validate", &pinning).await["allowed"], false);
-    let mut mending = review("deployment-scaled");
-    mending["request"]["object"]["spec"]["template"]["spec"].as_object_mut().unwrap().remove("nodeName");
-    assert_untouched(&client.ask("/validate", &mending).await);
+    let mut fixing = review("deployment-scaled");
+    fixing["request"]["object"]["spec"]["template"]["spec"].as_object_mut().unwrap().remove("nodeName");
+    assert_untouched(&client.ask("/validate", &fixing).await);
     let mut labelling = review("claim-selected");
     labelling["request"]["oldObject"] = labelling["request"]["object"].clone();
     labelling["request"]["object"]["metadata"]["labels"] = json!({"team": "shop"});

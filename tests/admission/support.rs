@@ -10,17 +10,24 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use latebind::admission::server::{CertificateSource, ServeError, Setup, Webhook};
-use latebind::admission::service::{Choices, View};
-use latebind::cluster::{Fact, Facts, Unlisted};
+use latebind::admission::service::{AdmissionOptions, View};
+use latebind::binding::{ClusterView, Lookup};
+use latebind::facts::Unlisted;
+use latebind::model::{
+    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
+    StorageCapacity, Volume,
+};
+use latebind::roles::RoleError;
+use latebind::roles::webhook::{CertificateSource, Webhook, WebhookOptions};
 use latebind::runtime::reload::{LoadError, Source};
 use latebind::runtime::serve::ConnectionLimits;
 use latebind::runtime::shutdown::Shutdown;
 use latebind::tls::{Authority, MinimumVersion, crypto};
+pub use latebind_fuzz_checks::objects;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -30,38 +37,8 @@ use tokio_rustls::client::TlsStream;
 /// Nothing that a test waits for takes this long unless it never comes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The objects that the reviews of `tests/data/reviews` speak of.
-pub fn objects() -> Vec<Value> {
-    let class = |name: &str, provisioner: &str| {
-        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
-               "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"})
-    };
-    let node = |name: &str, unschedulable: bool| {
-        json!({"apiVersion": "v1", "kind": "Node",
-               "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-               "spec": {"unschedulable": unschedulable},
-               "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
-    };
-    vec![
-        class("local-path", "rancher.io/local-path"),
-        class("static-disks", "kubernetes.io/no-provisioner"),
-        node("k3d-test-server-0", false),
-        node("cordoned-0", true),
-        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-               "metadata": {"name": "shop-data", "namespace": "team-a", "uid": "5d5d5d5d-0000-4000-8000-000000000001"},
-               "spec": {"storageClassName": "local-path", "accessModes": ["ReadWriteOnce"],
-                        "resources": {"requests": {"storage": "10Gi"}}},
-               "status": {"phase": "Pending"}}),
-    ]
-}
-
 pub fn view(unlisted: Unlisted) -> Arc<View> {
-    let mut facts = Facts::new(unlisted);
-    for object in objects() {
-        let (group, _) = object["apiVersion"].as_str().unwrap().rsplit_once('/').unwrap_or_default();
-        facts.add(Fact::read(group, object["kind"].as_str().unwrap(), &object).unwrap().unwrap());
-    }
-    Arc::new(facts)
+    Arc::new(latebind_fuzz_checks::cluster(unlisted))
 }
 
 /// A review of `tests/data/reviews`.
@@ -89,7 +66,7 @@ impl Source for Fixed {
 /// How a server of a test differs from the usual one.
 pub struct Config {
     pub view: Arc<View>,
-    pub choices: Choices,
+    pub choices: AdmissionOptions,
     pub limits: ConnectionLimits,
     pub certificate: Option<CertificateSource>,
     pub shutdown_delay: Duration,
@@ -101,7 +78,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             view: view(Unlisted::Absent),
-            choices: Choices::default(),
+            choices: AdmissionOptions::default(),
             limits: ConnectionLimits::webhook(),
             certificate: None,
             shutdown_delay: Duration::ZERO,
@@ -118,7 +95,7 @@ pub struct Served {
     /// The authority of the server's certificate; empty when the test brought its own.
     pub ca: String,
     pub shutdown: Shutdown,
-    pub task: JoinHandle<Result<(), ServeError>>,
+    pub task: JoinHandle<Result<(), RoleError>>,
 }
 
 pub async fn serve(config: Config) -> Served {
@@ -127,13 +104,13 @@ pub async fn serve(config: Config) -> Served {
     let authority = authority.unwrap();
     let ca = authority.pem().to_owned();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let webhook = Webhook::start(Setup {
+    let webhook = Webhook::start(WebhookOptions {
         listen: any,
         metrics_listen: any,
         facts: Fixed(config.view),
         certificate: config.certificate.unwrap_or_else(|| CertificateSource::Own(Box::new(authority))),
         minimum_version: config.minimum_version,
-        choices: config.choices,
+        admission: config.choices,
         limits: config.limits,
         shutdown_delay: config.shutdown_delay,
         drain_timeout: config.drain_timeout,
@@ -173,7 +150,7 @@ impl Served {
     }
 
     /// Ends the server and waits for its end.
-    pub async fn end(self) -> Result<(), ServeError> {
+    pub async fn end(self) -> Result<(), RoleError> {
         self.shutdown.begin();
         timeout(PATIENCE, self.task).await.expect("the server ends").unwrap()
     }
@@ -245,7 +222,11 @@ impl Client {
 
     /// A TLS connection on which nothing is said yet.
     pub async fn raw(&self) -> Result<TlsStream<TcpStream>, Failure> {
-        let stream = TcpStream::connect(self.address).await?;
+        self.speak(TcpStream::connect(self.address).await?).await
+    }
+
+    /// TLS over a connection.
+    pub async fn speak(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost")?;
         Ok(timeout(PATIENCE, self.tls.connect(name, stream)).await??)
@@ -300,4 +281,66 @@ impl Connection {
 pub async fn text(response: Response<hyper::body::Incoming>) -> Result<String, Failure> {
     let body = timeout(PATIENCE, response.into_body().collect()).await??.to_bytes();
     Ok(String::from_utf8(body.to_vec())?)
+}
+
+/// The usual view, in which something happens before a claim is looked up.
+pub fn hooked(on_claim: impl Fn(&str) + Send + Sync + 'static) -> Arc<View> {
+    Arc::new(Hooked { view: view(Unlisted::Absent), on_claim: Box::new(on_claim) })
+}
+
+struct Hooked {
+    view: Arc<View>,
+    on_claim: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl ClusterView for Hooked {
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        (self.on_claim)(name);
+        self.view.claim(namespace, name)
+    }
+    fn class(&self, name: &str) -> Lookup<Arc<Class>> {
+        self.view.class(name)
+    }
+    fn default_class(&self) -> Lookup<Arc<Class>> {
+        self.view.default_class()
+    }
+    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+        self.view.node(name)
+    }
+    fn nodes_with_hostname(&self, value: &str) -> Lookup<Vec<Arc<Node>>> {
+        self.view.nodes_with_hostname(value)
+    }
+    fn volume(&self, name: &str) -> Lookup<Arc<Volume>> {
+        self.view.volume(name)
+    }
+    fn free_volumes_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.view.free_volumes_of_class(class_name)
+    }
+    fn volumes_claimed_by(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Volume>>> {
+        self.view.volumes_claimed_by(namespace, claim_name)
+    }
+    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
+        self.view.namespace(name)
+    }
+    fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {
+        self.view.csi_driver(name)
+    }
+    fn csi_node(&self, node_name: &str) -> Lookup<Arc<CsiNode>> {
+        self.view.csi_node(node_name)
+    }
+    fn capacities_of_class(&self, class_name: &str) -> Lookup<Vec<Arc<StorageCapacity>>> {
+        self.view.capacities_of_class(class_name)
+    }
+    fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
+        self.view.consumers(namespace, claim_name)
+    }
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+        self.view.repelling(namespace, node_name)
+    }
+    fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
+        self.view.resource_claim(namespace, name)
+    }
+    fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
+        self.view.resource_claim_template(namespace, name)
+    }
 }

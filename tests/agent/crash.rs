@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use latebind::agent::{AllowedBases, Base};
+use latebind::agent::{AllowedBases, Base, StuckEntries};
 
 use super::{Ground, dispose, order, sweep_all};
 
@@ -27,7 +27,7 @@ fn run(base: &Base, mut progress: impl FnMut(usize)) {
         fs::write(format!("{name}/data"), "x").unwrap();
         if !wanted(claim) {
             dispose(base, &order).unwrap();
-            base.sweep(3).unwrap();
+            base.sweep(3, &mut StuckEntries::default()).unwrap();
         }
         progress(claim);
     }
@@ -70,7 +70,7 @@ fn a_killed_agent_goes_on_where_it_was_and_neither_loses_nor_leaves_a_directory(
     sweep_all(&base);
     let expected: BTreeSet<String> = (0..CLAIMS).filter(|it| wanted(*it)).map(|it| format!("pvc-c{it}")).collect();
     assert_eq!(ground.volumes().into_iter().collect::<BTreeSet<_>>(), expected);
-    let marked: BTreeSet<String> = base.owned().unwrap().into_iter().map(|marker| marker.path).collect();
+    let marked: BTreeSet<String> = base.owned().unwrap().known.into_iter().map(|marker| marker.path).collect();
     assert_eq!(marked, expected);
     assert_eq!((ground.count(".latebind/new"), ground.count(".trash")), (0, 0));
     assert_eq!(ground.count(".latebind/volumes"), expected.len(), "no half-written marker stays");

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::tenant::swap;
 use super::{Ground, dispose, order, sweep_all};
+use latebind::agent::StuckEntries;
+use latebind_test_support::tenant::swap;
 
 const ROUNDS: usize = 1_000;
 
@@ -47,7 +48,7 @@ fn a_thousand_deletions_under_attack_touch_nothing_outside() {
             }
             dispose(&base, &order(&claim)).unwrap();
             for _ in 0..8 {
-                base.sweep(16).unwrap();
+                base.sweep(16, &mut StuckEntries::default()).unwrap();
             }
             stop.store(true, Ordering::Relaxed);
         });
@@ -82,7 +83,7 @@ fn a_tree_deeper_than_any_path_and_wider_than_any_budget_is_emptied() {
         fs::write(volume.join(format!("wide{number}")), "").unwrap();
     }
     dispose(&base, &order("deep")).unwrap();
-    let swept = base.sweep(100).unwrap();
+    let swept = base.sweep(100, &mut StuckEntries::default()).unwrap();
     assert!(swept.steps <= 103 && swept.left > 0, "one round is bounded: {swept:?}");
     sweep_all(&base);
     assert_eq!(ground.count(".trash"), 0);

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::Instant;
 
-use latebind::agent::{AllowedBases, Base, DirectoryError, Outcome};
+use latebind::agent::{AllowedBases, Base, DirectoryError, Outcome, Proof, Removal};
 use latebind::crd::{Disposal, OnDelete, Origin};
 
-use super::{Ground, dispose, order, order_at, sweep_all};
+use super::{Ground, dispose, order, order_at, removal, sweep_all};
 
 #[test]
 fn a_directory_is_made_found_and_taken_away() {
@@ -52,7 +53,7 @@ fn what_is_not_ours_is_left_alone() {
     let base = ground.open();
     fs::create_dir(ground.at("pvc-a")).unwrap();
     fs::write(ground.at("pvc-a/x"), "theirs").unwrap();
-    for outcome in [base.make(&order("a"), false).map(drop), dispose(&base, &order("a"))] {
+    for outcome in [base.make(&order("a"), false).map(drop), dispose(&base, &order("a")).map(drop)] {
         assert!(matches!(outcome, Err(DirectoryError::NotOurs { .. })), "{outcome:?}");
     }
     // A refusal leaves no claim of ownership behind.
@@ -102,7 +103,7 @@ fn an_object_that_was_made_again_owns_the_directory_of_its_claim() {
     let mut again = order("a");
     again.volume = "v-second".to_owned();
     assert_eq!(base.make(&again, true).unwrap(), Outcome::Found);
-    assert_eq!(base.owned().unwrap()[0].volume, "v-second");
+    assert_eq!(base.owned().unwrap().known[0].volume, "v-second");
     dispose(&base, &again).unwrap();
     assert!(ground.at(".trash/v-second").is_dir());
 }
@@ -130,6 +131,30 @@ fn links_are_never_followed() {
 }
 
 #[test]
+fn a_pool_path_that_is_a_link_is_told_with_its_target() {
+    let ground = Ground::new();
+    let top = ground.directory.path();
+    fs::create_dir_all(top.join("disk/data")).unwrap();
+    symlink(top.join("disk"), top.join("by-name")).unwrap();
+    symlink("nowhere", top.join("dangling")).unwrap();
+    for (path, link, target) in [
+        ("by-name", "by-name", top.join("disk").display().to_string()),
+        ("by-name/data", "by-name", top.join("disk").display().to_string()),
+        ("dangling", "dangling", "nowhere".to_owned()),
+    ] {
+        let path = top.join(path);
+        for require_mount in [false, true] {
+            let Err(error) = Base::open(&ground.allowed(), path.to_str().unwrap(), require_mount) else {
+                panic!("followed")
+            };
+            let said = error.to_string();
+            assert_eq!(error.reason(), "UnsafePath", "{said}");
+            assert!(said.contains(&format!("`{link}`")) && said.contains(&target), "{said}");
+        }
+    }
+}
+
+#[test]
 fn a_pool_cannot_leave_what_the_agent_was_given() {
     let ground = Ground::new();
     let inside = AllowedBases::new([ground.base.as_str()]).unwrap();
@@ -149,14 +174,17 @@ fn an_archived_directory_is_kept_and_one_that_may_only_go_empty_is_too() {
     let base = ground.open();
     base.make(&order("a"), false).unwrap();
     fs::write(ground.at("pvc-a/x"), "data").unwrap();
-    let kept = base.dispose(&order("a"), Origin::Made, Disposal::DeleteIfEmpty, OnDelete::Delete);
+    let allowed = ground.allowed();
+    let if_empty = Removal { disposal: Disposal::DeleteIfEmpty, ..removal(&allowed) };
+    let archived = Removal { on_delete: OnDelete::Archive, ..removal(&allowed) };
+    let kept = base.dispose(&order("a"), &if_empty);
     assert!(matches!(kept, Err(DirectoryError::NotEmpty { .. })));
-    base.dispose(&order("a"), Origin::Made, Disposal::Delete, OnDelete::Archive).unwrap();
+    base.dispose(&order("a"), &archived).unwrap();
     sweep_all(&base);
     assert_eq!(fs::read_to_string(ground.at(".archive/a/x")).unwrap(), "data");
 
     base.make(&order("b"), false).unwrap();
-    base.dispose(&order("b"), Origin::Made, Disposal::DeleteIfEmpty, OnDelete::Delete).unwrap();
+    base.dispose(&order("b"), &if_empty).unwrap();
     assert!(ground.volumes().is_empty());
 }
 
@@ -167,12 +195,37 @@ fn a_directory_of_another_provisioner_goes_only_by_itself() {
     base.make(&order_at("ours", "ns/pvc-ours"), false).unwrap();
     fs::create_dir(ground.at("pvc-old_ns_name")).unwrap();
     fs::write(ground.at("pvc-old_ns_name/x"), "old").unwrap();
-    let adopted =
-        |path: &str| base.dispose(&order_at("old", path), Origin::Adopted, Disposal::Delete, OnDelete::Delete);
+    let allowed = ground.allowed();
+    let wanted = Removal { origin: Origin::Adopted, ..removal(&allowed) };
+    let adopted = |path: &str| base.dispose(&order_at("old", path), &wanted);
     for overlap in ["ns", "ns/pvc-ours", "ns/pvc-ours/below"] {
         assert!(matches!(adopted(overlap), Err(DirectoryError::NotOurs { .. })), "{overlap}");
     }
-    adopted("pvc-old_ns_name").unwrap();
-    adopted("pvc-old_ns_name").unwrap();
+    assert_eq!(adopted("pvc-old_ns_name").unwrap(), Proof::Moved);
+    assert_eq!(adopted("pvc-old_ns_name").unwrap(), Proof::MovedBefore);
     assert_eq!(ground.volumes(), ["ns"]);
+}
+
+#[test]
+fn a_removal_whose_permission_has_run_out_does_not_happen() {
+    let ground = Ground::new();
+    let (base, allowed) = (ground.open(), ground.allowed());
+    for (claim, origin, disposal) in [
+        ("made", Origin::Made, Disposal::Delete),
+        ("empty", Origin::Made, Disposal::DeleteIfEmpty),
+        ("adopted", Origin::Adopted, Disposal::Delete),
+    ] {
+        if origin == Origin::Adopted {
+            fs::create_dir(ground.at("pvc-adopted")).unwrap();
+        } else {
+            base.make(&order(claim), false).unwrap();
+        }
+        let wanted = Removal { origin, disposal, ..removal(&allowed) };
+        // The disk has hung since the controller confirmed it.
+        let late = Removal { not_after: Some(Instant::now()), ..wanted };
+        let refused = base.dispose(&order(claim), &late);
+        assert!(matches!(refused, Err(DirectoryError::Expired { .. })), "{claim}: {refused:?}");
+        assert!(ground.at(&format!("pvc-{claim}")).is_dir());
+        assert_eq!(base.dispose(&order(claim), &wanted).unwrap(), Proof::Moved);
+    }
 }

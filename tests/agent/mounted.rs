@@ -5,19 +5,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use latebind::agent::{Base, DirectoryError, report};
+use latebind::agent::{Base, DirectoryError, StuckEntries, report};
 use latebind::crd::PoolPath;
 
 use super::{Ground, dispose, order};
 
+/// Says that a test cannot run here. In CI none may be skipped.
+pub fn skip(reason: &str) {
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "it may not be skipped in CI: {reason}");
+    eprintln!("SKIPPED: {reason}");
+}
+
 /// A mount that ends with the test.
-struct Mounted(PathBuf);
+pub struct Mounted(pub PathBuf);
 
 impl Mounted {
+    /// False without the right to mount.
+    pub fn possible() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            skip("mounting needs root");
+        }
+        root
+    }
+
     /// `None` without the right to mount.
-    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: mounting needs root");
+    pub fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+        if !Self::possible() {
             return None;
         }
         fs::create_dir_all(at).unwrap();
@@ -32,7 +46,7 @@ impl Drop for Mounted {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub fn run(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().unwrap();
     assert!(status.success(), "{program} {arguments:?}");
 }
@@ -60,6 +74,35 @@ fn a_disk_that_is_not_mounted_gets_no_volume_and_the_report_says_so() {
     let known = report(&ground.allowed(), &pool_path(&ground), "cluster-1", &BTreeSet::from(["a".to_owned()]));
     assert_eq!(known.orphans, 0);
     assert_eq!(known.base_id, seen.base_id);
+}
+
+/// As in a container whose mounts are a copy, made when it began.
+#[test]
+fn a_mount_that_the_node_does_not_have_is_none() {
+    let ground = Ground::new();
+    let table = ground.directory.path().join("mountinfo");
+    let allowed = ground.allowed().with_node_mounts(Some(table.clone()));
+    let open = || Base::open(&allowed, &ground.base, true).map(drop);
+    let reason = |outcome: Result<(), DirectoryError>| outcome.err().map_or("usable", |error| error.reason());
+    fs::create_dir(&ground.base).unwrap();
+    let Some(disk) = Mounted::tmpfs(Path::new(&ground.base), "size=1m") else { return };
+    assert_eq!(reason(open()), "PathMissing", "a table that cannot be read tells nothing");
+    let now = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    fs::write(&table, &now).unwrap();
+    assert_eq!(reason(open()), "usable");
+    // It was unmounted on the node, and the copy holds it still. A table of another moment may hold a mount of another test
+    // whose device number this one got.
+    let without: Vec<&str> = now.lines().filter(|line| !line.contains(&format!(" {} ", ground.base))).collect();
+    fs::write(&table, without.join("\n")).unwrap();
+    assert_eq!(reason(open()), "NotMounted");
+    assert!(Base::open(&ground.allowed(), &ground.base, true).is_ok(), "without the table nobody notices");
+    assert!(Base::open(&allowed, &ground.base, false).is_ok(), "nobody asked for a mount");
+    drop(disk);
+    // It was mounted on the node after the copy was made.
+    fs::write(&table, &now).unwrap();
+    assert_eq!(reason(open()), "MountNotSeen");
+    let told = report(&allowed, &pool_path(&ground), "cluster-1", &BTreeSet::new());
+    assert!(told.reason == "MountNotSeen" && told.message.contains("restart the agent's Pod"), "{told:?}");
 }
 
 #[test]
@@ -127,9 +170,9 @@ fn a_mount_in_the_trash_is_not_crossed() {
         let Some(_late) = Mounted::tmpfs(&ground.at(".trash/v-a/sub/mnt"), "size=1m") else { return };
         fs::write(ground.at(".trash/v-a/sub/mnt/x"), "elsewhere").unwrap();
         for _ in 0..10 {
-            base.sweep(100).unwrap();
+            base.sweep(100, &mut StuckEntries::default()).unwrap();
         }
-        let swept = base.sweep(100).unwrap();
+        let swept = base.sweep(100, &mut StuckEntries::default()).unwrap();
         assert!(
             swept.stuck.as_ref().is_some_and(|stuck| stuck.contains("EBUSY") || stuck.contains("EXDEV")),
             "{swept:?}"

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use latebind::binding::{PodVerdict, Rules, decide_pod};
-use latebind::cluster::{Fact, Facts, Unlisted};
+use latebind::facts::{Fact, Facts, Unlisted};
 use latebind::model::Pod;
-use latebind_cluster::Version;
 use serde_json::{Value, json};
 
-use crate::format::{Case, View, group_and_kind};
+use latebind_test_support::cases::{Case, View, group_and_kind};
 
 /// A case's objects under names of its own, and what the engine says of exactly these.
 pub struct Built {
@@ -51,13 +50,46 @@ pub fn build(file: &str, case: &Case, place: usize, copy: &str) -> Result<Built,
     let mut pod = renamed(&pod);
     admissible(&mut pod);
     let objects: Vec<Value> = case.objects.iter().map(renamed).collect();
-    let verdict = decide(&objects, &pod, &case.rules())?;
+    let devices = devices(&objects);
+    let rules = Rules { pin: case.pin().parse().map_err(|_| "pins in an unknown way")?, ..Rules::default() };
+    let rules = Rules { schedulers: case.schedulers().unwrap_or(rules.schedulers.clone()), ..rules };
+    let verdict = decide(&objects, &pod, &rules)?;
     let uids: BTreeSet<String> =
         objects.iter().filter_map(|it| it["metadata"]["uid"].as_str().map(str::to_owned)).collect();
-    let mut objects: Vec<Value> = objects.into_iter().map(|object| stored(object, &uids)).collect();
+    let mut objects: Vec<Value> = objects.into_iter().map(|object| stored(object, &uids)).chain(devices).collect();
     // Volumes before claims, so that a claim which names its volume does not find it missing.
     objects.sort_by_key(|object| group_and_kind(object).1 == "PersistentVolumeClaim");
     Ok(Built { file: file.to_owned(), namespace, objects, pod, verdict })
+}
+
+/// What the driver of a case's devices publishes: a class, and some devices of it on each Node, whichever the case is about.
+fn devices(objects: &[Value]) -> Vec<Value> {
+    let classes: BTreeSet<String> = objects.iter().flat_map(device_classes).collect();
+    let nodes = || objects.iter().filter(|object| group_and_kind(object).1 == "Node");
+    let slice = |driver: &str, node: &Value| {
+        let node = &node["metadata"]["name"];
+        json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
+            "metadata": { "name": format!("{driver}-{}", node.as_str().unwrap_or_default()) },
+            "spec": { "driver": driver, "nodeName": node, "devices": [{ "name": "one" }, { "name": "two" }],
+                "pool": { "name": node, "generation": 1, "resourceSliceCount": 1 } },
+        })
+    };
+    let of_class = |driver: &String| {
+        let class = json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": { "name": driver },
+            "spec": { "selectors": [{ "cel": { "expression": format!("device.driver == {driver:?}") } }] },
+        });
+        std::iter::once(class).chain(nodes().map(|node| slice(driver, node))).collect::<Vec<_>>()
+    };
+    classes.iter().flat_map(of_class).collect()
+}
+
+/// The classes that a ResourceClaim or its template asks for. In the cases a driver has the name of its class.
+fn device_classes(object: &Value) -> Vec<String> {
+    let requests = ["/spec/devices/requests", "/spec/spec/devices/requests"];
+    let requests = requests.iter().filter_map(|path| object.pointer(path)?.as_array()).flatten();
+    requests.filter_map(|request| Some(request.pointer("/exactly/deviceClassName")?.as_str()?.to_owned())).collect()
 }
 
 fn decide(objects: &[Value], pod: &Value, rules: &Rules) -> Result<PodVerdict, &'static str> {
@@ -88,14 +120,11 @@ fn unbuildable(object: &Value) -> Option<&'static str> {
     if !metadata["deletionTimestamp"].is_null() {
         return Some("holds an object that is being deleted");
     }
-    if object["spec"]["volumeAttributesClassName"].is_string()
-        && Version::from_env().is_ok_and(|it| it == Version::V1_33)
-    {
-        return Some("names an attributes class, a field that this version drops");
-    }
     match (kind, phase) {
         ("PersistentVolumeClaim", "Lost") => return Some("holds a lost claim"),
-        ("PersistentVolume", phase) if !["", "Available", "Bound"].contains(&phase) => {
+        ("PersistentVolume", phase)
+            if !["", "Available", "Bound"].contains(&phase) || (phase.is_empty() && !metadata["uid"].is_null()) =>
+        {
             return Some("holds a volume in a phase that only time brings");
         }
         ("Namespace", _) => return Some("is about a namespace's annotation, which needs an admission plugin"),
@@ -108,8 +137,11 @@ fn unbuildable(object: &Value) -> Option<&'static str> {
         ("Pod", _) if object["spec"]["schedulerName"].as_str().is_some_and(|name| name != "default-scheduler") => {
             return Some("names a scheduler that does not run here");
         }
-        ("Pod", _) if !object["spec"]["resourceClaims"].is_null() => {
-            return Some("has resource claims, whose objects no case holds");
+        ("Pod", _) if !object["status"]["resourceClaimStatuses"].is_null() => {
+            return Some("has a Pod whose ResourceClaim was made before it");
+        }
+        ("ResourceClaim", _) if !object["status"]["reservedFor"].is_null() => {
+            return Some("holds a ResourceClaim that is reserved for Pods which do not exist");
         }
         _ => {}
     }
@@ -124,6 +156,9 @@ fn names(objects: &[Value], pod: &Value) -> BTreeSet<String> {
         let (_, kind) = group_and_kind(object);
         if CLUSTER_SCOPED.contains(&kind) {
             add(&object["metadata"]["name"]);
+        }
+        for class in device_classes(object) {
+            add(&json!(class));
         }
         add(&object["metadata"]["labels"]["kubernetes.io/hostname"]);
         add(&object["spec"]["storageClassName"]);
@@ -209,7 +244,8 @@ fn complete_volume(volume: &mut Value, uids: &BTreeSet<String>) {
         fields.remove("status");
     }
     let spec = &mut volume["spec"];
-    if !["local", "hostPath", "csi", "nfs"].iter().any(|source| spec.get(source).is_some()) {
+    let sources = ["local", "hostPath", "csi", "nfs", "awsElasticBlockStore", "gcePersistentDisk", "cinder"];
+    if !sources.iter().any(|source| spec.get(source).is_some()) {
         spec["hostPath"] = json!({ "path": "/nowhere" });
     }
     spec["persistentVolumeReclaimPolicy"] = json!("Retain");

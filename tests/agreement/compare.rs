@@ -7,22 +7,30 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
 use latebind::admission::patch::operations;
-use latebind::binding::{ClaimRemedy, Code, Pin, Remedy};
+use latebind::binding::{ClaimRemedy, Code, Pin, Remedy, Row};
 use latebind_cluster::{Scope, eventually};
 use serde_json::{Value, json};
 
 use crate::build::{Built, build};
-use crate::format::{group_and_kind, read_all};
+use latebind_test_support::cases::{group_and_kind, read_all};
 
 /// Rows in which a claim waits for its first consumer, and says so.
-const WAITING_ROWS: [u8; 6] = [4, 5, 6, 7, 23, 24];
+const WAITING_ROWS: [Row; 6] = [
+    Row::Dynamic,
+    Row::DynamicVolumeFits,
+    Row::StaticVolumeFits,
+    Row::StaticNoVolume,
+    Row::Ephemeral,
+    Row::EphemeralStatic,
+];
 /// Obstacles that the scheduler is certain to see too; others are there for what it might see.
-const CERTAIN: [Code; 9] = [
+const CERTAIN: [Code; 11] = [
     Code::Cordoned,
     Code::UntoleratedTaint,
     Code::Evicted,
@@ -32,6 +40,8 @@ const CERTAIN: [Code; 9] = [
     Code::CapacityShort,
     Code::NodeNotReady,
     Code::NoVolumeFits,
+    Code::ZoneConflict,
+    Code::RepelledByPod,
 ];
 /// One resync of the volume controller is 15 s.
 const RESYNC: Duration = Duration::from_secs(16);
@@ -39,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const REQUESTS_AT_ONCE: usize = 16;
 /// Fewer would mean that the filter of what can be built has grown holes.
 const LEAST_COMPARED: usize = 150;
+/// The same for cases with ResourceClaims: as they stand, and for the scheduler.
+const LEAST_WITH_DEVICES: (usize, usize) = (10, 6);
 
 pub async fn the_engine_and_the_platform_agree_on_every_case(scope: &Scope) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -85,12 +97,18 @@ async fn compared(client: &Client, pinned: &[Built], placed: &[Built]) -> Result
         }));
     }
     tokio::time::sleep(RESYNC).await;
-    let claims = claims(client).await?;
+    let (claims, devices) = (claims(client).await?, resource_claims(client).await?);
     wrong.extend(pinned.iter().flat_map(|case| unlike_as_it_stands(case, &claims)));
+    wrong.extend(pinned.iter().flat_map(|case| unlike_devices(case, &devices, false)));
+    let with_devices = |cases: &[Built]| cases.iter().filter(|case| !case.verdict.devices.is_empty()).count();
+    let compared = (with_devices(pinned), with_devices(placed));
+    ensure!(compared.0 >= LEAST_WITH_DEVICES.0 && compared.1 >= LEAST_WITH_DEVICES.1, "devices: only {compared:?}");
     let mut unlike = Vec::new();
     let settled = eventually("the scheduler to decide about every Pod", PATIENCE, async || {
         let (claims, pods) = (self::claims(client).await?, pods(client).await?);
+        let devices = resource_claims(client).await?;
         unlike = placed.iter().flat_map(|case| unlike_the_scheduler(case, &claims, &pods)).collect();
+        unlike.extend(placed.iter().flat_map(|case| unlike_devices(case, &devices, true)));
         Ok(unlike.is_empty().then_some(()))
     });
     if settled.await.is_err() {
@@ -118,11 +136,14 @@ fn rewritten(mut case: Built) -> Option<Built> {
 }
 
 fn certain_obstacle(case: &Built) -> Option<Code> {
-    case.verdict.findings.iter().map(|finding| finding.code).find(|code| CERTAIN.contains(code))
+    // Devices that are allocated on another node are certain too; those that nobody has allocated are what a rewrite is for.
+    let hopeless = |code: &Code| matches!(case.verdict.remedy, Remedy::Hopeless { reason } if reason == *code);
+    let certain = |code: &Code| CERTAIN.contains(code) || (*code == Code::ResourceClaims && hopeless(code));
+    case.verdict.findings.iter().map(|finding| finding.code).find(certain)
 }
 
 fn waiting_claims(case: &Built) -> Vec<(String, String)> {
-    let waiting = case.verdict.volumes.iter().filter(|volume| WAITING_ROWS.contains(&volume.row));
+    let waiting = case.verdict.volumes.iter().filter(|volume| !volume.undecided && WAITING_ROWS.contains(&volume.row));
     waiting.filter_map(|volume| Some((case.namespace.clone(), volume.claim.clone()?))).collect()
 }
 
@@ -135,15 +156,65 @@ fn unlike_as_it_stands(case: &Built, claims: &Claims) -> Vec<String> {
         let claim = claims.get(&(case.namespace.clone(), name.clone()));
         let bound = claim.is_some_and(|claim| phase(claim) == "Bound");
         let expected = match volume.row {
-            4..=7 | 13..=16 | 23 | 24 => Some(false),
-            2 | 3 => Some(true),
+            row if WAITING_ROWS.contains(&row) => Some(false),
+            Row::SelectedHere | Row::SelectedStatic | Row::SelectedElsewhere | Row::SelectedNodeGone => Some(false),
+            Row::Bound | Row::BoundElsewhere => Some(true),
             _ => None,
         };
         if expected.is_some_and(|expected| expected != bound) {
-            wrong.push(format!("{}: claim {name} (row {}) is bound: {bound}", case.file, volume.row));
+            wrong.push(format!("{}: claim {name} (row {}) is bound: {bound}", case.file, volume.row.number()));
         }
     }
     wrong
+}
+
+/// ResourceClaims by namespace.
+type Devices = BTreeMap<String, Vec<ResourceClaim>>;
+
+/// The Pod's ResourceClaims: those that the engine calls stuck are allocated by nobody while the Pod names its node, and
+/// by the scheduler once it is rewritten; the others are allocated, and reserved for the Pod by the controller manager.
+fn unlike_devices(case: &Built, devices: &Devices, rewritten: bool) -> Vec<String> {
+    let all = devices.get(&case.namespace).map(Vec::as_slice).unwrap_or_default();
+    let is_rewritten = matches!(case.verdict.remedy, Remedy::Rewrite { .. });
+    let mut wrong = Vec::new();
+    for device in case.verdict.devices.iter().filter(|device| !device.undecided) {
+        let made = |claim: &&ResourceClaim| {
+            let entry = claim.annotations().get("resource.kubernetes.io/pod-claim-name");
+            entry.is_some_and(|entry| *entry == device.name)
+        };
+        let found = match &device.claim {
+            Some(name) => all.iter().find(|claim| claim.name_any() == *name),
+            None => all.iter().find(made),
+        };
+        let Some(claim) = found else {
+            wrong.push(format!("{}: there is no ResourceClaim for {}", case.file, device.name));
+            continue;
+        };
+        let status = claim.status.as_ref();
+        let allocated = status.is_some_and(|status| status.allocation.is_some());
+        let reserved = status.is_some_and(|status| status.reserved_for.iter().flatten().next().is_some());
+        let expected = match (device.stuck, is_rewritten) {
+            // Until the scheduler sees the Pod an allocation stays, and the controller manager knows nothing of nodes.
+            (true, true) => rewritten || device.says.starts_with("is allocated"),
+            (false, _) => true,
+            // Allocated elsewhere, or not to be placed for another reason.
+            (true, false) => continue,
+        };
+        if (allocated, reserved) != (expected, expected) {
+            let name = claim.name_any();
+            wrong.push(format!("{}: {name} is allocated: {allocated}, reserved: {reserved}", case.file));
+        }
+    }
+    wrong
+}
+
+async fn resource_claims(client: &Client) -> Result<Devices> {
+    let all = Api::<ResourceClaim>::all(client.clone()).list(&ListParams::default()).await?;
+    let mut devices = Devices::new();
+    for claim in all {
+        devices.entry(claim.namespace().unwrap_or_default()).or_default().push(claim);
+    }
+    Ok(devices)
 }
 
 fn unlike_the_scheduler(case: &Built, claims: &Claims, pods: &BTreeMap<String, Pod>) -> Vec<String> {
@@ -184,7 +255,11 @@ fn unlike_the_scheduler(case: &Built, claims: &Claims, pods: &BTreeMap<String, P
         }
     }
     let prebound = |remedy: &ClaimRemedy| matches!(remedy, ClaimRemedy::Prebind { .. } | ClaimRemedy::Leave);
-    let all_static = case.verdict.volumes.iter().all(|volume| prebound(&volume.remedy) && volume.row != 13);
+    let all_static = case
+        .verdict
+        .volumes
+        .iter()
+        .all(|volume| prebound(&volume.remedy) && volume.row != Row::SelectedHere && !volume.undecided);
     let place = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
     if all_static && place != node {
         wrong.push(format!("{}: placed on {place:?}, not on {node:?}; {scheduled:?}", case.file));
@@ -243,6 +318,13 @@ async fn create(client: &Client, case: &Built) -> Result<Option<String>> {
         }
         match group_and_kind(object).1 {
             "Node" => settle_node(client, object).await?,
+            "ResourceClaim" if object["status"].is_object() => {
+                let api: Api<ResourceClaim> = Api::namespaced(client.clone(), &case.namespace);
+                // The scheduler fills it in where it is missing, and may not: an allocation is never changed.
+                let mut status = json!({ "status": object["status"] });
+                status["status"]["allocation"]["allocationTimestamp"] = json!("2026-01-02T03:04:05Z");
+                api.patch_status(&name(object), &PatchParams::default(), &Patch::Merge(status)).await?;
+            }
             "Pod" if object["status"].is_object() => {
                 let api: Api<Pod> = Api::namespaced(client.clone(), &case.namespace);
                 let status = json!({ "status": { "phase": object["status"]["phase"] } });
@@ -265,7 +347,7 @@ async fn create(client: &Client, case: &Built) -> Result<Option<String>> {
         }
     }
     // Claims that bind by themselves do so before the Pod comes, as they had in the case.
-    for claim in case.verdict.volumes.iter().filter(|volume| [2, 3].contains(&volume.row)) {
+    for claim in case.verdict.volumes.iter().filter(|volume| [Row::Bound, Row::BoundElsewhere].contains(&volume.row)) {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &case.namespace);
         let name = claim.claim.clone().unwrap_or_default();
         eventually("the claim to be bound", PATIENCE, async || {
@@ -274,7 +356,7 @@ async fn create(client: &Client, case: &Built) -> Result<Option<String>> {
         .await?;
     }
     let mut pod = case.pod.clone();
-    pod["metadata"]["labels"] = json!({ "agreement": "case" });
+    pod["metadata"]["labels"]["agreement"] = json!("case");
     post(client, &pod, &case.namespace).await
 }
 

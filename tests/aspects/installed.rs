@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, ResourceExt};
-use latebind::admission::service::Choices;
+use latebind::admission::service::AdmissionOptions;
 use latebind::binding::{PinStyle, Rules};
 use latebind_cluster::{Cluster, eventually, project_root};
 
-use crate::served::Served;
+use latebind_test_support::served;
+use latebind_test_support::webhook::Served;
 
 /// A webhook that answers the API server of a cluster. It ends when dropped; [`Installed::remove`] takes its
 /// configurations out.
@@ -25,7 +26,7 @@ pub struct Installed {
 impl Installed {
     pub async fn start(cluster: &Cluster, pin: PinStyle) -> Result<Self> {
         let rules = Rules { pin, ..Rules::default() };
-        let served = Served::start(cluster, Choices { rules, ..Choices::default() }).await?;
+        let served = served!(cluster, AdmissionOptions { rules, ..AdmissionOptions::default() });
         let mutating = configuration("MutatingWebhookConfiguration", &served)?;
         let validating = configuration("ValidatingWebhookConfiguration", &served)?;
         let client = cluster.client();

@@ -13,10 +13,11 @@ use kube::{Api, Client, ResourceExt};
 use latebind::binding::PinStyle;
 use latebind_cluster::webhook::{Webhook, patched};
 use latebind_cluster::{Cluster, Options, Scope, SimulatedNode, eventually};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
 use crate::installed::{Installed, is_called};
-use crate::provisioner::PROVISIONER;
+use latebind_test_support::provisioner::PROVISIONER;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,24 +30,14 @@ struct Ground {
 async fn ground(scope: &Scope) -> Result<Ground> {
     let node = scope.simulated_node("neighbour", &[]).await?;
     let class = scope.unique("neighbour");
-    scope
-        .create::<StorageClass>(json!({"metadata": {"name": class}, "provisioner": PROVISIONER,
-            "volumeBindingMode": "WaitForFirstConsumer"}))
-        .await?;
-    scope
-        .create::<PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": {"storageClassName": class,
-            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}))
-        .await?;
+    scope.create::<StorageClass>(objects::class(&class, PROVISIONER)).await?;
+    scope.create::<PersistentVolumeClaim>(objects::claim("data", &class, "1Gi")).await?;
     Ok(Ground { node, pods: scope.api() })
 }
 
 fn pod(node: Option<&str>, claim: bool, name: &str) -> Result<Pod> {
-    let mut pod = json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [
-        {"name": "main", "image": "none", "volumeMounts": []}], "volumes": []}});
-    if claim {
-        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
-        pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
-    }
+    let volumes = if claim { vec![objects::of_claim("data")] } else { vec![] };
+    let pod = objects::with(objects::pod(name, &volumes), &json!({"spec": {"nodeName": node}}));
     Ok(serde_json::from_value(pod)?)
 }
 

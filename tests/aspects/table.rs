@@ -11,10 +11,11 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use latebind::binding::PinStyle;
 use latebind_cluster::{Scope, SimulatedNode, eventually, project_root};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
 use crate::installed::{Installed, is_called};
-use crate::provisioner::{PROVISIONER, Provisioner};
+use latebind_test_support::provisioner::{PROVISIONER, Provisioner};
 
 /// How long a Pod may take to be where it ends, if that is on its node.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -98,7 +99,7 @@ fn tolerating(key: &str) -> Value {
 fn spread(constraint: &Value) -> Value {
     let mut all = json!({"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": {"app": "a"}}});
-    merge(&mut all, constraint);
+    objects::merge(&mut all, constraint);
     json!({"metadata": {"labels": {"app": "a"}}, "spec": {"topologySpreadConstraints": [all]}})
 }
 
@@ -170,18 +171,6 @@ fn aspects() -> Vec<Aspect> {
     ]
 }
 
-/// Merges objects; anything else replaces.
-fn merge(into: &mut Value, from: &Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from.clone(),
-    }
-}
-
 /// What happened to one Pod.
 struct Story {
     becomes: String,
@@ -202,19 +191,14 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn pod(&self) -> Value {
-        let spec = json!({"storageClassName": self.class, "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}}});
+        let spec = objects::claim_spec(self.class, "1Gi");
         let volume = match self.by {
             By::Ephemeral => json!({"name": "data", "ephemeral": {"volumeClaimTemplate": {"spec": spec}}}),
-            By::Delayed | By::Bound => json!({"name": "data", "persistentVolumeClaim": {"claimName": self.name}}),
+            By::Delayed | By::Bound => objects::named("data", &self.name),
         };
-        let mut pod = json!({"metadata": {"name": self.name}, "spec": {
-            "nodeName": self.node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": "none", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
-            "volumes": [volume]}});
-        merge(&mut pod, &self.aspect.pod);
-        pod
+        let mut pod = objects::on_node(objects::pod(&self.name, &[volume]), self.node);
+        pod["spec"]["terminationGracePeriodSeconds"] = json!(0);
+        objects::with(pod, &self.aspect.pod)
     }
 
     fn claim_name(&self) -> String {
@@ -225,9 +209,7 @@ impl Case<'_> {
         if self.by == By::Ephemeral {
             return Ok(());
         }
-        let spec = json!({"storageClassName": self.class, "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}}});
-        let claim = serde_json::from_value(json!({"metadata": {"name": self.name}, "spec": spec}))?;
+        let claim = serde_json::from_value(objects::claim(&self.name, self.class, "1Gi"))?;
         let claim = self.claims.create(&PostParams::default(), &claim).await?;
         if self.by == By::Bound {
             let volume = json!({"metadata": {"name": format!("bound-{}", claim.uid().unwrap_or_default())}, "spec": {
@@ -337,9 +319,7 @@ struct Place {
 /// Makes the class of an aspect.
 async fn class(scope: &Scope, number: usize, aspect: &Aspect) -> Result<String> {
     let name = scope.unique(&format!("aspect-{number}"));
-    let mut class = json!({"metadata": {"name": name}, "provisioner": PROVISIONER,
-        "volumeBindingMode": "WaitForFirstConsumer"});
-    merge(&mut class, &aspect.class);
+    let mut class = objects::with(objects::class(&name, PROVISIONER), &aspect.class);
     if aspect.full {
         // Publishes capacities, and has published none.
         let driver = format!("{name}.latebind.dev");
@@ -484,6 +464,6 @@ fn write(rows: &str) -> Result<()> {
          | --- | --- | --- | --- | --- |\n{rows}"
     );
     // The default version's page has the plain name; others stand beside it.
-    let name = if version == latebind_cluster::Version::V1_36 { String::new() } else { format!("-{version}") };
+    let name = version.suffix();
     Ok(std::fs::write(project_root().join(format!("docs/results/admission-aspects{name}.md")), text)?)
 }

@@ -1,9 +1,8 @@
 //! `latebind simulate --review`: a recorded review, answered.
 
 use latebind::admission::{Admission, Exemptions, Hook, respond};
-use latebind::binding::Rules;
-use latebind::cluster::assume::Assumptions;
-use latebind::cluster::manifests::{Input, Manifests, Request};
+use latebind::binding::{AssumedNode, Assumptions, Rules};
+use latebind::facts::files::{Input, Manifests, Request};
 use latebind::policy::Mode;
 
 use super::*;
@@ -33,13 +32,33 @@ fn review() -> Value {
     })
 }
 
+const ASSUMED: &str = "--assume-node=schedulable";
+
+/// By itself the server takes nothing for granted, and neither does a replay.
+#[test]
+fn a_replay_rewrites_on_no_assumption_unless_it_is_told_to() {
+    let body = serde_json::to_vec(&review()).unwrap();
+    let run = run_with(&["simulate", "--review", "-", "--objects", FACTS, "-o", "json"], &body, &[]);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(answer["response"].get("patch").is_none(), "{answer}");
+    assert!(answer["response"]["warnings"].to_string().contains("LB015"), "{answer}");
+}
+
 fn answered(hook: Hook, body: &[u8]) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let request = Request { objects: vec![Input::Path(root.join(FACTS))], ..Request::default() };
     let manifests = Manifests::read(&request).unwrap();
-    let view = manifests.view(Assumptions::default());
-    let (rules, exemptions) = (Rules::default(), Exemptions::default());
-    let admission = Admission { view: &view, rules: &rules, mode: Mode::Rewrite, exemptions: &exemptions };
+    let assume = Assumptions { node: AssumedNode::Schedulable, ..Assumptions::default() };
+    let (rules, exemptions) = (Rules { assume, ..Rules::default() }, Exemptions::default());
+    let view = manifests.facts();
+    let admission = Admission {
+        view,
+        rules: &rules,
+        provisioners: &[],
+        mode: Mode::Rewrite,
+        exemptions: &exemptions,
+        details: true,
+    };
     respond(hook, body, &admission).unwrap().json
 }
 
@@ -49,12 +68,13 @@ fn json_is_the_very_answer_of_the_server() {
     let body = serde_json::to_vec(&review()).unwrap();
     let path = file(directory.path(), "review.json", &body);
     let path = path.to_str().unwrap();
-    let bytes = printed(&["simulate", "--review", path, "--objects", FACTS, "-o", "json"]).into_bytes();
+    let bytes = printed(&["simulate", "--review", path, "--objects", FACTS, ASSUMED, "-o", "json"]).into_bytes();
     assert_eq!(bytes, answered(Hook::Mutate, &body));
     let answer: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(answer["response"]["patchType"], "JSONPatch");
     assert_eq!(answer["response"]["uid"], "5d3a7c1e-0000-4000-8000-000000000001");
-    let validated = printed(&["simulate", "--review", path, "--hook", "validate", "--objects", FACTS, "-o", "json"]);
+    let validated =
+        printed(&["simulate", "--review", path, "--hook", "validate", "--objects", FACTS, ASSUMED, "-o", "json"]);
     assert_eq!(validated.into_bytes(), answered(Hook::Validate, &body));
 }
 
@@ -62,12 +82,12 @@ fn json_is_the_very_answer_of_the_server() {
 fn people_get_the_same_answer_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let body = serde_json::to_vec(&review()).unwrap();
-    let run = run_with(&["simulate", "--review", "-", "--objects", FACTS], &body, &[]);
+    let run = run_with(&["simulate", "--review", "-", "--objects", FACTS, ASSUMED], &body, &[]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stdout.contains("rewritten: the scheduler places it"), "{}", run.stdout);
     // As YAML, which people write by hand.
     let yaml = file(directory.path(), "review.yaml", serde_saphyr::to_string(&review()).unwrap());
-    let diff = printed(&["simulate", "--review", yaml.to_str().unwrap(), "-f", FACTS, "-o", "diff"]);
+    let diff = printed(&["simulate", "--review", yaml.to_str().unwrap(), "-f", FACTS, ASSUMED, "-o", "diff"]);
     assert!(diff.contains("-  nodeName: k3d-test-server-0\n"), "{diff}");
 }
 

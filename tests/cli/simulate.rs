@@ -23,7 +23,7 @@ fn items(args: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn every_form_of_the_deadlock_is_named_and_mended() {
+fn every_form_of_the_deadlock_is_named_and_fixed() {
     for name in ["1-dynamic-class", "2-static-disk", "3-ephemeral-volume", "4-ci-job", "5-statefulset"] {
         let path = format!("examples/deadlock/{name}.yaml");
         matches_golden(&format!("simulate-{name}.txt"), &printed(&["simulate", "-f", &path]));
@@ -31,7 +31,7 @@ fn every_form_of_the_deadlock_is_named_and_mended() {
         let admitted = printed(&["simulate", "-f", &path, "-o", "yaml"]);
         let again = run_with(&["simulate", "-f", "-", "--objects", &path], admitted.as_bytes(), &[]);
         assert_eq!(again.code, 0, "{}", again.stderr);
-        assert!(again.stdout.ends_with("1 Pod: none would wait for ever\n"), "{name}: {}", again.stdout);
+        assert!(again.stdout.ends_with("1 Pod: none would wait forever\n"), "{name}: {}", again.stdout);
     }
     let path = "examples/deadlock/1-dynamic-class.yaml";
     matches_golden("simulate-1.diff", &printed(&["simulate", "-f", path, "-o", "diff"]));
@@ -182,4 +182,61 @@ fn directories_need_r_to_be_searched() {
     assert_eq!(flat.code, 2);
     assert!(flat.stderr.contains("add -R to look into subdirectories"), "{}", flat.stderr);
     assert_eq!(items(&["-R", "-f", path]).len(), 1);
+}
+
+#[test]
+fn what_the_provisioner_will_refuse_is_said_and_is_not_mended() {
+    let class = "---\napiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: fast}\nprovisioner: local.latebind.dev\nvolumeBindingMode: WaitForFirstConsumer\n";
+    let served = printed_of(&format!("{POD}{class}"));
+    assert!(served.contains("admission fixes 1") && !served.contains("provisioner:"), "{served}");
+    for (from, to, why) in [
+        ("[ReadWriteOnce]", "[ReadWriteMany]", "accessMode ReadWriteMany is not served"),
+        ("{storageClassName: fast", "{volumeMode: Block, storageClassName: fast", "volumeMode Block is not served"),
+        ("provisioner: local", "parameters: {quota: x}\nprovisioner: local", "unknown parameter `quota`"),
+    ] {
+        let refused = printed_of(&format!("{POD}{class}").replace(from, to));
+        let flat = refused.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("provisioner:") && flat.contains(why), "{refused}");
+        assert!(flat.contains("admission fixes 0"), "{refused}");
+    }
+    // The verdict follows the parameter of the class, and so does admission.
+    let shared = format!("{POD}{class}")
+        .replace("[ReadWriteOnce]", "[ReadWriteMany]")
+        .replace("provisioner: local", "parameters: {sharedOnNode: \"true\"}\nprovisioner: local");
+    let served = printed_of(&shared);
+    assert!(served.contains("admission fixes 1") && !served.contains("provisioner:"), "{served}");
+    // Another provisioner may do it, and so may ours for a class that is not known.
+    let other = format!("{POD}{class}")
+        .replace("[ReadWriteOnce]", "[ReadWriteMany]")
+        .replace("local.latebind.dev", "nfs.example.com");
+    assert!(!printed_of(&other).contains("provisioner:"));
+}
+
+fn printed_of(input: &str) -> String {
+    run_with(&["simulate", "-f", "-"], input.as_bytes(), &[]).stdout
+}
+
+#[test]
+fn a_pod_that_admission_leaves_alone_comes_with_the_real_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = "metadata: {name: web}\nspec:\n";
+    for (pod, reason) in [
+        (
+            POD.replace(plain, "metadata: {name: web, annotations: {kubernetes.io/config.mirror: x}}\nspec:\n"),
+            "left alone: it is the image of a static Pod, which must keep its node name",
+        ),
+        (
+            POD.replace(plain, "metadata: {name: web}\nspec:\n  schedulingGates: [{name: later}]\n"),
+            "left alone: it has scheduling gates, and Kubernetes refuses it with a node name",
+        ),
+        (
+            POD.replace("{name: web}", "{name: web, namespace: kube-system}")
+                .replace("metadata: {name: data}", "metadata: {name: data, namespace: kube-system}"),
+            "left alone: its namespace is exempt",
+        ),
+    ] {
+        let path = file(directory.path(), "pod.yaml", &pod);
+        let text = printed(&["simulate", "-f", path.to_str().unwrap()]);
+        assert!(text.contains(reason), "{pod}\n{text}");
+    }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use latebind::admission::patch;
 use latebind::binding::{FieldPath, Pin, Remedy};
-use latebind::cli::fix::{Target, fix};
-use latebind::cluster::located::{AliasBudget, documents};
 use latebind::model::{ORIGINAL_NODE_NAME, Pod};
+use latebind::yaml::fix::{Target, fix};
+use latebind::yaml::{AliasBudget, documents};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;

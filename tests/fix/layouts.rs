@@ -1,7 +1,7 @@
 //! One case a layout: the text before and after.
 
 use latebind::binding::{FieldPath, Pin};
-use latebind::cli::fix::{Target, fix};
+use latebind::yaml::fix::{Target, fix};
 
 fn target(text: &str, document: usize, path: &str, pin: Pin) -> Target {
     let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();

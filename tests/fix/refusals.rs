@@ -1,7 +1,7 @@
 //! Texts that are left as they are, each with the reason.
 
 use latebind::binding::{FieldPath, Pin};
-use latebind::cli::fix::{Refusal, Target, fix};
+use latebind::yaml::fix::{Refusal, Target, fix};
 
 #[track_caller]
 fn refuses(text: &str, refusal: &Refusal) {

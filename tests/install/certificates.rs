@@ -11,13 +11,13 @@ use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use latebind::tls::renewal::Terms;
-use latebind::tls::store::{Places, ROTATE, Renewal, RenewalMetrics};
+use latebind::tls::renewal::Lifetimes;
+use latebind::tls::store::{CertificateObjects, ROTATE, Renewal, RenewalMetrics};
 use latebind_cluster::{Cluster, Scope, eventually, holds_for};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::manifest::{NAMESPACE, install};
+use latebind_test_support::chart::{NAMESPACE, install};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -41,8 +41,8 @@ async fn remove(scope: &Scope) -> Result<()> {
     scope.cluster()?.kubectl_with_input(&arguments, &install()?).await?.success().map(drop)
 }
 
-fn terms() -> Terms {
-    Terms {
+fn terms() -> Lifetimes {
+    Lifetimes {
         names: vec![format!("latebind-webhook.{NAMESPACE}.svc")],
         authority_life: time::Duration::days(365),
         leaf_life: time::Duration::days(90),
@@ -51,8 +51,8 @@ fn terms() -> Terms {
     }
 }
 
-fn places() -> Places {
-    Places {
+fn places() -> CertificateObjects {
+    CertificateObjects {
         namespace: NAMESPACE.to_owned(),
         authority: "latebind-ca".to_owned(),
         serving: "latebind-webhook-tls".to_owned(),
@@ -183,7 +183,7 @@ pub async fn an_end_that_cannot_be_prevented_is_told(scope: &Scope) -> Result<()
     apply(scope).await?;
     let client = client_as(scope.cluster()?, "latebind-controller").await?;
     let short =
-        Terms { leaf_life: time::Duration::seconds(12), authority_life: time::Duration::seconds(300), ..terms() };
+        Lifetimes { leaf_life: time::Duration::seconds(12), authority_life: time::Duration::seconds(300), ..terms() };
     let metrics = RenewalMetrics::default();
     let renewal = Renewal::new(client, places(), short, "alone", metrics);
     let stop = CancellationToken::new();

@@ -4,10 +4,57 @@ use anyhow::{Context, Result, ensure};
 use latebind_cluster::{Scope, project_root};
 use serde_json::Value;
 
-use crate::manifest::{install, render};
+use latebind_test_support::chart::{chart, helm, install, objects_of, render, sets, variants};
 
 pub async fn the_rendered_manifest_is_current(_: &Scope) -> Result<()> {
     is_current("webhook-manifests/install.yaml", &install()?)
+}
+
+/// What the binary prints comes from the chart, whatever is installed and under whatever names.
+pub async fn the_binary_prints_what_the_chart_renders(_: &Scope) -> Result<()> {
+    is_current("webhook-manifests/variants.yaml", &variants()?)?;
+    let settings = [
+        "--set=image.repository=r.example/mine",
+        "--set-string=image.tag=7",
+        "--set=mode=deny",
+        "--set=webhook.port=9443",
+        "--namespace=apart",
+    ];
+    for (set, flags) in sets() {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_latebind"));
+        command.arg("install").args(&flags).args(["--image=r.example/mine:7", "--mode=deny", "--webhook-port=9443"]);
+        let output = command.arg("--namespace=apart").output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout)?;
+        let printed: Vec<&str> = printed.split("\n---\n").skip(1).map(str::trim_end).collect();
+        let rendered = objects_of(set, &settings)?;
+        ensure!(printed == rendered, "{flags:?}:\n{printed:#?}\n{rendered:#?}");
+    }
+    Ok(())
+}
+
+/// The files of `ci` are for whoever tests the chart, with the objects that they are to give.
+fn ci_values() -> Result<Vec<String>> {
+    let folder = std::fs::read_dir(chart().join("ci"))?;
+    let paths = folder.map(|entry| Ok(format!("--values={}", entry?.path().display())));
+    paths.collect()
+}
+
+/// What a package of the chart holds: everything to install with, and nothing that is for its makers.
+pub async fn the_chart_can_be_packed(_: &Scope) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let lint = helm()?.args(["lint", "--strict"]).arg(chart()).output()?;
+    ensure!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
+    let output = helm()?.arg("package").arg(chart()).arg("--destination").arg(folder.path()).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let archive = std::fs::read_dir(folder.path())?.next().context("an archive")??.path();
+    let listed = std::process::Command::new("tar").arg("tzf").arg(&archive).output()?;
+    let files = String::from_utf8(listed.stdout)?;
+    for needed in ["latebind/Chart.yaml", "latebind/README.md", "latebind/values.schema.json", "latebind/files/crds/"] {
+        ensure!(files.contains(needed), "no {needed} in {files}");
+    }
+    ensure!(!files.contains("latebind/ci/"), "{files}");
+    Ok(())
 }
 
 /// `parts/rescue-rbac.yaml` is what the rescue loop is tested with, down to the last verb; the chart must grant the same.
@@ -57,9 +104,63 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "image.digest=latest",
         "webhok.replicas=3",
         "tls.mode=secret",
+        "webhook.hostNetwork=true",
+        "webhook.port=80",
+        "rescue.enabled=maybe",
+        "rescue.taintedNodesFor={A B}",
+        "rescue.mode=warn",
+        "exemptionPolicy.groups=admins",
+        "networkPolicy.enabled=often",
+        "metrics.prometheusRule.runbooks=pages",
     ] {
         ensure!(render(&["--set", wrong]).is_err(), "{wrong} was accepted");
     }
+    Ok(())
+}
+
+/// Pods alone are refused while no replica answers: what rescue writes, and what other schedulers and controllers write, is
+/// claims and workloads.
+pub async fn the_policy_fail_covers_pods_only(_: &Scope) -> Result<()> {
+    let everything = [
+        "--set=webhook.failurePolicy=Fail",
+        "--set=provisioner.enabled=true",
+        "--set=provisioner.claimHook.enabled=true",
+    ];
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&render(&everything)?)?;
+    let (mut strict, mut lenient) = (Vec::new(), 0);
+    for object in &objects {
+        for webhook in object["webhooks"].as_array().into_iter().flatten() {
+            if webhook["failurePolicy"] == "Ignore" {
+                lenient += 1;
+                continue;
+            }
+            ensure!(
+                webhook["rules"]
+                    .as_array()
+                    .is_some_and(|rules| rules.iter().all(|rule| rule["resources"] == serde_json::json!(["pods"]))),
+                "{webhook}"
+            );
+            strict.push(object["kind"].as_str().unwrap_or_default());
+        }
+    }
+    ensure!(
+        strict == ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] && lenient == 4,
+        "{strict:?}, {lenient}"
+    );
+    Ok(())
+}
+
+/// One for each of webhook, controller and agents, without anybody's asking.
+pub async fn every_part_has_a_network_policy(_: &Scope) -> Result<()> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&render(&["--set=provisioner.enabled=true"])?)?;
+    let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+    let mut parts: Vec<&str> = policies
+        .map(|policy| {
+            policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"].as_str().unwrap_or_default()
+        })
+        .collect();
+    parts.sort_unstable();
+    ensure!(parts == ["agent", "controller", "webhook"], "{parts:?}");
     Ok(())
 }
 
@@ -79,16 +180,22 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         "--set=networkPolicy.apiServerCIDRs={192.0.2.0/24}",
         "--set=imagePullSecrets[0].name=registry",
     ];
+    let ci = ci_values()?;
+    let ci: Vec<[&str; 1]> = ci.iter().map(|file| [file.as_str()]).collect();
+    ensure!(ci.len() > 3, "{ci:?}");
     let variants: [&[&str]; 4] = [
         &[],
         &everything,
         &["--set=tls.mode=secret", "--set=tls.caBundle=pem", "--set=webhook.validateWorkloads=false"],
         &["--set=webhook.validateClaims=false", "--set=podDisruptionBudget.enabled=false"],
     ];
-    for variant in variants {
+    for variant in variants.into_iter().chain(ci.iter().map(<[&str; 1]>::as_slice)) {
         let text = render(&[&["--set=namespace.create=true", "--skip-tests"], variant].concat())?;
         // The namespace is not there yet when the objects in it are tried, so they are tried in one that is.
-        let text = text.replace("namespace: latebind-system", &format!("namespace: {}", scope.namespace()));
+        let here = format!("namespace: {}", scope.namespace());
+        // An object of the user's own may have it in quotes.
+        let text = text.replace("namespace: 'latebind-system'", "namespace: latebind-system");
+        let text = text.replace("namespace: latebind-system", &here).replace("namespace: latebind-agent", &here);
         let text = text.replace("caBundle: cGVt", "caBundle: ''");
         let arguments = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
         let output = scope.cluster()?.kubectl_with_input(&arguments, &text).await?;

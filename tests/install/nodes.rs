@@ -7,11 +7,12 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod};
 use kube::ResourceExt;
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::objects::{self, claim_spec};
 use serde_json::{Value, json};
 
-use crate::manifest::{NAMESPACE, install, render};
-use crate::provisioner::{PROVISIONER, Provisioner};
-use crate::stage::{PATIENCE, claim, claim_spec, class, install_from, pinned, rolled_out, runs_on, uninstall};
+use latebind_test_support::chart::{NAMESPACE, install, render};
+use latebind_test_support::installed::{PATIENCE, claim, class, install_from, pinned, rolled_out, runs_on, uninstall};
+use latebind_test_support::provisioner::{PROVISIONER, Provisioner};
 
 /// Nothing that carries latebind's label is left anywhere.
 pub async fn nothing_is_left(scope: &Scope) -> Result<()> {
@@ -32,14 +33,12 @@ pub async fn nothing_is_left(scope: &Scope) -> Result<()> {
 
 async fn disk(scope: &Scope, stem: &str, class: &str, node: &str) -> Result<String> {
     let name = scope.unique(stem);
-    scope
-        .create::<PersistentVolume>(json!({"metadata": {"name": name}, "spec": {
-            "storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Mi"},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": format!("/tmp/{name}"), "type": "DirectoryOrCreate"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}}))
-        .await?;
+    let mut volume = objects::volume(&name, class, node, "1Mi");
+    if let Some(spec) = volume["spec"].as_object_mut() {
+        spec.remove("local");
+        spec.insert("hostPath".to_owned(), json!({"path": format!("/tmp/{name}"), "type": "DirectoryOrCreate"}));
+    }
+    scope.create::<PersistentVolume>(volume).await?;
     Ok(name)
 }
 
@@ -50,9 +49,9 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
     let fixed = class(scope, "fixed", "kubernetes.io/no-provisioner").await?;
     uninstall(scope).await?;
 
-    // Without latebind the Pod waits for ever.
+    // Without latebind the Pod waits forever.
     claim(scope, "before", &dynamic).await?;
-    let by_claim = |name: &str| json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
+    let by_claim = |name: &str| [objects::named("data", name)];
     scope.create::<Pod>(pinned("before", &node, &by_claim("before"))).await?;
     holds_for("the deadlock", Duration::from_secs(5), async || {
         let phase = |status: Option<String>| status.unwrap_or_default();
@@ -64,7 +63,7 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
     install_from(scope, &install()?).await?;
     rows(scope, &node, &dynamic, &fixed).await?;
     dry_run_is_equal_to_create(scope, &node, &dynamic).await?;
-    // What was stuck before is the controller's to mend.
+    // What was stuck before is the controller's to fix.
     runs_on(scope, "before", &node).await.context("the Pod that was stuck before the installation")?;
     restricted(scope).await?;
 
@@ -74,9 +73,10 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
 
 /// Rows 4, 5, 6, 23, 24 and 25 of the truth table end with the Pod running on the node that it names.
 async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<()> {
-    let by_claim = |name: &str| json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
-    let own =
-        |class: &str| json!([{"name": "data", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(class)}}}]);
+    let by_claim = |name: &str| [objects::named("data", name)];
+    let own = |class: &str| {
+        [json!({"name": "data", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(class, "1Mi")}}})]
+    };
     let fitted = class(scope, "fitted", PROVISIONER).await?;
     let existing = disk(scope, "row-5", &fitted, node).await?;
     disk(scope, "row-6", fixed, node).await?;
@@ -87,12 +87,12 @@ async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<(
     }
     scope.create::<Pod>(pinned("row-23", node, &own(dynamic))).await?;
     scope.create::<Pod>(pinned("row-24", node, &own(fixed))).await?;
-    let mut template = pinned("row-25", node, &json!([]));
+    let mut template = pinned("row-25", node, &[]);
     template["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
     scope
         .create::<StatefulSet>(json!({"metadata": {"name": "row-25"}, "spec": {
             "serviceName": "row-25", "selector": {"matchLabels": {"app": "row-25"}}, "template": template,
-            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim_spec(dynamic)}]}}))
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim_spec(dynamic, "1Mi")}]}}))
         .await?;
     for name in ["row-4", "row-5", "row-6", "row-23", "row-24", "row-25-0"] {
         let pod = runs_on(scope, name, node).await.with_context(|| name.to_owned())?;
@@ -109,7 +109,7 @@ async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<(
 /// `--dry-run=server` shows what a create does: the same warning, and the same Pod but for what each Pod has of its own.
 async fn dry_run_is_equal_to_create(scope: &Scope, node: &str, class: &str) -> Result<()> {
     claim(scope, "dry", class).await?;
-    let mut pod = pinned("dry", node, &json!([{"name": "data", "persistentVolumeClaim": {"claimName": "dry"}}]));
+    let mut pod = pinned("dry", node, &[objects::named("data", "dry")]);
     (pod["apiVersion"], pod["kind"]) = (json!("v1"), json!("Pod"));
     pod["metadata"]["namespace"] = json!(scope.namespace());
     let create = async |mode: &'static str| -> Result<(String, Value)> {
@@ -156,12 +156,12 @@ pub async fn deleting_the_namespace_first_locks_nothing(scope: &Scope) -> Result
     install_from(scope, &install()?).await?;
     scope.cluster()?.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=90s"]).await?.success()?;
     claim(scope, "orphan", dynamic).await?;
-    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "orphan"}}]);
+    let volumes = [objects::named("data", "orphan")];
     scope.create::<Pod>(pinned("orphan", node, &volumes)).await?;
     // What is left is in nobody's way, and applying the manifest again brings all of it back.
     install_from(scope, &install()?).await?;
     claim(scope, "again", dynamic).await?;
-    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "again"}}]);
+    let volumes = [objects::named("data", "again")];
     scope.create::<Pod>(pinned("again", node, &volumes)).await?;
     runs_on(scope, "again", node).await?;
     uninstall(scope).await?;
@@ -182,7 +182,7 @@ pub async fn own_pods_are_never_blocked(scope: &Scope) -> Result<()> {
     })
     .await?;
     let node = scope.cluster()?.nodes()[0].name().to_owned();
-    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "any"}}]);
+    let volumes = [objects::named("data", "any")];
     let refused = scope.attempt::<Pod>(pinned("refused", &node, &volumes)).await?;
     let refused = refused.err().context("it was admitted")?;
     ensure!(refused.message.contains("pods.latebind.dev"), "{}", refused.message);

@@ -6,12 +6,14 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use latebind_cluster::{Scope, eventually, project_root};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
-use crate::manifest::NAMESPACE;
 use crate::nodes::nothing_is_left;
-use crate::provisioner::{PROVISIONER, Provisioner};
-use crate::stage::{PATIENCE, claim, claim_spec, class, import, pinned, runs_on, uninstall};
+use latebind_test_support::chart::NAMESPACE;
+use latebind_test_support::installed::{PATIENCE, claim, class, import, pinned, rolled_out, runs_on, uninstall};
+use latebind_test_support::local::definitions_are_gone;
+use latebind_test_support::provisioner::{PROVISIONER, Provisioner};
 
 const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 
@@ -24,14 +26,16 @@ fn blocks(page: &str, chapter: &str) -> Result<Vec<String>> {
 }
 
 /// What a person types in the project's directory.
-async fn typed(scope: &Scope, script: &str) -> Result<String> {
+pub async fn typed(scope: &Scope, script: &str) -> Result<String> {
     let cluster = scope.cluster()?;
     let binaries = cluster.binaries();
-    let helm = binaries.helm().parent().context("a directory")?.display().to_string();
+    let helm = latebind_cluster::helm()?.parent().context("a directory")?.display().to_string();
+    let latebind = std::path::Path::new(env!("CARGO_BIN_EXE_latebind")).parent().context("a directory")?;
     let script = format!(
-        "set -euxo pipefail; cd {}; export KUBECONFIG={} PATH={}:{helm}:$PATH\n{script}",
+        "set -euxo pipefail; cd {}; export KUBECONFIG={} PATH={}:{}:{helm}:$PATH\n{script}",
         project_root().display(),
         cluster.kubeconfig().display(),
+        latebind.display(),
         binaries.directory().display()
     );
     cluster.run(&["bash", "-c", &script]).await?.success()
@@ -42,8 +46,7 @@ async fn both_run(scope: &Scope, install: &str, stem: &str) -> Result<()> {
     let node = scope.cluster()?.nodes()[1].name().to_owned();
     let class = class(scope, stem, PROVISIONER).await?;
     let (before, after) = (format!("{stem}-before"), format!("{stem}-after"));
-    let pod =
-        |name: &str| pinned(name, &node, &json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]));
+    let pod = |name: &str| pinned(name, &node, &[objects::named("data", name)]);
     claim(scope, &before, &class).await?;
     scope.create::<Pod>(pod(&before)).await?;
     typed(scope, install).await?;
@@ -53,6 +56,37 @@ async fn both_run(scope: &Scope, install: &str, stem: &str) -> Result<()> {
     ensure!(after.annotations().contains_key("latebind.dev/original-node-name"), "it was not rewritten");
     ensure!(!before.annotations().contains_key("latebind.dev/original-node-name"));
     Ok(())
+}
+
+/// The first screen: what is stuck and what to type, the command as it is printed, and the installation.
+pub async fn a_stuck_pod_starts_as_it_stands_in_readme(scope: &Scope) -> Result<()> {
+    import(scope.cluster()?).await?;
+    uninstall(scope).await?;
+    let _provisioner = Provisioner::start(scope.client());
+    let blocks = blocks("README.md", "A Pod is stuck")?;
+    let [look, install] = blocks.as_slice() else { anyhow::bail!("two commands, not {}", blocks.len()) };
+    let node = scope.cluster()?.nodes()[1].name().to_owned();
+    let class = class(scope, "first-screen", PROVISIONER).await?;
+    claim(scope, "stuck", &class).await?;
+    scope.create::<Pod>(pinned("stuck", &node, &[objects::named("data", "stuck")])).await?;
+    // It ends with 1, since there is something to say.
+    let told = typed(scope, &format!("{} || [ $? = 1 ]", look.trim())).await?;
+    let words = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    let command = format!("kubectl annotate pvc stuck -n {} ", scope.namespace());
+    let (_, rest) = words.split_once(&command).with_context(|| format!("{command:?} is not in {told}"))?;
+    let typed_command = format!("{command}{}", rest.split([';', ' ']).next().context("a node")?);
+    typed(scope, &typed_command).await?;
+    runs_on(scope, "stuck", &node).await?;
+
+    typed(scope, install).await?;
+    for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
+        rolled_out(scope, deployment).await?;
+    }
+    claim(scope, "later", &class).await?;
+    scope.create::<Pod>(pinned("later", &node, &[objects::named("data", "later")])).await?;
+    runs_on(scope, "later", &node).await?;
+    typed(scope, "latebind install | kubectl delete -f - --timeout=90s").await?;
+    nothing_is_left(scope).await
 }
 
 /// With kubectl, and then with helm; each goes without a trace.
@@ -82,10 +116,10 @@ pub async fn works_as_it_stands_in_readme(scope: &Scope) -> Result<()> {
 
 /// A Pod that the scheduler places gets a volume of latebind's; then both go, and the directory with them.
 async fn serves(scope: &Scope, name: &str, class: Option<&str>) -> Result<()> {
-    let mut spec = claim_spec("");
+    let mut spec = objects::claim_spec("", "1Mi");
     spec["storageClassName"] = json!(class);
     scope.create::<PersistentVolumeClaim>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
-    let mut pod = pinned(name, "", &json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]));
+    let mut pod = pinned(name, "", &[objects::named("data", name)]);
     pod["spec"]["nodeName"] = Value::Null;
     pod["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", "hostname > /data/name && sleep 3600"]);
     scope.create::<Pod>(pod).await?;
@@ -113,14 +147,16 @@ async fn serves(scope: &Scope, name: &str, class: Option<&str>) -> Result<()> {
 pub async fn local_volumes_work_as_they_stand_in_readme(scope: &Scope) -> Result<()> {
     import(scope.cluster()?).await?;
     uninstall(scope).await?;
-    let blocks = blocks("README.md", "Local volumes")?;
-    let [kubectl, helm] = blocks.as_slice() else { anyhow::bail!("two ways to install, not {}", blocks.len()) };
+    let install = blocks("README.md", "Local volumes")?;
+    let [kubectl, helm] = install.as_slice() else { anyhow::bail!("two ways to install, not {}", install.len()) };
     ensure!(kubectl.trim().lines().count() == 1, "one command: {kubectl}");
     typed(scope, kubectl).await?;
     let marked = scope.all::<StorageClass>().get("latebind-local").await?;
     ensure!(marked.annotations().get(DEFAULT).is_none_or(|value| value != "true"), "nobody asked for a default");
     serves(scope, "one-command", Some("latebind-local")).await?;
-    typed(scope, "kubectl delete -f webhook-manifests/provisioner.yaml --timeout=90s").await?;
+    let uninstall = blocks("docs/provisioner.md", "Uninstall")?;
+    let [with_kubectl, with_helm] = uninstall.as_slice() else { anyhow::bail!("two ways, not {}", uninstall.len()) };
+    typed(scope, with_kubectl).await?;
     nothing_is_left(scope).await?;
 
     let other = class(scope, "other-default", PROVISIONER).await?;
@@ -131,10 +167,7 @@ pub async fn local_volumes_work_as_they_stand_in_readme(scope: &Scope) -> Result
     typed(scope, &set("false")).await?;
     typed(scope, helm).await?;
     serves(scope, "by-default", None).await?;
-    typed(scope, "helm uninstall latebind --namespace latebind-system --wait --timeout 90s").await?;
-    // helm leaves the definitions, and the namespace that it made.
-    typed(scope, "kubectl delete crd localvolumes.latebind.dev localpools.latebind.dev localnodes.latebind.dev")
-        .await?;
-    typed(scope, &format!("kubectl delete namespace {NAMESPACE} --timeout=90s")).await?;
+    typed(scope, with_helm).await?;
+    definitions_are_gone(&scope.client()).await?;
     nothing_is_left(scope).await
 }

@@ -17,7 +17,7 @@ fn run(format: &str, input: &str) -> Run {
 
 #[test]
 fn nothing_hostile_gets_through() {
-    for format in ["table", "json", "yaml", "sarif", "junit", "github", "gitlab"] {
+    for format in ["table", "json", "yaml", "sarif", "junit", "github", "gitlab", "markdown"] {
         let run = run(format, &hostile());
         assert_eq!(run.code, 1, "{format}: {}", run.stderr);
         for character in run.stdout.chars() {

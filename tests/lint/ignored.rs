@@ -14,7 +14,7 @@ fn a_reason_makes_it_ignored() {
     assert_eq!(names(&found), ["LB001 Pod/a"]);
     assert_eq!(found[0]["state"], "ignored");
     assert_eq!(found[0]["reason"], "bound by hand, see the wiki");
-    assert!(found[0]["fix"].is_null(), "what is accepted is not mended");
+    assert!(found[0]["fix"].is_null(), "what is accepted is not fixed");
     let run = lint(&["-f", "-"], &input);
     assert_eq!(run.code, 0);
     assert!(run.stdout.contains("ignored: bound by hand") && run.stdout.contains("1 ignored"), "{}", run.stdout);

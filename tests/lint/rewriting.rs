@@ -81,9 +81,9 @@ fn links_stay_links_and_permissions_stay() {
 fn a_file_that_others_changed_meanwhile_is_left_alone() {
     let directory = directory(&[("a.yaml", "theirs")]);
     let file = directory.path().join("a.yaml");
-    let error = latebind::cli::fix::replace_file(&file, "ours", "new").unwrap_err();
+    let error = latebind::cli::replace::replace_file(&file, "ours", "new").unwrap_err();
     assert!(error.to_string().contains("changed by somebody else"), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "theirs");
-    let error = latebind::cli::fix::replace_file(directory.path(), "", "new").unwrap_err();
+    let error = latebind::cli::replace::replace_file(directory.path(), "", "new").unwrap_err();
     assert!(error.to_string().contains("not a regular file"), "{error}");
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use latebind_cluster::{Cluster, Scope};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
 use crate::apply;
@@ -25,10 +26,8 @@ fn told(output: &Output) -> String {
 
 /// A Pod that names a node and mounts a claim.
 fn pod(namespace: &str, node: &str, claim: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace}, "spec": {
-        "nodeName": node,
-        "containers": [{"name": "main", "image": "none", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
+    let pod = objects::on_node(objects::pod("p", &[objects::named("data", claim)]), node);
+    objects::with(pod, &json!({"metadata": {"namespace": namespace}}))
 }
 
 /// A kubeconfig of somebody who may do nothing.
@@ -145,8 +144,8 @@ pub async fn a_cluster_that_is_not_there_or_refuses_is_told(scope: &Scope) -> Re
 
 /// More objects than one page holds.
 pub async fn lists_are_read_page_by_page(scope: &Scope) -> Result<()> {
-    use latebind::cluster::Fact;
-    use latebind::cluster::server::ServerFacts;
+    use latebind::facts::Fact;
+    use latebind::facts::server::{ClaimsOf, ServerFacts};
 
     const CLAIMS: usize = 620;
     let claims = (0..CLAIMS).map(|number| {
@@ -164,7 +163,7 @@ pub async fn lists_are_read_page_by_page(scope: &Scope) -> Result<()> {
         }
     }));
     made.await.into_iter().collect::<Result<Vec<_>>>()?;
-    let namespaces = [scope.namespace().to_owned()].into();
+    let namespaces = ClaimsOf::Namespaces([scope.namespace().to_owned()].into());
     let read = ServerFacts::read(&scope.client(), &namespaces).await?;
     let claims = read.facts.iter().filter(|fact| matches!(fact, Fact::Claim(_))).count();
     ensure!(claims == CLAIMS, "{claims} of {CLAIMS}");

@@ -13,9 +13,10 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use latebind::crd::{LocalPool, LocalVolume};
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::objects;
 use serde_json::json;
 
-use crate::ground::{install, path_of};
+use latebind_test_support::local::{install, path_of};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -97,7 +98,7 @@ impl Numbers {
 
 pub async fn everything_agrees_after_random_kills(scope: &Scope) -> Result<()> {
     let claims: u64 = if std::env::var_os("LATEBIND_LONG_TESTS").is_some() { 300 } else { 60 };
-    install(&scope.client()).await?;
+    install(&scope.client(), latebind::crd::definitions()).await?;
     let node = scope.simulated_node("node", &[]).await?;
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let (base, class) = (directory.path().join("base"), scope.unique("class"));
@@ -105,10 +106,7 @@ pub async fn everything_agrees_after_random_kills(scope: &Scope) -> Result<()> {
         .create::<LocalPool>(json!({ "metadata": { "name": class },
             "spec": { "nodes": [{ "names": [node.name()], "paths": [{ "path": base }] }] } }))
         .await?;
-    scope
-        .create::<StorageClass>(json!({ "metadata": { "name": class }, "provisioner": "local.latebind.dev",
-            "volumeBindingMode": "WaitForFirstConsumer" }))
-        .await?;
+    scope.create::<StorageClass>(objects::class(&class, "local.latebind.dev")).await?;
     let kubeconfig = scope.cluster()?.kubeconfig();
     let logs = [directory.path().join("controller.log"), directory.path().join("agent.log")];
     // The Lease of the dead would have to run out first; that is not what this is about.
@@ -123,12 +121,8 @@ pub async fn everything_agrees_after_random_kills(scope: &Scope) -> Result<()> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for number in 0..claims {
         let name = format!("claim{number}");
-        scope
-            .create::<PersistentVolumeClaim>(json!({
-                "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": node.name() } },
-                "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
-                    "resources": { "requests": { "storage": "1Mi" } } } }))
-            .await?;
+        let claim = objects::selected(objects::claim(&name, &class, "1Mi"), node.name());
+        scope.create::<PersistentVolumeClaim>(claim).await?;
         kept.insert(name);
         if numbers.below(3) == 0 {
             write_into_bound(scope, &mut files).await?;

@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use latebind_cluster::{Node, Scope, eventually};
+use latebind_test_support::objects::of_claim;
 use serde_json::{Value, json};
 
 use crate::nodes::{
-    CLASS, PATIENCE, claim, delete_claim, delete_pod, installed, last, of_claim, ordered, pod, removed, rolled_out,
+    CLASS, PATIENCE, claim, delete_claim, delete_pod, installed, last, ordered, pod, removed, rolled_out,
     without_webhook, written,
 };
 

@@ -14,14 +14,12 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use latebind_cluster::suite::long;
 use latebind_cluster::{Node, Scope, eventually};
-use serde_json::json;
+use latebind_test_support::objects::{self, of_claim, selected};
 use tokio::task::JoinSet;
 
-use crate::ground::path_of;
-use crate::nodes::{
-    CLASS, PATIENCE, claim, claim_spec, delete_claim, delete_pod, installed, last, of_claim, pod, removed, written,
-};
-use crate::tenant::swap;
+use crate::nodes::{CLASS, PATIENCE, claim, delete_claim, delete_pod, installed, last, pod, removed, written};
+use latebind_test_support::local::path_of;
+use latebind_test_support::tenant::swap;
 
 /// Something on the node swaps directories of the volume for links while the volume is removed.
 pub async fn a_tenant_who_swaps_directories_for_links_reaches_nothing(scope: &Scope) -> Result<()> {
@@ -110,11 +108,9 @@ async fn attacked(
     swaps: &Arc<AtomicUsize>,
 ) -> Result<()> {
     let names: Vec<String> = (0..AT_ONCE).map(|number| format!("hostile{batch}-{number}")).collect();
-    let selected = json!({ "volume.kubernetes.io/selected-node": node.name() });
-    let created = names.iter().map(|name| {
-        let metadata = json!({ "name": name, "annotations": selected });
-        scope.create::<PersistentVolumeClaim>(json!({ "metadata": metadata, "spec": claim_spec(CLASS) }))
-    });
+    let created = names
+        .iter()
+        .map(|name| scope.create::<PersistentVolumeClaim>(selected(objects::claim(name, CLASS, "1Mi"), node.name())));
     stream::iter(created).buffer_unordered(8).try_collect::<Vec<_>>().await?;
     let volumes = bound(scope).await?;
     let root = PathBuf::from(format!("/proc/{}/root", node.host_pid().await?));

@@ -9,25 +9,36 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume};
-use latebind_cluster::image::BUSYBOX;
+use latebind_cluster::image;
 use latebind_cluster::{Cluster, Node, Scope, eventually, holds_for};
+use latebind_test_support::objects::{self, of_claim};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::chart::provisioner;
-use crate::ground::path_of;
-use crate::image::of_this_build;
-use crate::manifest::NAMESPACE;
+use crate::chart::provisioner_with;
+use latebind_test_support::chart::NAMESPACE;
+use latebind_test_support::local::path_of;
 
 /// The image that tests build from this tree.
 const IMAGE: &str = "localhost/latebind:test";
 pub const CLASS: &str = "latebind-local";
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Label of namespaces that the webhook does not hear of.
+const WITHOUT_WEBHOOK: &str = "tests.latebind.dev/without-webhook";
 
 static INSTALLED: OnceCell<()> = OnceCell::const_new();
 
 fn manifest() -> Result<String> {
-    Ok(provisioner()?.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
+    manifest_with(&[])
+}
+
+/// What is installed, with more settings.
+pub fn manifest_with(more: &[&str]) -> Result<String> {
+    let settings = format!(
+        r#"--set-json=webhook.namespaceMatchExpressions=[{{"key":"{WITHOUT_WEBHOOK}","operator":"DoesNotExist"}}]"#
+    );
+    let all = [&[settings.as_str()], more].concat();
+    Ok(provisioner_with(&all)?.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
 }
 
 /// Applies the manifest, once, and waits for its Pods.
@@ -35,7 +46,7 @@ pub async fn installed(scope: &Scope) -> Result<&Cluster> {
     let cluster = scope.cluster()?;
     INSTALLED
         .get_or_try_init(|| async {
-            let archive = tokio::task::spawn_blocking(|| of_this_build(IMAGE)).await??;
+            let archive = tokio::task::spawn_blocking(|| image::latebind(IMAGE)).await??;
             for node in cluster.nodes() {
                 node.import(&archive).await?;
             }
@@ -65,37 +76,25 @@ pub async fn rolled_out(cluster: &Cluster) -> Result<()> {
 }
 
 pub fn claim_spec(class: &str) -> Value {
-    json!({ "storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Mi" } } })
+    objects::claim_spec(class, "1Mi")
 }
 
 pub async fn claim(scope: &Scope, name: &str, class: &str) -> Result<()> {
-    let object = json!({ "metadata": { "name": name }, "spec": claim_spec(class) });
-    scope.create::<PersistentVolumeClaim>(object).await.map(drop)
+    scope.create::<PersistentVolumeClaim>(objects::claim(name, class, "1Mi")).await.map(drop)
 }
 
 /// A Pod that writes its own name into its volume.
 pub fn pod(name: &str, node: Option<&str>, volume: &Value) -> Value {
-    let mut volume = volume.clone();
-    volume["name"] = json!("data");
-    let mut object = json!({
-        "metadata": { "name": name, "labels": { "app": name } },
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "tolerations": [{ "operator": "Exists" }],
-            "containers": [{ "name": "main", "image": BUSYBOX, "imagePullPolicy": "Never",
-                "command": ["/bin/sh", "-c", "hostname > /data/name && sleep 3600"],
-                "volumeMounts": [{ "name": "data", "mountPath": "/data" }] }],
-            "volumes": [volume],
-        },
+    let volume = objects::with(volume.clone(), &json!({ "name": "data" }));
+    let pod = objects::running(objects::pod(name, &[volume]), "hostname > /data/name && sleep 3600");
+    let tolerant = json!({
+        "metadata": { "labels": { "app": name } }, "spec": { "tolerations": [{ "operator": "Exists" }] },
     });
-    if let Some(node) = node {
-        object["spec"]["nodeName"] = json!(node);
+    let pod = objects::with(pod, &tolerant);
+    match node {
+        Some(node) => objects::on_node(pod, node),
+        None => pod,
     }
-    object
-}
-
-pub fn of_claim(name: &str) -> Value {
-    json!({ "persistentVolumeClaim": { "claimName": name } })
 }
 
 /// The volume of a claim, once its Pod runs and has written into it.
@@ -171,11 +170,55 @@ pub async fn a_pinned_pod_runs_without_the_webhook(scope: &Scope) -> Result<()> 
     pinned(scope).await
 }
 
+/// No Pod of the namespace is rewritten, as if the webhook were away; whoever is stuck there is still rescued.
 pub async fn without_webhook(scope: &Scope) -> Result<()> {
-    let off = json!({ "metadata": { "labels": { "latebind.dev/webhook": "disabled" } } });
+    let off = json!({ "metadata": { "labels": { WITHOUT_WEBHOOK: "" } } });
     let namespaces = scope.all::<Namespace>();
     namespaces.patch(scope.namespace(), &PatchParams::default(), &Patch::Merge(&off)).await?;
     Ok(())
+}
+
+/// Both write into one ReadWriteMany volume at the same time; one that names another node does not get it.
+pub async fn two_pods_of_one_node_share_a_volume(scope: &Scope) -> Result<()> {
+    let cluster = installed(scope).await?;
+    let node = last(cluster);
+    let other = cluster.nodes().first().context("another node")?;
+    let class = scope.unique("shared");
+    let parameters = json!({ "parameters": { "pool": CLASS, "sharedOnNode": "true" } });
+    scope.create::<StorageClass>(objects::with(objects::class(&class, "local.latebind.dev"), &parameters)).await?;
+    let many = json!({ "spec": { "accessModes": ["ReadWriteMany"] } });
+    scope.create::<PersistentVolumeClaim>(objects::with(objects::claim("data", &class, "1Mi"), &many)).await?;
+    let writer = |name: &str, node: Option<&str>| {
+        let pod = objects::pod(name, &[of_claim("data")]);
+        let script = "while true; do hostname >> /data/all; hostname > /data/$(hostname); sleep 1; done";
+        let pod = objects::running(pod, script);
+        node.map_or(pod.clone(), |node| objects::on_node(pod, node))
+    };
+    scope.create::<Pod>(writer("first", Some(node.name()))).await?;
+    scope.pod_phase("first", "Running", PATIENCE).await?;
+    // The scheduler follows the volume's affinity.
+    scope.create::<Pod>(writer("second", None)).await?;
+    let second = scope.pod_phase("second", "Running", PATIENCE).await?;
+    ensure!(second.spec.and_then(|spec| spec.node_name).as_deref() == Some(node.name()), "on another node");
+    let bound = scope.claim("data").await?.spec.and_then(|spec| spec.volume_name).context("bound")?;
+    let volume = scope.all::<PersistentVolume>().get(&bound).await?;
+    let modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
+    ensure!(modes == ["ReadWriteMany"], "{modes:?}");
+    let path = path_of(&volume).display().to_string();
+    eventually("lines of both in one file", PATIENCE, async || {
+        let lines = node.shell(&format!("sort -u {path}/all; ls {path}")).await?;
+        Ok(["first", "second"].iter().all(|name| lines.matches(name).count() == 2).then_some(()))
+    })
+    .await?;
+    // No volume of that claim is on the other node.
+    without_webhook(scope).await?;
+    scope.create::<Pod>(writer("elsewhere", Some(other.name()))).await?;
+    scope.event("elsewhere", "FailedMount", "NodeAffinity", Duration::from_secs(150)).await?;
+    for name in ["elsewhere", "second", "first"] {
+        delete_pod(scope, name).await?;
+    }
+    delete_claim(scope, "data").await?;
+    removed(scope, &volume, node.name()).await
 }
 
 pub async fn a_stateful_set_of_three_keeps_its_data(scope: &Scope) -> Result<()> {
@@ -229,10 +272,7 @@ pub async fn a_disk_that_is_not_mounted_gets_no_volume_until_it_is(scope: &Scope
     let path = json!({ "path": disk, "requireMount": true });
     let nodes = json!([{ "names": [node.name()], "paths": [path] }, { "paths": [] }]);
     scope.create::<LocalPool>(json!({ "metadata": { "name": name }, "spec": { "nodes": nodes } })).await?;
-    scope
-        .create::<StorageClass>(json!({ "metadata": { "name": name }, "provisioner": "local.latebind.dev",
-            "volumeBindingMode": "WaitForFirstConsumer" }))
-        .await?;
+    scope.create::<StorageClass>(objects::class(&name, "local.latebind.dev")).await?;
     let reports = scope.all::<LocalNode>();
     eventually("the node's report to say so", PATIENCE, async || {
         let report = reports.get(node.name()).await?.status.unwrap_or_default();
@@ -331,9 +371,7 @@ pub async fn data_outlives_the_definitions(scope: &Scope) -> Result<()> {
 
 /// A claim that a person, or a test, orders for a node: no Pod takes part.
 pub async fn ordered(scope: &Scope, name: &str, node: &str) -> Result<PersistentVolume> {
-    let annotations = json!({ "volume.kubernetes.io/selected-node": node });
-    let metadata = json!({ "name": name, "annotations": annotations });
-    scope.create::<PersistentVolumeClaim>(json!({ "metadata": metadata, "spec": claim_spec(CLASS) })).await?;
+    scope.create::<PersistentVolumeClaim>(objects::selected(objects::claim(name, CLASS, "1Mi"), node)).await?;
     let bound = scope.claim_phase(name, "Bound", PATIENCE).await?;
     let volume = bound.spec.and_then(|spec| spec.volume_name).context("bound without a volume")?;
     let volume = scope.all::<PersistentVolume>().get(&volume).await?;

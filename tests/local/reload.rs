@@ -12,10 +12,11 @@ use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
 use latebind::crd::{LocalPool, definitions};
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
 use crate::crash::Victim;
-use crate::ground::{PATIENCE, install, path_of};
+use latebind_test_support::local::{PATIENCE, install, path_of};
 
 /// What goes on while the edits happen.
 struct Stage<'a> {
@@ -31,10 +32,7 @@ impl Stage<'_> {
     }
 
     async fn claim(&self, name: &str, class: &str) -> Result<()> {
-        let annotations = json!({ "volume.kubernetes.io/selected-node": self.node });
-        let claim = json!({ "metadata": { "name": name, "annotations": annotations },
-            "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
-                "resources": { "requests": { "storage": "1Mi" } } } });
+        let claim = objects::selected(objects::claim(name, class, "1Mi"), &self.node);
         self.scope.create::<PersistentVolumeClaim>(claim).await.map(drop)
     }
 
@@ -106,7 +104,7 @@ impl Stage<'_> {
 }
 
 pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Result<()> {
-    install(&scope.client()).await?;
+    install(&scope.client(), latebind::crd::definitions()).await?;
     let node = scope.simulated_node("node", &[]).await?;
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let (base, pool) = (directory.path().join("base"), scope.unique("pool"));
@@ -133,7 +131,7 @@ pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Resu
     for number in 0..2 {
         pools.delete(&scope.unique(&format!("nonsense{number}")), &DeleteParams::default()).await?;
     }
-    install(&scope.client()).await?;
+    install(&scope.client(), latebind::crd::definitions()).await?;
     // And what is changed afterwards is seen again, by both.
     let moved = directory.path().join("moved");
     stage.set_pool(&json!([{ "names": [node.name()], "paths": [{ "path": moved }] }])).await?;
@@ -152,8 +150,7 @@ pub async fn what_is_edited_while_they_run_crashes_nobody(scope: &Scope) -> Resu
 }
 
 fn class_with(name: &str, parameters: &Value) -> Value {
-    json!({ "metadata": { "name": name }, "provisioner": "local.latebind.dev",
-        "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters })
+    objects::with(objects::class(name, "local.latebind.dev"), &json!({ "parameters": parameters }))
 }
 
 /// Pools that the definition lets in, and that serve nobody.

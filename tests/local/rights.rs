@@ -10,15 +10,17 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use latebind::agent::{self, AgentMetrics, AllowedBases, Base, Order};
+use latebind::controllers::volumes as provision;
 use latebind::crd::{LocalNode, LocalVolume, VolumePath};
-use latebind::provision;
+use latebind::facts::live::{LiveCluster, WatchedPods};
 use latebind_cluster::{Cluster, Scope, SimulatedNode, eventually};
+use latebind_test_support::objects;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::chart::provisioner;
-use crate::ground::{PATIENCE, path_of, provision_with};
-use crate::manifest::NAMESPACE;
+use latebind_test_support::chart::{NAMESPACE, render};
+use latebind_test_support::local::{PATIENCE, definitions_are_gone, no_local_volume_is_left, path_of};
 
 const AGENTS: &str = "latebind-agent";
 
@@ -51,14 +53,8 @@ async fn bare_config(cluster: &Cluster) -> Result<Config> {
 }
 
 async fn claim(scope: &Scope, name: &str, node: &SimulatedNode) -> Result<()> {
-    scope
-        .create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(json!({
-            "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": node.name() } },
-            "spec": { "storageClassName": "latebind-local", "accessModes": ["ReadWriteOnce"],
-                "resources": { "requests": { "storage": "1Mi" } } },
-        }))
-        .await
-        .map(drop)
+    let claim = objects::selected(objects::claim(name, "latebind-local", "1Mi"), node.name());
+    scope.create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(claim).await.map(drop)
 }
 
 pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Result<()> {
@@ -66,7 +62,10 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
     let (node, other) = (scope.simulated_node("node", &[]).await?, scope.simulated_node("other", &[]).await?);
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let base = directory.path().join("volumes");
-    let (manifest, stop) = (provisioner()?, CancellationToken::new());
+    // A policy holds the controller to the agents' base paths.
+    let bases = format!("--set=agent.basePaths={{{}}}", directory.path().display());
+    let on = ["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true", bases.as_str()];
+    let (manifest, stop) = (render(&on)?, CancellationToken::new());
     cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
 
     let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
@@ -75,13 +74,19 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         pool: Some(("latebind-local".to_owned(), base.to_str().unwrap().to_owned())),
         ..provision::Options::default()
     };
-    provision_with(controller, options, &stop);
+    let live = LiveCluster::new(WatchedPods::Pending);
+    let provisioner =
+        provision::Provisioner::new(controller.clone(), live.clone(), options, None, &mut Registry::default());
+    let (observer, watching) = (provisioner.observer(), stop.clone());
+    tokio::spawn(async move { live.run(controller, observer, watching).await });
+    tokio::spawn(provisioner.run(|| {}, stop.clone()));
     let mine = agent_client(scope, node.name()).await?;
     let options = agent::Options {
         node_name: node.name().to_owned(),
         bases: AllowedBases::new([directory.path().to_str().unwrap()])?,
         unlinks_per_second: 1000,
         remove_orphans: Some(std::time::Duration::from_secs(1)),
+        disk_timeout: agent::DISK_TIMEOUT,
     };
     tokio::spawn(agent::run(
         mine.clone(),
@@ -108,9 +113,22 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
     })
     .await?;
     orphan_goes(scope, directory.path(), &base).await?;
+    no_local_volume_is_left(&scope.client()).await?;
     stop.cancel();
+    uninstalled(scope, &manifest).await
+}
+
+/// Takes the manifest away; the tests after this one install the definitions anew.
+async fn uninstalled(scope: &Scope, manifest: &str) -> Result<()> {
     let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
-    cluster.kubectl_with_input(&arguments, &manifest).await?.success().map(drop)
+    scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
+    definitions_are_gone(&scope.client()).await?;
+    eventually("the namespaces to go", PATIENCE, async || {
+        let namespaces = scope.all::<Namespace>();
+        let gone = namespaces.get_opt(NAMESPACE).await?.is_none() && namespaces.get_opt(AGENTS).await?.is_none();
+        Ok(gone.then_some(()))
+    })
+    .await
 }
 
 /// A directory that no volume names: agent and controller may do all that it takes to remove it.
@@ -121,12 +139,15 @@ async fn orphan_goes(scope: &Scope, allowed: &Path, base: &Path) -> Result<()> {
     let order = Order {
         cluster,
         volume: "v".to_owned(),
+        owner: None,
+        same_claim: None,
         path: VolumePath::parse(&claim)?,
         claim,
         mode: 0o777,
         uid: None,
         gid: None,
         base_id: None,
+        persistent_volume: None,
     };
     opened.make(&order, false)?;
     eventually("the orphan and its order to go", PATIENCE, async || {
@@ -190,5 +211,243 @@ async fn refused(scope: &Scope, mine: &Client, other: &SimulatedNode) -> Result<
     ensure!(told.contains("names no node"), "{told}");
     let patch = json!({ "metadata": { "finalizers": null } });
     scope.all::<LocalVolume>().patch(&foreign.name_any(), &merge, &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+/// Everything that RBAC lets the controller do with objects of others, tried by whoever holds its token.
+pub async fn a_stolen_token_of_the_controller_reaches_no_further_than_its_work(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    let arguments = ["--set=exemptionPolicy.enabled=true", "--set=provisioner.markBound=true"];
+    let manifest = render(
+        &[&["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true"], &arguments[..]].concat(),
+    )?;
+    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
+    let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
+    let thief = cluster.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
+    until_policies_hold(scope, &thief).await?;
+
+    let names = Victims::create(scope).await?;
+    claims_keep_all_but_our_marks(scope, &thief).await?;
+    volumes_stay_whose_they_are(scope, &thief, &names).await?;
+    no_volume_is_made_elsewhere(scope, &thief).await?;
+    nobody_else_orders_disposal(scope).await?;
+    exemptions_are_for_administrators(scope).await?;
+    uninstalled(scope, &manifest).await
+}
+
+/// A claim and volumes of somebody else.
+struct Victims {
+    free: String,
+    taken: String,
+    reserved: String,
+}
+
+type Volumes = Api<PersistentVolume>;
+type Claims = Api<k8s_openapi::api::core::v1::PersistentVolumeClaim>;
+
+fn volume_of(name: &str, claim: &Value) -> Value {
+    json!({ "metadata": { "name": name, "labels": { "a": "b" } }, "spec": {
+        "storageClassName": "somebody", "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" },
+        "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": "/srv/data" }, "claimRef": claim } })
+}
+
+impl Victims {
+    async fn create(scope: &Scope) -> Result<Self> {
+        let names =
+            Self { free: scope.unique("free"), taken: scope.unique("taken"), reserved: scope.unique("reserved") };
+        let of = |uid: Value| json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": scope.namespace(), "name": "other", "uid": uid });
+        scope.create::<PersistentVolume>(volume_of(&names.free, &Value::Null)).await?;
+        scope
+            .create::<PersistentVolume>(volume_of(&names.taken, &of(json!("11111111-2222-3333-4444-555555555555"))))
+            .await?;
+        scope.create::<PersistentVolume>(volume_of(&names.reserved, &of(Value::Null))).await?;
+        let claim = json!({ "metadata": { "name": "victim", "annotations": { "example.org/own": "x" } },
+            "spec": { "storageClassName": "nobody-has-this", "accessModes": ["ReadWriteOnce"],
+                "resources": { "requests": { "storage": "1Mi" } } } });
+        scope.create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(claim).await?;
+        Ok(names)
+    }
+}
+
+/// A new policy holds after a moment.
+async fn until_policies_hold(scope: &Scope, thief: &Client) -> Result<()> {
+    let name = scope.unique("probe");
+    scope.create::<PersistentVolume>(volume_of(&name, &Value::Null)).await?;
+    let volumes: Volumes = Api::all(thief.clone());
+    eventually("the policies to hold", PATIENCE, async || {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { "now": "x" } } }));
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        Ok(is_denied(&volumes.patch(&name, &params, &patch).await).then_some(()))
+    })
+    .await
+}
+
+fn is_denied<T>(outcome: &Result<T, kube::Error>) -> bool {
+    // An expression that fails denies too, and whatever is tried: that would prove nothing.
+    let by_policy = |text: &str| text.contains("ValidatingAdmissionPolicy") && !text.contains("resulted in error");
+    matches!(outcome, Err(kube::Error::Api(status)) if by_policy(&status.message))
+}
+
+fn ensure_denied<T: std::fmt::Debug>(what: &Value, outcome: &Result<T, kube::Error>) -> Result<()> {
+    ensure!(is_denied(outcome), "{what}: {outcome:?}");
+    Ok(())
+}
+
+async fn claims_keep_all_but_our_marks(scope: &Scope, thief: &Client) -> Result<()> {
+    let claims: Claims = Api::namespaced(thief.clone(), scope.namespace());
+    let merge = PatchParams::default();
+    for change in [
+        json!({ "metadata": { "annotations": { "example.org/own": "y" } } }),
+        json!({ "metadata": { "annotations": { "example.org/own": null } } }),
+        json!({ "metadata": { "annotations": { "example.org/new": "y" } } }),
+        json!({ "metadata": { "annotations": { "latebind.dev/other": "y" } } }),
+        json!({ "metadata": { "labels": { "a": "b" } } }),
+        json!({ "metadata": { "finalizers": [] } }),
+        json!({ "spec": { "volumeName": "any" } }),
+        json!({ "spec": { "resources": { "requests": { "storage": "1Gi" } } } }),
+    ] {
+        let outcome = claims.patch("victim", &merge, &Patch::Merge(&change)).await;
+        // What the API server refuses by itself is refused too.
+        let refused = matches!(&outcome, Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422));
+        ensure!(refused, "{change}: {outcome:?}");
+    }
+    let marks = json!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": "n",
+        "latebind.dev/selected-node-by": "u", "volume.kubernetes.io/storage-provisioner": "p" } } });
+    claims.patch("victim", &merge, &Patch::Merge(&marks)).await.context("its work")?;
+    let back = json!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": null } } });
+    claims.patch("victim", &merge, &Patch::Merge(&back)).await.context("its work")?;
+    Ok(())
+}
+
+async fn volumes_stay_whose_they_are(scope: &Scope, thief: &Client, names: &Victims) -> Result<()> {
+    let volumes: Volumes = Api::all(thief.clone());
+    let merge = PatchParams::default();
+    let reference = |name: &str| {
+        json!({ "spec": { "claimRef": { "kind": "PersistentVolumeClaim", "apiVersion": "v1",
+        "namespace": scope.namespace(), "name": name, "uid": "99999999-2222-3333-4444-555555555555" } } })
+    };
+    for (name, change) in [
+        (&names.free, json!({ "spec": { "persistentVolumeReclaimPolicy": "Delete" } })),
+        (&names.free, json!({ "spec": { "storageClassName": "mine" } })),
+        (&names.free, json!({ "spec": { "mountOptions": ["suid"] } })),
+        (&names.free, json!({ "spec": { "accessModes": ["ReadWriteMany"] } })),
+        (&names.free, json!({ "spec": { "capacity": { "storage": "9Gi" } } })),
+        (&names.free, json!({ "metadata": { "labels": { "a": "c" } } })),
+        (&names.free, json!({ "metadata": { "finalizers": [] } })),
+        (
+            &names.free,
+            json!({ "metadata": { "annotations": { "pv.kubernetes.io/provisioned-by": "local.latebind.dev" } } }),
+        ),
+        (&names.taken, reference("mine")),
+        (&names.taken, json!({ "spec": { "claimRef": null } })),
+        (&names.reserved, reference("mine")),
+    ] {
+        ensure_denied(&change, &volumes.patch(name, &merge, &Patch::Merge(&change)).await)?;
+    }
+    for name in [&names.free, &names.taken] {
+        ensure_denied(&json!("delete"), &volumes.delete(name, &DeleteParams::default()).await.map(drop))?;
+        let phase = json!({ "status": { "phase": "Bound" } });
+        ensure_denied(&phase, &volumes.patch_status(name, &merge, &Patch::Merge(&phase)).await)?;
+    }
+    let mut bind = reference("wanted");
+    bind["metadata"] = json!({ "annotations": { "pv.kubernetes.io/bound-by-controller": "yes" } });
+    volumes.patch(&names.free, &merge, &Patch::Merge(&bind)).await.context("its work")?;
+    volumes.patch(&names.reserved, &merge, &Patch::Merge(&reference("other"))).await.context("its work")?;
+    Ok(())
+}
+
+async fn no_volume_is_made_elsewhere(scope: &Scope, thief: &Client) -> Result<()> {
+    let volumes: Volumes = Api::all(thief.clone());
+    let uid = "77777777-2222-3333-4444-555555555555";
+    let claim = json!({ "kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": scope.namespace(), "name": "c", "uid": uid });
+    let volume = |name: &str, by: &str, path: &str, claimed: bool| {
+        let mut volume = volume_of(name, if claimed { &claim } else { &Value::Null });
+        volume["metadata"] = json!({ "name": name, "annotations": { "pv.kubernetes.io/provisioned-by": by } });
+        volume["spec"]["hostPath"]["path"] = json!(path);
+        serde_json::from_value::<PersistentVolume>(volume)
+    };
+    let ours = "local.latebind.dev";
+    let good = format!("pvc-{uid}");
+    for (name, by, path, claimed) in [
+        (good.as_str(), ours, "/", true),
+        (good.as_str(), ours, "/etc", true),
+        (good.as_str(), ours, "/var/lib/latebind", true),
+        (good.as_str(), ours, "/var/lib/latebind-other/x", true),
+        (good.as_str(), "example.org/other", "/var/lib/latebind/volumes/x", true),
+        (good.as_str(), ours, "/var/lib/latebind/volumes/x", false),
+        ("any-name", ours, "/var/lib/latebind/volumes/x", true),
+    ] {
+        let outcome = volumes.create(&PostParams::default(), &volume(name, by, path, claimed)?).await;
+        ensure_denied(&json!([name, by, path, claimed]), &outcome)?;
+    }
+    // The API server refuses a way up by itself.
+    let climbs = volume(&good, ours, "/var/lib/latebind/../../../etc", true)?;
+    ensure!(volumes.create(&PostParams::default(), &climbs).await.is_err());
+    let made = volumes.create(&PostParams::default(), &volume(&good, ours, "/var/lib/latebind/volumes/x", true)?).await;
+    made.context("its work")?;
+    let merge = PatchParams::default();
+    // The API server gives every volume one of its own, which is not the controller's to lift.
+    let others = "kubernetes.io/pv-protection";
+    for finalizers in [json!([others, "external-provisioner.volume.kubernetes.io/finalizer"]), json!([others])] {
+        let patch = Patch::Merge(json!({ "metadata": { "finalizers": finalizers } }));
+        volumes.patch(&good, &merge, &patch).await.context("its work")?;
+    }
+    let none = json!({ "metadata": { "finalizers": null } });
+    ensure_denied(&none, &volumes.patch(&good, &merge, &Patch::Merge(&none)).await)?;
+    volumes.delete(&good, &DeleteParams::default()).await.context("its work")?;
+    Ok(())
+}
+
+async fn nobody_else_orders_disposal(scope: &Scope) -> Result<()> {
+    let locals = scope.all::<LocalVolume>();
+    let local = |disposal: Value| -> Result<LocalVolume> {
+        let spec = json!({ "nodeName": "nowhere", "base": "/base", "path": "p", "disposal": disposal, "claim": {
+            "namespace": scope.namespace(), "name": "x", "uid": "11111111-2222-3333-4444-555555555555" } });
+        let metadata = json!({ "name": scope.unique("local") });
+        let object =
+            json!({ "apiVersion": "latebind.dev/v1alpha1", "kind": "LocalVolume", "metadata": metadata, "spec": spec });
+        Ok(serde_json::from_value(object)?)
+    };
+    let ordered = locals.create(&PostParams::default(), &local(json!("Delete"))?).await;
+    ensure_denied(&json!("created with an order"), &ordered)?;
+    let made = locals.create(&PostParams::default(), &local(Value::Null)?).await?;
+    let order = json!({ "spec": { "disposal": "Delete" } });
+    let patched = locals.patch(&made.name_any(), &PatchParams::default(), &Patch::Merge(&order)).await;
+    ensure_denied(&order, &patched)?;
+    locals.delete(&made.name_any(), &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn exemptions_are_for_administrators(scope: &Scope) -> Result<()> {
+    let tenant = scope.cluster()?.client_as("tenant", &["system:masters-of-nothing", "system:authenticated"]).await?;
+    let name = scope.unique("may-label");
+    let rule = json!({ "apiGroups": [""], "resources": ["namespaces"], "verbs": ["patch"] });
+    scope
+        .create::<k8s_openapi::api::rbac::v1::ClusterRole>(json!({ "metadata": { "name": name }, "rules": [rule] }))
+        .await?;
+    scope
+        .create::<k8s_openapi::api::rbac::v1::ClusterRoleBinding>(json!({ "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant" }] }))
+        .await?;
+    let label = |key: &str| Patch::Merge(json!({ "metadata": { "labels": { key: "disabled" } } }));
+    let namespaces: Api<Namespace> = Api::all(tenant);
+    eventually("the tenant's right", PATIENCE, async || {
+        Ok(namespaces
+            .patch(scope.namespace(), &PatchParams::default(), &label("example.org/x"))
+            .await
+            .is_ok()
+            .then_some(()))
+    })
+    .await?;
+    for key in ["latebind.dev/webhook", "latebind.dev/rescue", "latebind.dev/mode"] {
+        let outcome = namespaces.patch(scope.namespace(), &PatchParams::default(), &label(key)).await;
+        ensure_denied(&json!(key), &outcome)?;
+    }
+    let admin: Api<Namespace> = scope.all();
+    admin
+        .patch(scope.namespace(), &PatchParams::default(), &label("latebind.dev/rescue"))
+        .await
+        .context("an administrator")?;
     Ok(())
 }

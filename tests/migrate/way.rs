@@ -1,4 +1,4 @@
-//! The way over, and what becomes of old and new volumes.
+//! The way over from rancher's own manifest and back, and what becomes of old and new volumes.
 
 use std::time::Duration;
 
@@ -6,67 +6,44 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind_cluster::image::BUSYBOX;
-use latebind_cluster::{Cluster, Output, Scope, eventually, holds_for, project_root};
+use latebind_cluster::image;
+use latebind_cluster::{Cluster, Node as Machine, Scope, eventually, holds_for};
+use latebind_test_support::{objects, rancher};
 use serde_json::json;
 
-use crate::image::of_this_build;
-use crate::old;
+use crate::page::{Person, commands};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+pub const LATEBIND: &str = "local.latebind.dev";
 
-/// A command line of a person who has latebind, kubectl and helm.
-async fn shell(cluster: &Cluster, line: &str) -> Result<Output> {
-    let latebind = std::path::Path::new(env!("CARGO_BIN_EXE_latebind")).parent().unwrap().display().to_string();
-    // helm is built once, beside the binaries of one version.
-    let helm = cluster.binaries().helm().parent().unwrap().display().to_string();
-    let path = format!("PATH={latebind}:{}:{helm}:/usr/bin:/bin", cluster.binaries().directory().display());
-    let config = format!("KUBECONFIG={}", cluster.kubeconfig().display());
-    let home = format!("HOME={}", cluster.directory().display());
-    let script = format!("cd '{}' && {line}", project_root().display());
-    cluster.run(&["env", &path, &config, &home, "bash", "-eo", "pipefail", "-c", &script]).await
+/// Has every node know latebind's image.
+pub async fn import_latebind(cluster: &Cluster) -> Result<()> {
+    let image = tokio::task::spawn_blocking(|| image::latebind("localhost/latebind:test")).await??;
+    for node in cluster.nodes() {
+        node.import(&image).await?;
+    }
+    Ok(())
 }
 
-/// The three commands, as the page has them; only the image is the one of this tree.
-fn commands() -> Result<Vec<String>> {
-    let page = std::fs::read_to_string(project_root().join("docs/migrate-from-rancher.md"))?;
-    let block =
-        page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("a block of commands")?;
-    let image = "--set image.repository=localhost/latebind --set image.tag=test --timeout 100s";
-    let lines: Vec<String> = block
-        .lines()
-        .map(|line| line.replace("helm install latebind ", &format!("helm install latebind {image} ")))
-        .collect();
-    ensure!(lines.len() == 3, "three commands were promised");
-    Ok(lines)
-}
-
-async fn pod_with_claim(
+/// A claim, and a Pod that names its node and writes the claim's name into it.
+pub async fn pod_with_claim<'a>(
     scope: &Scope,
     name: &str,
     class: &str,
-    node: &str,
+    node: impl Into<Option<&'a str>>,
     annotations: serde_json::Value,
 ) -> Result<()> {
-    scope
-        .create::<PersistentVolumeClaim>(json!({ "metadata": { "name": name, "annotations": annotations }, "spec": {
-            "storageClassName": class, "accessModes": ["ReadWriteOnce"],
-            "resources": { "requests": { "storage": "1Mi" } } } }))
-        .await?;
-    scope
-        .create::<Pod>(json!({ "metadata": { "name": name }, "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
-                { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] }] } } },
-            "containers": [{ "name": "c", "image": BUSYBOX, "imagePullPolicy": "Never",
-                "command": ["/bin/sh", "-c", "hostname > /data/name && sleep 3600"],
-                "volumeMounts": [{ "name": "v", "mountPath": "/data" }] }],
-            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": name } }] } }))
-        .await
-        .map(drop)
+    let annotated = json!({ "metadata": { "annotations": annotations } });
+    scope.create::<PersistentVolumeClaim>(objects::with(objects::claim(name, class, "1Mi"), &annotated)).await?;
+    let mut pod = objects::pod(name, &[objects::named("data", name)]);
+    if let Some(node) = node.into() {
+        pod = objects::pinned_to(pod, node);
+    }
+    scope.create::<Pod>(objects::running(pod, "hostname > /data/name && sleep 3600")).await.map(drop)
 }
 
-async fn volume_of(scope: &Scope, name: &str) -> Result<(PersistentVolume, String)> {
+/// The volume of a running Pod's claim, its path, and who made it.
+pub async fn volume_of(scope: &Scope, name: &str) -> Result<(PersistentVolume, String)> {
     scope.pod_phase(name, "Running", PATIENCE).await?;
     let volume = scope.claim(name).await?.spec.and_then(|spec| spec.volume_name).context("bound")?;
     let volume = scope.all::<PersistentVolume>().get(&volume).await?;
@@ -75,20 +52,43 @@ async fn volume_of(scope: &Scope, name: &str) -> Result<(PersistentVolume, Strin
     Ok((volume, path))
 }
 
-async fn delete(scope: &Scope, name: &str) -> Result<()> {
+pub fn maker(volume: &PersistentVolume) -> Option<&str> {
+    volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str)
+}
+
+pub async fn delete(scope: &Scope, name: &str) -> Result<()> {
     scope.api::<Pod>().delete(name, &DeleteParams::default()).await?;
     scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
     Ok(())
 }
 
+/// The Pod runs on and its data is there.
+pub async fn unharmed(scope: &Scope, name: &str, node: &Machine, path: &str) -> Result<()> {
+    let phase = scope.pod(name).await?.status.and_then(|status| status.phase);
+    ensure!(phase.as_deref() == Some("Running"), "{name}: {phase:?}");
+    ensure!(node.shell(&format!("cat {path}/name")).await?.trim() == name, "{name}: its data");
+    Ok(())
+}
+
+/// The volume is gone, and its directory with it.
+pub async fn removed(scope: &Scope, name: &str, volume: &PersistentVolume, node: &Machine, path: &str) -> Result<()> {
+    eventually(&format!("{name} and its directory to go"), PATIENCE, async || {
+        let gone = scope.all::<PersistentVolume>().get_opt(&volume.name_any()).await?.is_none();
+        let base = path.rsplit_once('/').map_or("/", |(base, _)| base);
+        let script = format!("ls -d {path} {base}/.trash/* 2>/dev/null || true");
+        let left = node.shell(&script).await?;
+        ensure!(gone && left.trim().is_empty(), "left: {gone} {left}");
+        Ok(Some(()))
+    })
+    .await
+}
+
 pub async fn three_commands_replace_the_real_rancher_provisioner(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
+    let person = Person::new(cluster, "manifest")?;
     let (first, second) = (&cluster.nodes()[0], &cluster.nodes()[1]);
-    let image = tokio::task::spawn_blocking(|| of_this_build("localhost/latebind:test")).await??;
-    for node in cluster.nodes() {
-        node.import(&image).await?;
-    }
-    old::install(cluster).await?;
+    import_latebind(cluster).await?;
+    rancher::install(cluster).await?;
     // The label's value is no node's name: what the old provisioner could make, but not remove.
     let labels = json!({ "kubernetes.io/hostname": "host-of-the-second", "test.example.com/stable-id": "two" });
     let label = json!({ "metadata": { "labels": labels } });
@@ -100,6 +100,7 @@ pub async fn three_commands_replace_the_real_rancher_provisioner(scope: &Scope) 
         ("key", "local-path-key", second, json!({})),
         ("pattern", "local-path-pattern", first, json!({})),
         ("retained", "local-path", first, json!({})),
+        ("back", "local-path", first, json!({})),
     ];
     for (name, class, node, annotations) in &rows {
         pod_with_claim(scope, name, class, node.name(), annotations.clone()).await?;
@@ -116,50 +117,57 @@ pub async fn three_commands_replace_the_real_rancher_provisioner(scope: &Scope) 
     // Two of one name would work against each other.
     let early =
         "latebind run --role controller --provisioner=on --adopt rancher.io/local-path --metrics-listen 127.0.0.1:0";
-    let refused = shell(cluster, early).await?;
+    let refused = person.types(early).await?;
     ensure!(refused.code != Some(0) && refused.stderr.contains("still runs, in local-path-storage/"), "{refused:?}");
 
-    for command in commands()? {
-        let output = shell(cluster, &command).await?;
-        if output.code != Some(0) {
-            let pods = shell(cluster, "kubectl get pods -A -o wide; kubectl -n latebind-system logs --all-containers --prefix --selector app.kubernetes.io/name=latebind --tail 20").await?;
-            anyhow::bail!("{command}: {}\n{}\n{}", output.stdout, output.stderr, pods.stdout);
-        }
+    let looked = person.types(&commands("Look first")?[0][0]).await?;
+    ensure!(looked.code == Some(0), "{}{}", looked.stdout, looked.stderr);
+    for said in ["volumes that are there: 7", "agent.basePaths={/opt/local-path-provisioner}", " 0 lost"] {
+        ensure!(looked.stdout.contains(said), "no {said:?} in\n{}", looked.stdout);
     }
+    let [save, three] = &commands("rancher's manifest")?[..] else { anyhow::bail!("two blocks") };
+    ensure!(three.len() == 3, "three commands were promised");
+    person.follows(save).await?;
+    person.follows(three).await?;
 
     // Nobody noticed.
     for (name, node, _, path) in &made {
-        let phase = scope.pod(name).await?.status.and_then(|status| status.phase);
-        ensure!(phase.as_deref() == Some("Running"), "{name}: {phase:?}");
-        ensure!(node.shell(&format!("cat {path}/name")).await?.trim() == *name);
+        unharmed(scope, name, node, path).await?;
     }
     // New volumes of the same class, in the same directories.
     pod_with_claim(scope, "new", "local-path", second.name(), json!({})).await?;
     let (volume, path) = volume_of(scope, "new").await?;
-    let by = volume.annotations().get("pv.kubernetes.io/provisioned-by").map(String::as_str);
-    ensure!(by == Some("local.latebind.dev") && path.starts_with(&format!("{}/", old::BASE)), "{by:?} {path}");
+    ensure!(maker(&volume) == Some(LATEBIND) && path.starts_with(&format!("{}/", rancher::BASE)), "{volume:?} {path}");
     made.push(("new", second, volume, path));
 
     // And old ones go with their directories, where label and name differ too.
-    for (name, ..) in &made {
+    let staying = ["retained", "back", "new"];
+    for (name, ..) in made.iter().filter(|(name, ..)| *name != "back" && *name != "new") {
         delete(scope, name).await?;
     }
-    for (name, node, volume, path) in &made {
-        if *name == "retained" {
-            continue;
-        }
-        eventually(&format!("{name} and its directory to go"), PATIENCE, async || {
-            let gone = scope.all::<PersistentVolume>().get_opt(&volume.name_any()).await?.is_none();
-            let script = format!("ls -d {path} {}/.trash/* 2>/dev/null || true", old::BASE);
-            let left = node.shell(&script).await?;
-            ensure!(gone && left.trim().is_empty(), "left: {gone} {left}");
-            Ok(Some(()))
-        })
-        .await?;
+    for (name, node, volume, path) in made.iter().filter(|(name, ..)| !staying.contains(name)) {
+        removed(scope, name, volume, node, path).await?;
     }
     let (_, node, _, path) = &made[5];
     let there = async || Ok(node.shell(&format!("cat {path}/name || true")).await?.trim() == "retained");
     ensure!(holds_for("the retained data", Duration::from_secs(3), there).await?, "the retained data is gone");
     scope.all::<PersistentVolume>().delete(&kept, &DeleteParams::default()).await?;
+
+    // Back again: each serves its own.
+    person.follows(&commands("Back again")?[0]).await?;
+    rancher::running(cluster, rancher::NAMESPACE).await?;
+    pod_with_claim(scope, "again", "local-path", first.name(), json!({})).await?;
+    let (volume, path) = volume_of(scope, "again").await?;
+    ensure!(maker(&volume) == Some("rancher.io/local-path"), "{volume:?}");
+    made.push(("again", first, volume, path));
+    for (name, node, volume, path) in made.iter().filter(|(name, ..)| ["back", "new", "again"].contains(name)) {
+        unharmed(scope, name, node, path).await?;
+        delete(scope, name).await?;
+        removed(scope, name, volume, node, path).await?;
+    }
+    crate::products::clean_up(&person, scope, &rancher::MANIFEST).await?;
+    let labels = json!({ "kubernetes.io/hostname": second.name(), "test.example.com/stable-id": null });
+    let label = json!({ "metadata": { "labels": labels } });
+    scope.all::<Node>().patch(second.name(), &PatchParams::default(), &Patch::Merge(&label)).await?;
     Ok(())
 }

@@ -27,7 +27,7 @@ async fn make_directory(scope: &Scope, name: &str, node: &str) -> Result<()> {
     scope.cluster()?.node(node)?.shell(&format!("mkdir -p /mnt/{name}")).await.map(drop)
 }
 
-pub async fn a_pod_that_names_its_node_waits_for_ever_for_a_delayed_claim(scope: &Scope) -> Result<()> {
+pub async fn a_pod_that_names_its_node_waits_forever_for_a_delayed_claim(scope: &Scope) -> Result<()> {
     let class = class(scope, "dynamic", PROVISIONER, "WaitForFirstConsumer").await?;
     scope.create::<PersistentVolumeClaim>(claim("data", &class)).await?;
     scope.create::<Pod>(pod_on(NODE, "stuck", "data")).await?;
@@ -105,7 +105,7 @@ async fn bound_claim(scope: &Scope, node: &str) -> Result<()> {
     scope.claim_phase("data", "Bound", PATIENCE).await.map(drop)
 }
 
-pub async fn a_claim_bound_to_another_node_stops_a_pod_for_ever(scope: &Scope) -> Result<()> {
+pub async fn a_claim_bound_to_another_node_stops_a_pod_forever(scope: &Scope) -> Result<()> {
     bound_claim(scope, OTHER).await?;
     scope.create::<Pod>(pod_on(NODE, "stuck", "data")).await?;
     refused_by_affinity(scope, "stuck").await

@@ -8,13 +8,12 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::objects as build;
+pub use latebind_test_support::objects::{NO_PROVISIONER, SELECTED_NODE};
 use serde_json::{Value, json};
 
 /// The provisioner of classes without volumes that exist beforehand; nobody answers to this name.
 pub const PROVISIONER: &str = "provisioner.latebind.test";
-/// The provisioner of classes that have static volumes only.
-pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 /// The controller manager looks at each claim again in this period.
 pub const RESYNC: Duration = Duration::from_secs(15);
@@ -26,72 +25,34 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Creates a class and returns its name.
 pub async fn class(scope: &Scope, stem: &str, provisioner: &str, mode: &str) -> Result<String> {
     let name = scope.unique(stem);
-    let class = json!({ "metadata": { "name": name }, "provisioner": provisioner, "volumeBindingMode": mode });
+    let class = build::with(build::class(&name, provisioner), &json!({ "volumeBindingMode": mode }));
     scope.create::<StorageClass>(class).await?;
     Ok(name)
 }
 
 /// A claim of 1 GiB.
 pub fn claim(name: &str, class: &str) -> Value {
-    json!({
-        "metadata": { "name": name },
-        "spec": {
-            "storageClassName": class,
-            "accessModes": ["ReadWriteOnce"],
-            "resources": { "requests": { "storage": "1Gi" } },
-        },
-    })
+    build::claim(name, class, "1Gi")
 }
 
 /// A volume of 1 GiB at `/mnt/<name>` of one node, kept when its claim goes.
 pub fn volume(name: &str, class: &str, node: &str) -> Value {
-    json!({
-        "metadata": { "name": name },
-        "spec": {
-            "storageClassName": class,
-            "capacity": { "storage": "1Gi" },
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "local": { "path": format!("/mnt/{name}") },
-            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
-                { "key": "kubernetes.io/hostname", "operator": "In", "values": [node] },
-            ] }] } },
-        },
-    })
+    build::volume(name, class, node, "1Gi")
 }
 
-/// A Pod that mounts the claim and does nothing.
+/// A Pod that mounts one claim and does nothing.
 pub fn pod(name: &str, claim: &str) -> Value {
-    json!({
-        "metadata": { "name": name },
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "main",
-                "image": "localhost/busybox:1",
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["sleep", "infinity"],
-                "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
-            }],
-            "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }],
-        },
-    })
+    build::running(build::pod(name, &[build::named("data", claim)]), "sleep infinity")
 }
 
-/// The same Pod, naming its node.
+/// The same Pod, sent to a node by its name.
 pub fn pod_on(node: &str, name: &str, claim: &str) -> Value {
-    let mut pod = pod(name, claim);
-    pod["spec"]["nodeName"] = json!(node);
-    pod
+    build::on_node(pod(name, claim), node)
 }
 
 /// The same Pod, bound to its node by a field selector and left to the scheduler.
 pub fn pod_pinned_to(node: &str, name: &str, claim: &str) -> Value {
-    let mut pod = pod(name, claim);
-    pod["spec"]["affinity"] = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] }],
-    } } });
-    pod
+    build::pinned_to(pod(name, claim), node)
 }
 
 /// Sets annotations of a claim.

@@ -49,7 +49,7 @@ pub async fn selected_node_on_a_stuck_claim_asks_the_provisioner_at_once(scope: 
     .await
 }
 
-pub async fn selected_node_on_a_claim_without_provisioner_fails_for_ever(scope: &Scope) -> Result<()> {
+pub async fn selected_node_on_a_claim_without_provisioner_fails_forever(scope: &Scope) -> Result<()> {
     let stuck = stuck(scope, NO_PROVISIONER).await?;
     annotate(scope, "data", json!({ SELECTED_NODE: stuck.node.name() })).await?;
     let reason = "no volume plugin matched name: kubernetes.io/no-provisioner";

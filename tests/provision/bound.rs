@@ -4,9 +4,10 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
 use latebind_cluster::{Component, Scope, eventually};
+use latebind_test_support::local::PATIENCE;
 use serde_json::json;
 
-use super::ground::{Ground, PATIENCE};
+use super::ground::Ground;
 
 /// The volumes of these claims, once all are there.
 async fn volumes(scope: &Scope, uids: &[String]) -> Result<Vec<PersistentVolume>> {

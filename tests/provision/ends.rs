@@ -11,9 +11,10 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use latebind::crd::{LocalPool, LocalVolume};
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::local::{PATIENCE, install};
 use serde_json::json;
 
-use super::ground::{Ground, PATIENCE, install};
+use super::ground::Ground;
 
 const WHILE: Duration = Duration::from_secs(3);
 
@@ -244,7 +245,7 @@ pub async fn data_outlives_the_definitions_and_a_new_installation_adopts_it(scop
     })
     .await?;
     assert!(there());
-    install(&scope.client()).await?;
+    install(&scope.client(), latebind::crd::definitions()).await?;
     scope
         .create::<LocalPool>(json!({ "metadata": { "name": ground.class },
             "spec": { "nodes": [{ "names": [ground.node.name()], "paths": [{ "path": ground.base() }] }] } }))

@@ -7,50 +7,30 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use kube::{Api, Client, ResourceExt};
+use latebind::agent;
 use latebind::agent::AllowedBases;
-use latebind::cluster::live::{LiveCluster, WatchedPods};
+use latebind::controllers::volumes as provision;
 use latebind::crd::{LocalNode, LocalPool, LocalVolume};
-use latebind::{agent, provision};
+use latebind::facts::live::{LiveCluster, WatchedPods};
+use latebind::rancher::{MICROK8S, RANCHER};
 use latebind_cluster::{Scope, SimulatedNode, eventually};
+use latebind_test_support::local::{PATIENCE, install, path_of};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const AGENT_PATIENCE: Duration = Duration::from_secs(4);
 
 static INSTALLED: OnceCell<CancellationToken> = OnceCell::const_new();
-
-/// Writes the definitions and waits until they are served.
-pub async fn install(client: &Client) -> Result<()> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in latebind::crd::definitions() {
-        let name = definition.name_any();
-        eventually(&format!("{name} to be served"), PATIENCE, async || {
-            // What is being deleted is not to be disturbed in it.
-            let found = definitions.get_opt(&name).await?;
-            if found.is_some_and(|it| it.metadata.deletion_timestamp.is_some()) {
-                return Ok(None);
-            }
-            let parameters = PatchParams::apply("test").force();
-            let written = definitions.patch(&name, &parameters, &Patch::Apply(&definition)).await?;
-            let conditions = written.status.and_then(|status| status.conditions).unwrap_or_default();
-            let served = conditions.iter().any(|it| it.type_ == "Established" && it.status == "True");
-            Ok((served && written.metadata.deletion_timestamp.is_none()).then_some(()))
-        })
-        .await?;
-    }
-    Ok(())
-}
 
 /// Starts a controller that serves until the token is cancelled.
 pub fn controller(client: Client) -> CancellationToken {
     let token = CancellationToken::new();
     let options = provision::Options {
-        adopt: latebind::rancher::ADOPTABLE.into_iter().map(str::to_owned).collect(),
+        adopt: [RANCHER, MICROK8S].into_iter().map(str::to_owned).collect(),
         agent_patience: AGENT_PATIENCE,
         // Only while many claims wait, as in the test of it.
         mark_bound: true,
@@ -61,9 +41,9 @@ pub fn controller(client: Client) -> CancellationToken {
 }
 
 /// The same with other options.
-pub fn provision_with(client: Client, options: provision::Options, stop: &CancellationToken) {
+fn provision_with(client: Client, options: provision::Options, stop: &CancellationToken) {
     let mut registry = prometheus_client::registry::Registry::default();
-    let live = LiveCluster::new(WatchedPods::None);
+    let live = LiveCluster::new(WatchedPods::Pending);
     let provisioner = provision::Provisioner::new(client.clone(), live.clone(), options, None, &mut registry);
     let (observer, watching) = (provisioner.observer(), stop.clone());
     tokio::spawn(async move { live.run(client, observer, watching).await });
@@ -87,22 +67,24 @@ impl Agent {
         remove_orphans: Option<Duration>,
         unlinks_per_second: usize,
     ) -> Self {
-        let token = CancellationToken::new();
-        let options = agent::Options {
+        let options = agent::Options { remove_orphans, unlinks_per_second, ..Self::options(node, allowed) };
+        Self::run(client, options, agent::AgentMetrics::default())
+    }
+
+    /// What an agent of a test works with where nothing else is said.
+    pub fn options(node: &str, allowed: &Path) -> agent::Options {
+        agent::Options {
             node_name: node.to_owned(),
             bases: AllowedBases::new([allowed.to_str().unwrap()]).unwrap(),
-            unlinks_per_second,
-            remove_orphans,
-        };
-        let shutdown = token.clone();
-        tokio::spawn(agent::run(
-            client,
-            options,
-            std::sync::Arc::default(),
-            agent::AgentMetrics::default(),
-            || {},
-            shutdown,
-        ));
+            unlinks_per_second: 5_000,
+            remove_orphans: None,
+            disk_timeout: agent::DISK_TIMEOUT,
+        }
+    }
+
+    pub fn run(client: Client, options: agent::Options, metrics: agent::AgentMetrics) -> Self {
+        let token = CancellationToken::new();
+        tokio::spawn(agent::run(client, options, std::sync::Arc::default(), metrics, || {}, token.clone()));
         Self { token }
     }
 }
@@ -134,10 +116,15 @@ impl<'a> Ground<'a> {
     pub async fn without_agent(scope: &'a Scope, change: Value) -> Result<Self> {
         INSTALLED
             .get_or_try_init(|| async {
-                install(&scope.client()).await?;
+                install(&scope.client(), latebind::crd::definitions()).await?;
                 anyhow::Ok(controller(scope.client()))
             })
             .await?;
+        Self::without_controller(scope, change).await
+    }
+
+    /// The same on a cluster that has the definitions, and a controller of the test's own.
+    pub async fn without_controller(scope: &'a Scope, change: Value) -> Result<Self> {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
         let node = scope.simulated_node("node", &[]).await?;
         let class = scope.unique("class");
@@ -147,10 +134,7 @@ impl<'a> Ground<'a> {
                 "spec": { "nodes": [{ "names": [node.name()], "paths": [{ "path": directory.path().join("base") }] }] },
             }))
             .await?;
-        let mut object = json!({
-            "metadata": { "name": class }, "provisioner": provision::PROVISIONER,
-            "volumeBindingMode": "WaitForFirstConsumer",
-        });
+        let mut object = objects::class(&class, latebind::volumes::PROVISIONER);
         for (key, value) in change.as_object().into_iter().flatten() {
             object[key] = value.clone();
         }
@@ -187,13 +171,8 @@ impl<'a> Ground<'a> {
 
     /// A claim, ordered for this node unless `change`d.
     pub async fn claim(&self, name: &str, change: Value) -> Result<PersistentVolumeClaim> {
-        let mut object = json!({
-            "metadata": { "name": name, "annotations": { "volume.kubernetes.io/selected-node": self.node.name() } },
-            "spec": { "storageClassName": self.class, "accessModes": ["ReadWriteOnce"],
-                "resources": { "requests": { "storage": "1Mi" } } },
-        });
-        merge(&mut object, &change);
-        self.scope.create(object).await
+        let claim = objects::selected(objects::claim(name, &self.class, "1Mi"), self.node.name());
+        self.scope.create(objects::with(claim, &change)).await
     }
 
     /// Waits until the claim is bound, and gives its volume.
@@ -268,22 +247,4 @@ pub async fn warned(scope: &Scope, volume: &str, reason: &str) -> Result<String>
         Ok(found.into_iter().find(|it| it.reason.as_deref() == Some(reason)).and_then(|it| it.message))
     })
     .await
-}
-
-/// The directory of a volume.
-pub fn path_of(volume: &PersistentVolume) -> PathBuf {
-    let spec = volume.spec.as_ref().unwrap();
-    let local = spec.local.as_ref().map(|source| &source.path);
-    PathBuf::from(local.or(spec.host_path.as_ref().map(|source| &source.path)).unwrap())
-}
-
-pub fn merge(into: &mut Value, from: &Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from.clone(),
-    }
 }

@@ -6,13 +6,16 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind::admission::service::Choices;
+use latebind::admission::service::AdmissionOptions;
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::local::PATIENCE;
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, PATIENCE};
-use super::manifest::render;
-use super::served::Served;
+use super::ground::Ground;
+use latebind_test_support::chart::render;
+use latebind_test_support::served;
+use latebind_test_support::webhook::Served;
 
 const ANNOTATIONS: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
@@ -26,7 +29,7 @@ struct Hook {
 
 impl Hook {
     async fn start(scope: &Scope, classes: &[&str]) -> Result<Self> {
-        let served = Served::start(scope.cluster()?, Choices::default()).await?;
+        let served = served!(scope.cluster()?, AdmissionOptions::default());
         let hook = Self { served, configuration: scope.unique("zz-latebind") };
         let mut object = chart_configuration(classes)?;
         object["metadata"] = json!({ "name": hook.configuration });
@@ -79,9 +82,7 @@ fn told(claim: &PersistentVolumeClaim) -> Option<[&str; 2]> {
 
 async fn other_class(scope: &Scope, stem: &str) -> Result<String> {
     let name = scope.unique(stem);
-    let object = json!({ "metadata": { "name": name }, "provisioner": "example.org/none",
-        "volumeBindingMode": "WaitForFirstConsumer" });
-    scope.create::<StorageClass>(object).await?;
+    scope.create::<StorageClass>(objects::class(&name, "example.org/none")).await?;
     Ok(name)
 }
 

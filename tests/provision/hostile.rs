@@ -12,19 +12,19 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use latebind::rancher::{MICROK8S, RANCHER};
 use latebind_cluster::{Scope, holds_for};
+use latebind_test_support::local::PATIENCE;
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, PATIENCE, warned};
+use super::ground::{Ground, warned};
 use super::refused::unselected;
 
 const WHILE: Duration = Duration::from_secs(3);
 
 async fn class_of_rancher(scope: &Scope, stem: &str, parameters: Value) -> Result<String> {
     let name = scope.unique(stem);
-    scope
-        .create::<StorageClass>(json!({ "metadata": { "name": name }, "provisioner": RANCHER,
-            "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters }))
-        .await?;
+    let class = objects::with(objects::class(&name, RANCHER), &json!({ "parameters": parameters }));
+    scope.create::<StorageClass>(class).await?;
     Ok(name)
 }
 
@@ -159,7 +159,7 @@ pub async fn adopted_paths_that_lead_elsewhere_are_left_alone(scope: &Scope) -> 
     symlink(&outside, ground.base().join("link"))?;
     fs::create_dir_all(ground.base().join("plain/inner"))?;
     let before = ground.directories();
-    let own = super::ground::path_of(&kept);
+    let own = latebind_test_support::local::path_of(&kept);
     let rows = [
         ("itself", RANCHER, ground.base()),
         ("slash", RANCHER, ground.base().join("plain/").join("")),
@@ -247,7 +247,7 @@ pub async fn an_adopted_class_means_what_its_annotations_say(scope: &Scope) -> R
     ground.claim("data", json!({ "spec": { "storageClassName": name } })).await?;
     let volume = ground.bound("data").await?;
     assert!(volume.spec.as_ref().unwrap().local.is_some(), "{volume:?}");
-    let made = super::ground::path_of(&volume).metadata()?;
+    let made = latebind_test_support::local::path_of(&volume).metadata()?;
     assert_eq!((made.mode() & 0o7777, made.uid()), (0o750, 1000));
     Ok(())
 }

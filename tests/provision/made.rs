@@ -8,9 +8,11 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use latebind::crd::LocalPool;
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::local::{PATIENCE, path_of};
+use latebind_test_support::objects;
 use serde_json::json;
 
-use super::ground::{Ground, PATIENCE, path_of};
+use super::ground::Ground;
 
 pub async fn a_claim_with_a_selected_node_is_bound_to_a_directory_and_both_go_with_it(scope: &Scope) -> Result<()> {
     let ground = Ground::new(scope, json!({})).await?;
@@ -26,13 +28,7 @@ pub async fn a_claim_with_a_selected_node_is_bound_to_a_directory_and_both_go_wi
 }
 
 fn pod(name: &str, change: &serde_json::Value) -> serde_json::Value {
-    let mut object = json!({
-        "metadata": { "name": name },
-        "spec": { "containers": [{ "name": "c", "image": "x", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }],
-            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] },
-    });
-    super::ground::merge(&mut object, change);
-    object
+    objects::with(objects::pod(name, &[objects::named("v", "data")]), change)
 }
 
 pub async fn a_pod_that_the_scheduler_places_gets_its_volume(scope: &Scope) -> Result<()> {
@@ -66,9 +62,8 @@ pub async fn claims_that_come_at_once_take_a_path_each(scope: &Scope) -> Result<
     let spec = json!({ "placement": "RoundRobin", "nodes": [entry] });
     scope.create::<LocalPool>(json!({ "metadata": { "name": pool }, "spec": spec })).await?;
     let class = async |name: &str, parameters: serde_json::Value| {
-        let class = json!({ "metadata": { "name": name }, "provisioner": "local.latebind.dev",
-            "volumeBindingMode": "WaitForFirstConsumer", "parameters": parameters });
-        scope.create::<StorageClass>(class).await
+        let class = objects::class(name, "local.latebind.dev");
+        scope.create::<StorageClass>(objects::with(class, &json!({ "parameters": parameters }))).await
     };
     // When the last path is served, the controller has the agent's report about all of them.
     let last = scope.unique("last");
@@ -159,6 +154,23 @@ pub async fn the_class_says_how_the_directory_looks(scope: &Scope) -> Result<()>
     ground.volume_gone(&volume.metadata.name.unwrap()).await?;
     assert_eq!(std::fs::read_to_string(ground.base().join(".archive").join(uid).join("x"))?, "kept");
     Ok(())
+}
+
+pub async fn a_class_that_shares_on_one_node_grants_access_by_many_and_ties_the_volume_all_the_same(
+    scope: &Scope,
+) -> Result<()> {
+    let ground = Ground::new(scope, json!({ "parameters": { "sharedOnNode": "true" } })).await?;
+    for (name, modes) in [("write", json!(["ReadWriteMany"])), ("read", json!(["ReadOnlyMany", "ReadWriteOnce"]))] {
+        ground.claim(name, json!({ "spec": { "accessModes": modes } })).await?;
+        let volume = ground.bound(name).await?;
+        let spec = serde_json::to_value(volume.spec.as_ref())?;
+        ensure!(spec["accessModes"] == modes, "{spec}");
+        let term = &spec["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
+        ensure!(term["values"] == json!([ground.node.name()]), "{spec}");
+        ground.delete_claim(name).await?;
+        ground.volume_gone(&volume.metadata.name.unwrap()).await?;
+    }
+    ground.all_clean().await
 }
 
 pub async fn at_most_three_writes_make_a_volume(scope: &Scope) -> Result<()> {

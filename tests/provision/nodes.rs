@@ -9,9 +9,10 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume, NODE_REPLACED, condition};
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::local::PATIENCE;
 use serde_json::{Value, json};
 
-use super::ground::{Agent, Ground, PATIENCE, warned};
+use super::ground::{Agent, Ground, warned};
 use super::refused::unselected;
 
 pub async fn a_node_without_an_agent_is_given_up(scope: &Scope) -> Result<()> {
@@ -272,7 +273,44 @@ pub async fn a_node_without_the_label_is_given_up(scope: &Scope) -> Result<()> {
     ground.bound("data").await.map(drop)
 }
 
-async fn select(ground: &Ground<'_>, claim: &str) -> Result<()> {
+/// A read-only root, or a disk that this node lacks: the agent runs, says so, and serves from what is there.
+pub async fn a_base_that_cannot_be_made_is_a_condition_and_no_crash(scope: &Scope) -> Result<()> {
+    let mut ground = Ground::without_agent(scope, json!({})).await?;
+    let missing = ground.directory.path().join("missing");
+    let paths: Vec<Value> = [missing.join("disk"), ground.base()].iter().map(|path| json!({ "path": path })).collect();
+    let patch = json!({ "spec": { "nodes": [{ "names": [ground.node.name()], "paths": paths }] } });
+    scope.all::<LocalPool>().patch(&ground.class, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    let given = [missing.to_str().context("text")?, ground.directory.path().join("base").to_str().context("text")?]
+        .map(str::to_owned);
+    let options = latebind::agent::Options {
+        bases: latebind::agent::AllowedBases::new(given)?,
+        ..Agent::options(ground.node.name(), ground.directory.path())
+    };
+    fs::create_dir_all(ground.base())?;
+    ground.agent = Some(Agent::run(scope.client(), options, latebind::agent::AgentMetrics::default()));
+    let ready = async |status: &str, reason: &str| {
+        eventually(&format!("Ready={status}, {reason}"), PATIENCE, async || {
+            let Some(report) = scope.all::<LocalNode>().get_opt(ground.node.name()).await? else { return Ok(None) };
+            let found = report.status.unwrap_or_default();
+            let ready = condition(&found.conditions, "Ready").filter(|it| it.status == status && it.reason == reason);
+            Ok(ready.is_some().then_some(found))
+        })
+        .await
+    };
+    let told = ready("False", "PathMissing").await?;
+    let of = |path: &std::path::Path| told.paths.iter().find(|it| std::path::Path::new(&it.path) == path).cloned();
+    let (lacking, usable) = (of(&missing.join("disk")).context("a report")?, of(&ground.base()).context("a report")?);
+    ensure!(!lacking.usable && lacking.reason == "PathMissing" && lacking.message.contains("ENOENT"), "{lacking:?}");
+    ensure!(usable.usable && usable.reason.is_empty(), "{usable:?}");
+    let (volume, file) = ground.filled("data").await?;
+    ensure!(file.starts_with(ground.base()), "{volume:?}");
+    fs::create_dir(&missing)?;
+    ready("True", "PathsUsable").await?;
+    ground.delete_claim("data").await?;
+    ground.volume_gone(&volume.name_any()).await
+}
+
+pub async fn select(ground: &Ground<'_>, claim: &str) -> Result<()> {
     let patch = json!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": ground.node.name() } } });
     let claims = ground.scope.api::<k8s_openapi::api::core::v1::PersistentVolumeClaim>();
     claims.patch(claim, &PatchParams::default(), &Patch::Merge(&patch)).await?;

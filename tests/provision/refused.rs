@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Patch, PatchParams};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use latebind::controllers::volumes as provision;
 use latebind::crd::LocalPool;
+use latebind::rancher::{Loss, RANCHER};
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::local::PATIENCE;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, PATIENCE};
+use super::ground::Ground;
 
 const SELECTED: &str = "volume.kubernetes.io/selected-node";
 
@@ -18,7 +21,7 @@ pub async fn what_cannot_be_served_is_refused_by_name(scope: &Scope) -> Result<(
     let ground = Ground::new(scope, json!({})).await?;
     for (name, spec, word) in [
         ("block", json!({ "volumeMode": "Block" }), "Block"),
-        ("many", json!({ "accessModes": ["ReadWriteMany"] }), "ReadWriteMany"),
+        ("many", json!({ "accessModes": ["ReadWriteMany"] }), "sharedOnNode"),
         ("selector", json!({ "selector": { "matchLabels": { "a": "b" } } }), "selector"),
         ("source", json!({ "dataSource": { "kind": "PersistentVolumeClaim", "name": "x" } }), "PersistentVolumeClaim"),
     ] {
@@ -216,4 +219,27 @@ pub async fn a_dying_disk_is_named(scope: &Scope) -> Result<()> {
     assert!(["EIO", "ENOSPC", "EROFS"].iter().any(|errno| told.contains(errno)), "{told}");
     assert!(told.contains(ground.node.name()) && told.contains(&*disk.to_string_lossy()), "{told}");
     unselected(scope, "data").await
+}
+
+/// What a ConfigMap that is gone said of scripts is not known, and neither is what one says that may not be read.
+pub async fn a_config_map_that_is_gone_or_may_not_be_read_holds_every_adopted_class_back(scope: &Scope) -> Result<()> {
+    let name = scope.unique("config");
+    let names = [name.clone()];
+    let why = async |accepted: &[Loss]| {
+        let found = provision::held_back(&scope.client(), &names, accepted).await?;
+        anyhow::Ok(found.why(RANCHER, "any").map(str::to_owned))
+    };
+    let config = json!({ "nodePathMap": [{ "node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": ["/a"] }] });
+    let data = json!({ "config.json": config.to_string(), "teardown": "#!/bin/sh\nset -eu\nrm -rf \"$VOL_DIR\"\n" });
+    scope.create::<ConfigMap>(json!({ "metadata": { "name": name }, "data": data })).await?;
+    ensure!(why(&[]).await?.is_none(), "its scripts are the stock ones");
+    scope.api::<ConfigMap>().delete(&name, &DeleteParams::default()).await?;
+    let gone = why(&[]).await?.context("it is gone")?;
+    ensure!(gone.contains(&name) && gone.contains("is in no namespace"), "{gone}");
+    ensure!(why(&[Loss::Scripts]).await?.is_none(), "a person has said that it may be lost");
+    let nobody = scope.cluster()?.client_as("nobody", &["system:authenticated"]).await?;
+    let unread = provision::held_back(&nobody, &names, &[]).await?;
+    let unread = unread.why(RANCHER, "any").context("it may not be read")?;
+    ensure!(unread.contains("may not be read"), "{unread}");
+    Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::DeleteParams;
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::objects;
 use serde_json::{Value, json};
 
 use crate::process::{deeds, share, writes};
@@ -178,11 +179,10 @@ pub async fn a_claim_of_two_nodes_is_bound_for_one_of_them(scope: &Scope) -> Res
 /// A volume of the node that names the claim, which does not exist yet.
 async fn reserved_volume(scope: &Scope, claim: &str, class: &str, node: &str) -> Result<String> {
     let name = scope.unique(&format!("for-{claim}"));
-    let mut spec = local(class, node, "1Gi");
-    spec["claimRef"] = json!({
+    let reference = json!({"spec": {"claimRef": {
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": scope.namespace(), "name": claim,
-    });
-    scope.create::<PersistentVolume>(json!({"metadata": {"name": name}, "spec": spec})).await?;
+    }}});
+    scope.create::<PersistentVolume>(objects::with(objects::volume(&name, class, node, "1Gi"), &reference)).await?;
     let volumes = scope.all::<PersistentVolume>();
     eventually("the volume to be seen", PATIENCE, async || {
         Ok(volumes.get(&name).await?.status.and_then(|status| status.phase).map(drop))

@@ -54,7 +54,7 @@ fn written(cluster: &Cluster) -> Result<usize> {
     Ok(deeds(cluster)?.iter().filter(|deed| changes(&deed.verb) && deed.code < 300).count())
 }
 
-/// What happened while nobody looked is mended at the start: a Pod created with latebind absent.
+/// What happened while nobody looked is fixed at the start: a Pod created with latebind absent.
 pub async fn what_was_stuck_before_the_start(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
@@ -90,6 +90,33 @@ async fn holder(cluster: &Cluster) -> Result<String> {
     let leases: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
     let lease = leases.get_opt("latebind-controller").await?;
     Ok(lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default())
+}
+
+/// Whoever deletes the Lease stops nobody: it is made anew, and what was stuck meanwhile is fixed.
+pub async fn a_lease_that_is_deleted_is_made_anew(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    let replicas = [Rescuer::start(cluster, &[]).await?, Rescuer::start(cluster, &[]).await?];
+    eventually("a leader", PATIENCE, async || Ok((!holder(cluster).await?.is_empty()).then_some(()))).await?;
+    let leases: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
+    let first = leases.get("latebind-controller").await?.uid();
+    leases.delete("latebind-controller", &DeleteParams::default()).await?;
+    claim(scope, "late", &class, "1Gi").await?;
+    stuck(scope, "app-late", node.name(), &["late"]).await?;
+    eventually("another Lease with a leader", PATIENCE, async || {
+        let lease = leases.get_opt("latebind-controller").await?;
+        let is_new = lease.is_some_and(|lease| lease.uid() != first);
+        Ok((is_new && !holder(cluster).await?.is_empty()).then_some(()))
+    })
+    .await?;
+    selected(scope, "late").await?;
+    for replica in &replicas {
+        ensure!(replica.get("/readyz").await?.contains("200 OK"), "a replica is not ready");
+        replica.signal("TERM").await?;
+    }
+    Ok(())
 }
 
 /// Two replicas, of which the leader is killed while stuck Pods arrive: 60 Pods and 2 kills, or 500 and 15 in 5 minutes.
@@ -236,7 +263,7 @@ pub async fn an_api_server_that_restarts(scope: &Scope) -> Result<()> {
     ensure!(attempts <= bound, "{attempts} retries in a silence of {silence} s");
     note(
         "an API server that restarts, and whose store is silent for a while",
-        format!("{silence} s of silence, 20 Pods: all mended, {attempts} retries"),
+        format!("{silence} s of silence, 20 Pods: all fixed, {attempts} retries"),
     );
     ensure!(rescuer.get("/readyz").await?.contains("200 OK"), "{}", rescuer.log()?);
     let lease: Api<Lease> = Api::namespaced(cluster.client(), NAMESPACE);
@@ -262,9 +289,9 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     eventually("a leader", PATIENCE, async || Ok((rescuer.metric("latebind_leader ").await? > 0.0).then_some(())))
         .await?;
 
-    // The namespace of an earlier test may still be going, and its claims are mended first.
+    // The namespace of an earlier test may still be going, and its claims are fixed first.
     let last = std::cell::Cell::new((usize::MAX, Instant::now()));
-    eventually("what earlier tests left to be mended", PATIENCE, async || {
+    eventually("what earlier tests left to be fixed", PATIENCE, async || {
         let writes = deeds(cluster)?.iter().filter(|deed| deed.verb == "patch" && deed.resource != "leases").count();
         if last.get().0 != writes {
             last.set((writes, Instant::now()));
@@ -319,7 +346,7 @@ pub async fn an_api_server_that_refuses(scope: &Scope) -> Result<()> {
     // Eight workers at a time, with pauses of 0.5 s, 1 s, 2 s and so on to 10 s between, and tries for the Lease.
     let bound = 8 * 8 + silence;
     ensure!(requests <= bound, "{requests} requests in {silence} s");
-    let seen = format!("{requests} requests in {silence} s, all refused; all mended afterwards, with one write each");
+    let seen = format!("{requests} requests in {silence} s, all refused; all fixed afterwards, with one write each");
     note("an API server that answers 429 while 20 Pods get stuck", seen);
     rescuer.signal("TERM").await
 }
@@ -335,8 +362,8 @@ async fn while_refused(scope: &Scope, rescuer: &Rescuer, silence: u64) -> Result
         anyhow::Ok(())
     };
     let watching = async {
-        // Until shortly before the seat is free.
-        tokio::time::sleep(Duration::from_secs(silence - 3)).await;
+        // Until well before the seat is free: a busy machine may begin to count late.
+        tokio::time::sleep(Duration::from_secs(silence - 5)).await;
         anyhow::Ok(deeds(cluster)?.split_off(refused_from))
     };
     let (acknowledged, requests) = tokio::join!(acknowledging, watching);

@@ -5,7 +5,8 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use latebind_cluster::{Scope, eventually, holds_for, image};
+use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::objects::{self, of_claim};
 use serde_json::{Value, json};
 
 use crate::process::{Rescuer, leave, writes};
@@ -13,29 +14,15 @@ use crate::stage::*;
 
 /// A Pod that writes a file to each of its volumes.
 fn writing(name: &str, node: &str, volumes: &[Value], cpu: &str) -> Value {
-    let mounts: Vec<Value> = volumes
-        .iter()
-        .map(|volume| json!({"name": volume["name"], "mountPath": format!("/{}", volume["name"].as_str().unwrap_or_default())}))
-        .collect();
     let script =
         format!("for volume in {}; do echo {name} > /$volume/file || exit 1; done; sleep 3600", names(volumes));
-    json!({"metadata": {"name": name}, "spec": {
-        "nodeName": node,
-        "terminationGracePeriodSeconds": 0,
-        "containers": [{
-            "name": "main", "image": image::BUSYBOX, "imagePullPolicy": "Never", "command": ["sh", "-c", script],
-            "volumeMounts": mounts, "resources": {"requests": {"cpu": cpu}},
-        }],
-        "volumes": volumes,
-    }})
+    let mut pod = objects::on_node(objects::running(objects::pod(name, volumes), &script), node);
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+    pod
 }
 
 fn names(volumes: &[Value]) -> String {
     volumes.iter().filter_map(|volume| volume["name"].as_str()).collect::<Vec<_>>().join(" ")
-}
-
-fn from_claim(name: &str) -> Value {
-    json!({"name": name, "persistentVolumeClaim": {"claimName": name}})
 }
 
 /// A volume that is a directory of the node; of a claim's own if one is given.
@@ -47,16 +34,11 @@ async fn directory(
     claim: Option<&PersistentVolumeClaim>,
 ) -> Result<String> {
     let path = format!("/var/lib/latebind-test/{name}");
-    let mut object = json!({
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
-            "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path, "type": "DirectoryOrCreate"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
-            ]}]}},
-        },
-    });
+    let mut object = objects::volume(name, class, node, "1Gi");
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("local");
+        spec.insert("hostPath".to_owned(), json!({"path": path, "type": "DirectoryOrCreate"}));
+    }
     if let Some(claim) = claim {
         object["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER});
         object["spec"]["claimRef"] = json!({
@@ -68,7 +50,7 @@ async fn directory(
     Ok(path)
 }
 
-/// A Pod of each row that rescue mends, and its claim: the row's number, the Pod, the claim, who makes the volume.
+/// A Pod of each row that rescue fixes, and its claim: the row's number, the Pod, the claim, who makes the volume.
 const ROWS: [(u8, &str, &str, From); 10] = [
     (1, "late", "late", From::Order),
     (4, "made", "made", From::Order),
@@ -116,21 +98,21 @@ pub async fn existing_pods_start(scope: &Scope) -> Result<()> {
     annotate(scope, "poisoned", json!({SELECTED_NODE: node.name()})).await?;
     annotate(scope, "moved", json!({SELECTED_NODE: "node-that-never-was"})).await?;
     for name in ["late", "made", "kept", "fixed", "annotated", "poisoned", "moved"] {
-        scope.create::<Pod>(writing(name, node.name(), &[from_claim(name)], "1m")).await?;
+        scope.create::<Pod>(writing(name, node.name(), &[of_claim(name)], "1m")).await?;
     }
     let ephemeral =
         |class: &str| json!({"name": "own", "ephemeral": {"volumeClaimTemplate": {"spec": claim_spec(class, "1Gi")}}});
     scope.create::<Pod>(writing("scratch", node.name(), &[ephemeral(&made)], "1m")).await?;
     // Row 24.
     scope.create::<Pod>(writing("fixture", node.name(), &[ephemeral(&fixed)], "1m")).await?;
-    scope.create::<Pod>(writing("first", node.name(), &[from_claim("shared")], "1m")).await?;
+    scope.create::<Pod>(writing("first", node.name(), &[of_claim("shared")], "1m")).await?;
     // Creation times have seconds.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    scope.create::<Pod>(writing("second", other.name(), &[from_claim("shared")], "1m")).await?;
+    scope.create::<Pod>(writing("second", other.name(), &[of_claim("shared")], "1m")).await?;
     stateful_set(scope, node.name(), &made).await?;
 
     let pods: Vec<&str> = ROWS.iter().map(|row| row.1).chain(["fixture", "second"]).collect();
-    // As it is without latebind: the kubelet has seen them, and they wait for ever.
+    // As it is without latebind: the kubelet has seen them, and they wait forever.
     for name in &pods {
         eventually("the kubelet to see the Pod", PATIENCE, async || {
             let pod = scope.api::<Pod>().get_opt(name).await?;
@@ -173,7 +155,7 @@ pub async fn existing_pods_start(scope: &Scope) -> Result<()> {
 }
 
 async fn stateful_set(scope: &Scope, node: &str, class: &str) -> Result<()> {
-    let mut template = writing("set-0", node, &[from_claim("of")], "1m")["spec"].clone();
+    let mut template = writing("set-0", node, &[of_claim("of")], "1m")["spec"].clone();
     template["volumes"] = json!([]);
     let set = json!({"metadata": {"name": "set"}, "spec": {
         "serviceName": "none", "replicas": 1, "selector": {"matchLabels": {"app": "set"}},
@@ -201,8 +183,8 @@ pub async fn pods_that_a_kubelet_rejects_pin_nothing(scope: &Scope) -> Result<()
     let class = class(scope, "dynamic", PROVISIONER).await?;
     claim(scope, "cpu", &class, "1Gi").await?;
     claim(scope, "selector", &class, "1Gi").await?;
-    scope.create::<Pod>(writing("cpu", node.name(), &[from_claim("cpu")], "9999")).await?;
-    let mut excluded = writing("selector", node.name(), &[from_claim("selector")], "1m");
+    scope.create::<Pod>(writing("cpu", node.name(), &[of_claim("cpu")], "9999")).await?;
+    let mut excluded = writing("selector", node.name(), &[of_claim("selector")], "1m");
     excluded["spec"]["nodeSelector"] = json!({"test.example.com/no": "where"});
     scope.create::<Pod>(excluded).await?;
     for (name, reason) in [("cpu", "OutOfcpu"), ("selector", "NodeAffinity")] {

@@ -137,7 +137,7 @@ async fn install(cluster: &Cluster) -> Result<PathBuf> {
         user["user"] = serde_json::json!({"token": token.trim()});
     }
     // The API server learns of new roles by a watch of its own; what is asked for earlier is refused.
-    for [verb, resource] in [["watch", "nodes"], ["create", "leases.coordination.k8s.io"]] {
+    for [verb, resource] in [["watch", "nodes"], ["update", "leases.coordination.k8s.io/latebind-controller"]] {
         let ask = ["auth", "can-i", verb, resource, "-n", NAMESPACE, "--as", USER];
         eventually("the account's rights", PATIENCE, async || {
             Ok(cluster.kubectl(&ask).await?.success().is_ok().then_some(()))

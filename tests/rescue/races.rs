@@ -8,7 +8,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use latebind_cluster::suite::long;
-use latebind_cluster::{Scope, eventually};
+use latebind_cluster::{Scope, eventually, holds_for};
 use serde_json::{Value, json};
 
 use crate::process::{share, writes};
@@ -193,6 +193,37 @@ pub async fn an_order_for_a_vanished_pod_is_taken_back(scope: &Scope) -> Result<
     Ok(())
 }
 
+/// The provisioner gives the node back, the Pod goes, and the scheduler selects a node for the next one, once another and
+/// once the very same: the mark that is left on the claim lets nobody take that back.
+pub async fn what_the_scheduler_selects_after_us_stays(scope: &Scope) -> Result<()> {
+    share(scope.cluster()?).await?;
+    let (node, other) = (scope.simulated_node("node", &[]).await?, scope.simulated_node("other", &[]).await?);
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    for (name, chosen) in [("elsewhere", other.name()), ("same", node.name())] {
+        claim(scope, name, &class, "1Gi").await?;
+        stuck(scope, name, node.name(), &[name]).await?;
+        selected(scope, name).await?;
+        // For as long as would let an order of ours be taken back.
+        failure(scope, name, "out of space", SignedDuration::from_mins(11)).await?;
+        give_back(scope, name).await?;
+        scope.api::<Pod>().delete(name, &DeleteParams::default().grace_period(0)).await?;
+        let left = scope.claim(name).await?;
+        ensure!(left.annotations().contains_key(SELECTED_BY), "there is no mark to go wrong by");
+        annotate(scope, name, json!({SELECTED_NODE: chosen})).await?;
+        pod(scope, &format!("{name}-next"), &[name], json!({"nodeSelector": {"test.example.com/no": "where"}})).await?;
+    }
+    let chosen = async |name: &str| anyhow::Ok(scope.claim(name).await?.annotations().get(SELECTED_NODE).cloned());
+    for (name, node) in [("elsewhere", other.name()), ("same", node.name())] {
+        let stays = holds_for(&format!("the node of claim {name}"), QUIET, async || chosen(name).await).await?;
+        ensure!(stays.as_deref() == Some(node), "{name}: {stays:?}");
+    }
+    // The mark of the same node says of whom the order was, and it was not: that is settled by its going.
+    eventually("the mark to go", PATIENCE, async || {
+        Ok((!scope.claim("same").await?.annotations().contains_key(SELECTED_BY)).then_some(()))
+    })
+    .await
+}
+
 async fn unselected(scope: &Scope, claim: &str) -> Result<()> {
     eventually(&format!("claim {claim} to be free of its node"), PATIENCE, async || {
         let claim = scope.claim(claim).await?;
@@ -279,7 +310,7 @@ pub async fn a_pod_that_was_created_again_is_another_pod(scope: &Scope) -> Resul
     let again = stuck(scope, "app", second.name(), &["data"]).await?;
     let chosen = selected(scope, "data").await?;
     ensure!(chosen.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
-    ensure!(chosen.annotations().get(SELECTED_BY) == again.metadata.uid.as_ref());
+    ensure!(chosen.annotations().get(SELECTED_BY) == Some(&mark(&again, second.name())));
 
     // A volume is on order for the first one: it may be made at this moment.
     claim(scope, "ordered", &class, "1Gi").await?;
@@ -313,7 +344,7 @@ pub async fn a_pod_that_was_created_again_is_another_pod(scope: &Scope) -> Resul
         Ok(claim.filter(|claim| claim.annotations().contains_key(SELECTED_NODE)))
     })
     .await?;
-    ensure!(claim.uid() != old.uid() && claim.annotations().get(SELECTED_BY) == new.metadata.uid.as_ref());
+    ensure!(claim.uid() != old.uid() && claim.annotations().get(SELECTED_BY) == Some(&mark(&new, second.name())));
     ensure!(claim.annotations().get(SELECTED_NODE).map(String::as_str) == Some(second.name()));
     Ok(())
 }

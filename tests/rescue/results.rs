@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use latebind_cluster::suite::long;
+use latebind_test_support::machine::{machine, today};
 
 static SEEN: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
@@ -21,18 +22,18 @@ pub fn publish(code: ExitCode) -> ExitCode {
     if !long() || std::env::var_os("LATEBIND_UPDATE").is_none() || code != ExitCode::SUCCESS || seen.is_empty() {
         return code;
     }
-    let version = std::env::var("KUBE_VERSION").unwrap_or_else(|_| "1.36".to_owned());
+    let version = latebind_cluster::Version::from_env().unwrap_or(latebind_cluster::Version::DEFAULT);
     let mut page = format!(
         "# Rescue: what the long run saw on Kubernetes {version}\n\n{}, {}. `make soak` writes this page anew.\n\n\
          | what was done | what was seen |\n| --- | --- |\n",
-        k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d"),
+        today(),
         machine(),
     );
     seen.sort();
     for (what, seen) in seen {
         let _written = writeln!(page, "| {what} | {seen} |");
     }
-    let name = if version == "1.36" { String::new() } else { format!("-{version}") };
+    let name = version.suffix();
     let path = format!("{}/docs/results/rescue{name}.md", env!("CARGO_MANIFEST_DIR"));
     match std::fs::write(&path, page) {
         Ok(()) => code,
@@ -41,11 +42,4 @@ pub fn publish(code: ExitCode) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib: u64 = memory.split_whitespace().nth(1).and_then(|text| text.parse().ok()).unwrap_or_default();
-    format!("a virtual machine with {cores} cores and {} GiB", kib.div_ceil(1 << 20))
 }

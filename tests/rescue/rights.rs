@@ -32,8 +32,11 @@ pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
     let refused: Vec<_> = refused.into_iter().filter(|deed| deed.resource != "events").collect();
     ensure!(refused.is_empty(), "{refused:?}");
 
-    let used: BTreeSet<Right> =
+    let mut used: BTreeSet<Right> =
         done.iter().map(|deed| (deed.group.clone(), deed.resource.clone(), deed.verb.clone())).collect();
+    // A PUT of what does not exist takes both rights.
+    let made = done.iter().filter(|deed| deed.verb == "update" && deed.code == 201);
+    used.extend(made.map(|deed| (deed.group.clone(), deed.resource.clone(), "create".to_owned())));
     let granted = granted()?;
     // This API server has streaming lists; an older one is asked for a list before the watch.
     let for_older =

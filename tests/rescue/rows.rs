@@ -1,4 +1,4 @@
-//! Rows of the truth table in which claims of an existing Pod can be mended, and those in which nothing may be written.
+//! Rows of the truth table in which claims of an existing Pod can be fixed, and those in which nothing may be written.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -21,7 +21,7 @@ pub async fn a_dynamic_claim_gets_its_node(scope: &Scope) -> Result<()> {
     let claim = selected(scope, "data").await?;
     let annotations = claim.annotations();
     ensure!(annotations.get(SELECTED_NODE).map(String::as_str) == Some(node.name()));
-    ensure!(annotations.get(SELECTED_BY) == pod.metadata.uid.as_ref());
+    ensure!(annotations.get(SELECTED_BY) == Some(&mark(&pod, node.name())));
     for key in ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"] {
         ensure!(annotations.get(key).map(String::as_str) == Some(PROVISIONER), "{key} in {annotations:?}");
     }
@@ -125,7 +125,7 @@ pub async fn nothing_is_bound_for_a_pod_that_lacks_another_volume(scope: &Scope)
     selected(scope, "data").await.map(drop)
 }
 
-/// Row 14, and row 6 of the remedies: an annotation that would hold the claim for ever.
+/// Row 14, and row 6 of the remedies: an annotation that would hold the claim forever.
 pub async fn a_poisoned_claim_is_bound_or_cured(scope: &Scope) -> Result<()> {
     share(scope.cluster()?).await?;
     let node = scope.simulated_node("node", &[]).await?;

@@ -8,15 +8,15 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::objects;
+pub use latebind_test_support::objects::{NO_PROVISIONER, SELECTED_NODE, claim_spec};
 use serde_json::{Value, json};
 
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a test watches that nothing is written: far longer than a write takes.
 pub const QUIET: Duration = Duration::from_secs(4);
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const SELECTED_BY: &str = "latebind.dev/selected-node-by";
 pub const PROVISIONER: &str = "test.example.com/disk";
-pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 /// A class whose claims wait for their first consumer.
 pub async fn class(scope: &Scope, stem: &str, provisioner: &str) -> Result<String> {
@@ -25,20 +25,12 @@ pub async fn class(scope: &Scope, stem: &str, provisioner: &str) -> Result<Strin
 
 pub async fn class_with(scope: &Scope, stem: &str, provisioner: &str, more: Value) -> Result<String> {
     let name = scope.unique(stem);
-    let mut object = json!({
-        "metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer",
-    });
-    merge(&mut object, more);
-    scope.create::<StorageClass>(object).await?;
+    scope.create::<StorageClass>(objects::with(objects::class(&name, provisioner), &more)).await?;
     Ok(name)
 }
 
-pub fn claim_spec(class: &str, size: &str) -> Value {
-    json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": size}}})
-}
-
 pub async fn claim(scope: &Scope, name: &str, class: &str, size: &str) -> Result<PersistentVolumeClaim> {
-    scope.create(json!({"metadata": {"name": name}, "spec": claim_spec(class, size)})).await
+    scope.create(objects::claim(name, class, size)).await
 }
 
 /// A Pod that names its node and mounts the claims.
@@ -47,21 +39,8 @@ pub async fn pinned(scope: &Scope, name: &str, node: &str, claims: &[&str]) -> R
 }
 
 pub async fn pod(scope: &Scope, name: &str, claims: &[&str], more: Value) -> Result<Pod> {
-    let volumes: Vec<Value> =
-        claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}})).collect();
-    let mounts: Vec<Value> =
-        claims.iter().map(|claim| json!({"name": claim, "mountPath": format!("/{claim}")})).collect();
-    let mut spec = json!({
-        "containers": [{"name": "main", "image": "none.invalid/none", "volumeMounts": mounts}], "volumes": volumes,
-    });
-    merge(&mut spec, more);
-    scope.create(json!({"metadata": {"name": name}, "spec": spec})).await
-}
-
-fn merge(object: &mut Value, more: Value) {
-    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
-        object.extend(more);
-    }
+    let volumes: Vec<Value> = claims.iter().map(|claim| objects::of_claim(claim)).collect();
+    scope.create(objects::with(objects::pod(name, &volumes), &json!({"spec": more}))).await
 }
 
 /// Says what a kubelet says when it has seen the Pod and means to run it.
@@ -82,10 +61,15 @@ pub async fn stuck(scope: &Scope, name: &str, node: &str, claims: &[&str]) -> Re
     Ok(pod)
 }
 
+/// What latebind notes on a claim that it selects the node for, for the sake of the Pod.
+pub fn mark(pod: &Pod, node: &str) -> String {
+    format!("{} {node}", pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
 /// A volume that only the node can reach, made by hand, of which nothing is known yet.
 pub async fn new_volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str) -> Result<String> {
     let name = scope.unique(stem);
-    scope.create::<PersistentVolume>(json!({"metadata": {"name": name}, "spec": local(class, node, size)})).await?;
+    scope.create::<PersistentVolume>(objects::volume(&name, class, node, size)).await?;
     Ok(name)
 }
 
@@ -101,31 +85,21 @@ pub async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &s
     Ok(name)
 }
 
-pub fn local(class: &str, node: &str, size: &str) -> Value {
-    json!({
-        "capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": class,
-        "persistentVolumeReclaimPolicy": "Retain", "local": {"path": "/mnt/disk"},
-        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-            {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
-        ]}]}},
-    })
-}
-
 /// What an external provisioner does once a node is selected: makes a volume that belongs to the claim.
 pub async fn provision(scope: &Scope, name: &str) -> Result<()> {
     let claim = selected(scope, name).await?;
     let node = claim.annotations().get(SELECTED_NODE).context("selected")?.clone();
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default();
-    let mut spec = local(&class, &node, "1Gi");
-    spec["claimRef"] = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "namespace": claim.namespace(), "name": name, "uid": claim.uid(),
-    });
-    let annotations = json!({"pv.kubernetes.io/provisioned-by": PROVISIONER});
     let name = format!("pvc-{}", claim.uid().unwrap_or_default());
-    scope
-        .create::<PersistentVolume>(json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec}))
-        .await?;
+    let made_for = json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER}},
+        "spec": {"claimRef": {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "namespace": claim.namespace(), "name": claim.name_any(), "uid": claim.uid(),
+        }},
+    });
+    let volume = objects::with(objects::volume(&name, &class, &node, "1Gi"), &made_for);
+    scope.create::<PersistentVolume>(volume).await?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! From objects to findings with places.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -7,12 +8,14 @@ use serde_json::Value;
 use super::ignore::{self, IGNORE, Ignores};
 use crate::binding::storage_findings::{StorageFacts, class_findings, config_map_findings, volume_findings};
 use crate::binding::{
-    ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Rules, Severity, decide_pod, decide_workload,
+    Assumption, ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Rules, Severity, decide_pod,
+    decide_workload,
 };
-use crate::cli::report::{self, Point, Reported, State};
-use crate::cluster::Fact;
-use crate::cluster::manifests::{Manifests, Object, Origin, Subject};
-use crate::model::{Node, Pod, Volume};
+use crate::cli::by_hand::by_hand;
+use crate::facts::Fact;
+use crate::facts::files::{Embedded, Manifests, Object, Origin, Subject, names_a_node};
+use crate::model::{Node, Pod, Volume, WorkloadKind};
+use crate::report::{self, Point, Reported, State};
 
 /// What was found, and what could be rewritten.
 #[derive(Debug, Default)]
@@ -25,6 +28,10 @@ pub(super) struct Checked {
     pub(super) rewrites: Vec<Rewrite>,
     /// Pod specs that ought to be rewritten and must not be.
     pub(super) refusals: Vec<Refused>,
+    /// Objects that name a node and hold nothing that could be judged.
+    pub(super) not_judged: Vec<Arc<report::Object>>,
+    /// What all of it rests on besides the input.
+    pub(super) assumptions: BTreeSet<Assumption>,
 }
 
 /// A Pod spec that can be rewritten.
@@ -36,7 +43,7 @@ pub(super) struct Rewrite {
     pub(super) spec: FieldPath,
     /// The pin.
     pub(super) pin: Pin,
-    /// The finding that the rewrite mends first of all.
+    /// The finding that the rewrite fixes first of all.
     pub(super) finding: usize,
     /// All findings that vanish with it.
     pub(super) findings: std::ops::Range<usize>,
@@ -49,6 +56,8 @@ pub(super) struct Refused {
     pub(super) finding: usize,
     /// Why there is no rewrite.
     pub(super) why: String,
+    /// Worth saying to somebody who did not ask for a fix.
+    pub(super) always: bool,
 }
 
 /// Looks at every object that is not a fact only.
@@ -65,7 +74,7 @@ fn storage_facts(manifests: &Manifests) -> StorageFacts<'_> {
     let facts = || {
         manifests.objects.iter().filter_map(|object| match &object.subject {
             Subject::Fact(fact) => Some(fact.as_ref()),
-            Subject::Workload(_) | Subject::Other => None,
+            Subject::Workload(_) | Subject::Other(_) => None,
         })
     };
     let volumes = facts().filter_map(|fact| match fact {
@@ -91,13 +100,15 @@ struct Decided {
     findings: Vec<Finding>,
     /// Steps from the top of the object to the Pod spec, and the verdicts on the Pods that are made from it.
     pods: Option<(FieldPath, Vec<PodVerdict>)>,
+    /// Why the file cannot be rewritten, and what to do instead.
+    by_hand: Option<String>,
 }
 
 impl Checked {
     fn object(&mut self, object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) {
-        let decided = decide(object, storage, view, rules);
+        let all = decide(object, storage, view, rules);
         // Places cost a second look at the text, so they are asked for only where something was found.
-        let line = if decided.findings.is_empty() {
+        let line = if all.iter().all(|decided| decided.findings.is_empty()) {
             object.origin.document().start.line
         } else {
             object.origin.place(&FieldPath::default()).span.unwrap_or_default().start.line
@@ -110,6 +121,25 @@ impl Checked {
             line,
         });
         self.objects.push(Arc::clone(&subject));
+        if is_left_aside(object) {
+            self.not_judged.push(Arc::clone(&subject));
+        }
+        let mut faults = Vec::new();
+        for decided in all {
+            faults.extend(self.decided(decided, object, &subject));
+        }
+        let mut told: Vec<Finding> = Vec::new();
+        for fault in faults {
+            if !told.contains(&fault) {
+                told.push(fault);
+            }
+        }
+        let told = told.into_iter().map(|finding| reported(finding, object, &subject, State::Open));
+        self.findings.extend(told);
+    }
+
+    /// Takes in what was decided about one Pod spec of an object; gives what is wrong with its annotations.
+    fn decided(&mut self, decided: Decided, object: &Object, subject: &Arc<report::Object>) -> Vec<Finding> {
         let template = decided.pods.as_ref().map(|(spec, _)| FieldPath::new(&spec.0[..spec.0.len().saturating_sub(1)]));
         let (ignores, faults) = ignores(object, template.as_ref());
         let first = self.findings.len();
@@ -118,23 +148,34 @@ impl Checked {
                 Some(reason) => State::Ignored { reason: reason.clone() },
                 None => State::Open,
             };
-            self.findings.push(reported(finding, object, &subject, state));
+            self.findings.push(reported(finding, object, subject, state));
         }
         if let Some((spec, verdicts)) = decided.pods {
-            self.rewrite(object, &spec, &verdicts, first);
+            self.assumptions.extend(verdicts.iter().flat_map(|verdict| verdict.assumptions.iter().cloned()));
+            self.rewrite(object, &spec, &verdicts, first, decided.by_hand);
         }
-        let faults = faults.into_iter().map(|finding| reported(finding, object, &subject, State::Open));
-        self.findings.extend(faults);
+        faults
     }
 
     /// Notes what becomes of the Pod spec whose findings begin at `first`.
-    fn rewrite(&mut self, object: &Object, spec: &FieldPath, verdicts: &[PodVerdict], first: usize) {
+    fn rewrite(
+        &mut self,
+        object: &Object,
+        spec: &FieldPath,
+        verdicts: &[PodVerdict],
+        first: usize,
+        by_hand: Option<String>,
+    ) {
         let findings = first..self.findings.len();
-        let deadlock = findings.clone().find(|at| self.findings[*at].code == Code::PinnedToDelayedClaim);
+        let of_code = |code: Code| findings.clone().find(|at| self.findings[*at].code == code);
+        let deadlock = of_code(Code::PinnedToDelayedClaim).or_else(|| of_code(Code::ResourceClaims));
         let worst = findings.clone().find(|at| self.findings[*at].is_open());
         let Some(finding) = deadlock.or(worst) else { return };
         if !self.findings[finding].is_open() {
             return;
+        }
+        if let Some(why) = by_hand {
+            return self.refusals.push(Refused { finding, why, always: true });
         }
         match pin(verdicts) {
             Ok(pin) => {
@@ -142,30 +183,76 @@ impl Checked {
                 self.rewrites.push(Rewrite { origin: object.origin.clone(), spec, pin, finding, findings });
             }
             Err(why) if self.findings[finding].severity >= Severity::Warning => {
-                self.refusals.push(Refused { finding, why });
+                self.refusals.push(Refused { finding, why, always: false });
             }
             Err(_) => {}
         }
     }
 }
 
-fn decide(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Decided {
-    let findings = |findings| Decided { findings, pods: None };
+/// True for an object that names a node, and in which nothing was found that could be judged.
+fn is_left_aside(object: &Object) -> bool {
+    match &object.subject {
+        Subject::Other(found) => found.is_empty() && names_a_node(&object.group, &object.kind, &object.value),
+        Subject::Workload(_) | Subject::Fact(_) => false,
+    }
+}
+
+/// What was decided about the Pod specs of an object; one entry where it has none.
+fn decide(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Vec<Decided> {
+    if let Subject::Other(found) = &object.subject
+        && !found.is_empty()
+    {
+        let mut all: Vec<Decided> = found.iter().map(|embedded| of_embedded(embedded, view, rules)).collect();
+        if is_config_map(object) {
+            all.push(Decided { findings: config_map_findings(&object.value), ..Decided::default() });
+        }
+        return all;
+    }
+    vec![decide_alone(object, storage, view, rules)]
+}
+
+/// A Pod of a controller that is not known.
+fn of_embedded(embedded: &Embedded, view: &dyn ClusterView, rules: &Rules) -> Decided {
+    let mut verdict = decide_pod(&embedded.pod, view, rules);
+    for finding in &mut verdict.findings {
+        finding.path = match finding.path.0.split_first() {
+            Some((_, within)) if !embedded.is_text => FieldPath(within.to_vec()).beneath(&embedded.path.0),
+            _ => embedded.path.clone(),
+        };
+    }
+    let decided = of_pods(embedded.path.clone(), vec![verdict]);
+    let by_hand =
+        embedded.is_text.then(|| "the Pod stands in a text of the object; change nodeName there by hand".to_owned());
+    Decided { by_hand, ..decided }
+}
+
+fn decide_alone(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Decided {
+    let findings = |findings| Decided { findings, ..Decided::default() };
     match &object.subject {
         Subject::Workload(workload) => {
             let verdict = decide_workload(workload, view, rules);
             let spec = FieldPath::new(&["spec"]).beneath(workload.kind.template_path());
-            of_pods(spec, verdict.pods.into_iter().map(|(_, verdict)| verdict).collect())
+            let decided = of_pods(spec, verdict.pods.into_iter().map(|(_, verdict)| verdict).collect());
+            let is_stored = object.value.pointer("/metadata/uid").is_some();
+            let by_hand = (is_stored && workload.kind == WorkloadKind::Job).then(|| {
+                "the template of a Job that exists cannot be changed: delete the Job and create it again".to_owned()
+            });
+            Decided { by_hand, ..decided }
         }
         Subject::Fact(fact) => match fact.as_ref() {
             Fact::Pod(pod) if has_started(pod) => Decided::default(),
-            Fact::Pod(pod) => of_pods(FieldPath::new(&["spec"]), vec![decide_pod(pod, view, rules)]),
+            Fact::Pod(pod) => {
+                let verdict = decide_pod(pod, view, rules);
+                let by_hand = pod.is_stored().then(|| by_hand(pod, &verdict));
+                Decided { by_hand, ..of_pods(FieldPath::new(&["spec"]), vec![verdict]) }
+            }
             Fact::Class(class) => findings(class_findings(class, storage)),
             Fact::Volume(volume) => findings(volume_findings(volume, storage)),
             _ => Decided::default(),
         },
-        Subject::Other if is_config_map(object) => findings(config_map_findings(&object.value)),
-        Subject::Other => Decided::default(),
+        Subject::Other(_) if is_config_map(object) => findings(config_map_findings(&object.value)),
+        Subject::Other(_) => Decided::default(),
     }
 }
 
@@ -182,7 +269,10 @@ fn of_pods(spec: FieldPath, verdicts: Vec<PodVerdict>) -> Decided {
         for finding in &verdict.findings {
             let same = findings.iter_mut().find(|(told, _)| told.code == finding.code && told.path == finding.path);
             match same {
-                Some((told, more)) if verdicts.len() > 1 => *more += usize::from(told.message != finding.message),
+                Some((told, more)) if verdicts.len() > 1 => {
+                    *more += usize::from(told.message != finding.message);
+                    *told = told.clone().resting_on(&finding.assumptions);
+                }
                 _ => findings.push((finding.clone(), 0)),
             }
         }
@@ -195,7 +285,7 @@ fn of_pods(spec: FieldPath, verdicts: Vec<PodVerdict>) -> Decided {
     });
     let mut findings: Vec<Finding> = told.collect();
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
-    Decided { findings, pods: Some((spec, verdicts)) }
+    Decided { findings, pods: Some((spec, verdicts)), by_hand: None }
 }
 
 /// The pin that is right for every Pod of the spec, or why there is none.
@@ -209,7 +299,7 @@ fn pin(verdicts: &[PodVerdict]) -> Result<Pin, String> {
         Remedy::Rewrite { .. } => None,
         Remedy::Leave => Some("what the findings ask for must be known or done first".to_owned()),
         Remedy::Rescue => {
-            Some("the Pod would wait then too; in a cluster latebind mends its claims instead".to_owned())
+            Some("the Pod would wait then too; in a cluster latebind fixes its claims instead".to_owned())
         }
         Remedy::SelectInTemplate { volumes } => {
             let volumes = volumes.join(", ");
@@ -217,11 +307,11 @@ fn pin(verdicts: &[PodVerdict]) -> Result<Pin, String> {
                 "the Pod would wait then too; at admission latebind orders its volumes {volumes} for the node"
             ))
         }
-        Remedy::Hopeless { reason } => Some(format!("{reason} must be mended first: {}", reason.title())),
+        Remedy::Hopeless { reason } => Some(format!("{reason} must be fixed first: {}", reason.title())),
     });
     match (against, pins.next()) {
         (Some(why), _) => Err(why),
-        (None, None) => Err("it is not certain that the Pod waits for ever".to_owned()),
+        (None, None) => Err("it is not certain that the Pod waits forever".to_owned()),
         (None, Some(pin)) if pins.all(|other| other == pin) => Ok(pin.clone()),
         (None, Some(_)) => Err("its Pods need different pins".to_owned()),
     }
@@ -233,6 +323,7 @@ fn reported(finding: Finding, object: &Object, subject: &Arc<report::Object>, st
         code: finding.code,
         severity: finding.severity,
         message: finding.message,
+        assumptions: finding.assumptions.iter().map(ToString::to_string).collect(),
         object: Arc::clone(subject),
         path: finding.path,
         start: Point { line: span.start.line, column: span.start.column },

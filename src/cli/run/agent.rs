@@ -1,71 +1,34 @@
-//! The role `agent`: the directories of one node.
+//! What the flags of `latebind run --role agent` make.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, bail};
 use kube::Client;
-use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
 
-use super::probing::Probing;
-use crate::agent::{self, AgentMetrics, Caches};
-use crate::runtime::readiness::Readiness;
-use crate::runtime::shutdown::Shutdown;
+use super::RunArgs;
+use crate::agent::{AllowedBases, DISK_TIMEOUT, Options};
+use crate::roles::AgentOptions;
 
-/// How long orders under way may take to end: a few system calls and one call to the API server. What is cut short goes
-/// on at the next start.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// How the agent is set up.
-pub struct AgentSetup {
-    /// The cluster.
-    pub client: Client,
-    /// Which node, and which directories.
-    pub options: agent::Options,
-    /// Where probes and scrapes connect; nowhere when another role of the process has them.
-    pub metrics_listen: Option<SocketAddr>,
-}
-
-/// Runs it until the shutdown begins.
-///
-/// # Errors
-/// When an address is taken, the agent has died, or work under way did not end in time.
-pub async fn serve(setup: AgentSetup, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut registry = Registry::with_prefix("latebind");
-    let probing = Probing::bind(setup.metrics_listen, &mut registry).await?;
-    let metrics = AgentMetrics::default();
-    metrics.register(&mut registry);
-    let caches = Arc::<Caches>::default();
-    caches.register(&mut registry);
-    let readiness = Readiness::new();
-    let orders = readiness.part("orders");
-    let served = probing.start(&readiness, registry);
-
-    tracing::info!(node = setup.options.node_name, bases = %setup.options.bases, "running");
-    let stop = CancellationToken::new();
-    let mut working = {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            agent::run(setup.client, setup.options, caches, metrics, || orders.ready(), stop).await;
-        })
-    };
-    let died = tokio::select! {
-        () = shutdown.begun() => false,
-        _ = &mut working => true,
-    };
-    readiness.stop();
-    stop.cancel();
-    let ended = died
-        || tokio::select! {
-            () = shutdown.aborted() => false,
-            ended = tokio::time::timeout(DRAIN, working) => ended.is_ok(),
+impl RunArgs {
+    pub(super) fn agent_options(
+        &self,
+        client: Client,
+        metrics_listen: Option<SocketAddr>,
+    ) -> anyhow::Result<AgentOptions> {
+        let given = &self.agent;
+        let Some(node_name) = given.node_name.clone().filter(|name| !name.is_empty()) else {
+            bail!("the agent must know its node: give --node-name, or NODE_NAME from spec.nodeName of its Pod");
         };
-    served.end().await;
-    match (died, ended) {
-        (true, _) => Err(anyhow!("the agent has ended; that is a bug, and the process cannot go on without it")),
-        (_, true) => Ok(()),
-        (_, false) => Err(anyhow!("work under way did not end in time and was dropped; it goes on at the next start")),
+        if given.base_path.is_empty() {
+            bail!("the agent needs a directory to make volumes in: give --base-path");
+        }
+        let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
+        let bases = bases.looking_at(&given.other_path).context("--other-path")?;
+        let bases = bases.with_node_mounts(given.node_mounts.clone());
+        let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
+        let remove_orphans = given.remove_orphans.then_some(given.orphan_age);
+        let disk_timeout = DISK_TIMEOUT;
+        let options = Options { node_name, bases, unlinks_per_second, remove_orphans, disk_timeout };
+        Ok(AgentOptions { client, options, metrics_listen })
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::ClusterArgs;
+use crate::cli::cluster::ClusterArgs;
+use crate::cli::duration::duration;
 use crate::cli::input::RulesArgs;
-use crate::cli::webhook::{ProcessArgs, duration};
+use crate::cli::webhook::ProcessArgs;
 use crate::crd::checked_base;
 use crate::policy::Mode;
+use crate::rancher;
 use crate::tls::MinimumVersion;
 
 const EXAMPLES: &str = "\
@@ -34,7 +36,7 @@ Examples:
 pub enum Role {
     /// Answers admission reviews.
     Webhook,
-    /// Mends claims of Pods that are stuck already, keeps the webhook's certificates current, and provisions volumes.
+    /// Fixes claims of Pods that are stuck already, keeps the webhook's certificates current, and provisions volumes.
     Controller,
     /// Makes and removes the directories of local volumes on one node.
     Agent,
@@ -96,12 +98,13 @@ pub(super) struct WebhookRole {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9443", env = "LATEBIND_LISTEN", hide_env = true)]
     pub(super) listen: SocketAddr,
 
-    /// What to do about a Pod that would wait for ever: audit, warn, rewrite or deny. A namespace's label
-    /// latebind.dev/mode can make it stricter there.
+    /// What to do about a Pod that would wait forever: audit, warn, rewrite or deny. A namespace's label
+    /// latebind.dev/mode can make it stricter there. The controller follows it too: in mode audit it only counts, in mode
+    /// warn it only tells.
     #[arg(long, value_name = "MODE", default_value_t, env = "LATEBIND_MODE", hide_env = true)]
     pub(super) mode: Mode,
 
-    /// A namespace that is left alone besides kube-system and latebind's own; repeat it for several.
+    /// A namespace that is left alone, by the controller too, besides kube-system and latebind's own; repeat it for several.
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_EXEMPT_NAMESPACE", hide_env = true)]
     pub(super) exempt_namespace: Vec<String>,
 
@@ -145,6 +148,15 @@ pub(super) struct ControllerRole {
     #[arg(long, env = "LATEBIND_DRY_RUN", hide_env = true)]
     pub(super) dry_run: bool,
 
+    /// Help Pods that are stuck already: on or off.
+    #[arg(long, value_name = "WHEN", default_value = "on", env = "LATEBIND_RESCUE", hide_env = true)]
+    pub(super) rescue: Switch,
+
+    /// A namespace whose Pods may get existing volumes of nodes with a NoSchedule taint that they do not tolerate; repeat it
+    /// for several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_TAINTED_NODES_FOR", hide_env = true)]
+    pub(super) tainted_nodes_for: Vec<String>,
+
     /// Namespace of the Lease by which one of several replicas leads; by default the one that latebind runs in.
     #[arg(long, value_name = "NAME", env = "LATEBIND_LEASE_NAMESPACE", hide_env = true)]
     pub(super) lease_namespace: Option<String>,
@@ -175,6 +187,32 @@ pub(super) struct ControllerRole {
     /// Refused while that provisioner runs. A webhook to which claims are sent must be told as well.
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_ADOPT", hide_env = true)]
     pub(super) adopt: Vec<String>,
+
+    /// Names of the ConfigMaps that an adopted provisioner is configured with. Classes and volumes whose configuration has
+    /// scripts or a helper Pod template of somebody's own are not served; none are while one of these ConfigMaps is not
+    /// there, since nobody knows what it said.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = rancher::CONFIG_MAP,
+        env = "LATEBIND_ADOPT_CONFIG",
+        hide_env = true
+    )]
+    pub(super) adopt_config: Vec<String>,
+
+    /// What may be lost of an adopted provisioner: scripts (and helper Pod templates) that are not the stock ones; entries
+    /// with a sharedFileSystemPath, whose classes are not served then either. See what there is with latebind import
+    /// --check.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_delimiter = ',',
+        value_parser = super::super::import::loss,
+        env = "LATEBIND_ACCEPT_LOST",
+        hide_env = true
+    )]
+    pub(super) accept_lost: Vec<rancher::Loss>,
 
     /// A LocalPool that is made if there is none of that name, and a directory that it offers on every node.
     #[arg(long, value_name = "NAME=DIRECTORY", value_parser = pool, env = "LATEBIND_POOL", hide_env = true)]
@@ -226,6 +264,17 @@ pub(super) struct AgentRole {
     /// A directory of the node that volumes may be made beneath; repeat it for several. Pools cannot leave them.
     #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_BASE_PATH", hide_env = true)]
     pub(super) base_path: Vec<String>,
+
+    /// A directory of the node where volumes of others lie; repeat it for several. Nothing is written there: the agent
+    /// looks whether a path that another volume names leads to a directory that is to be removed.
+    #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_OTHER_PATH", hide_env = true)]
+    pub(super) other_path: Vec<String>,
+
+    /// The table of the node's own mounts, such as /proc/1/mountinfo where the agent shares the node's processes. What a pool
+    /// wants to be mounted (requireMount) is looked for there too: the mounts of a container may be a copy, which neither
+    /// sees a disk that is mounted later nor that one was unmounted. It takes the capability SYS_PTRACE.
+    #[arg(long, value_name = "FILE", env = "LATEBIND_NODE_MOUNTS", hide_env = true)]
+    pub(super) node_mounts: Option<std::path::PathBuf>,
 
     /// How many files and directories of deleted volumes are removed in a second, so that others can use the disk too.
     #[arg(

@@ -1,23 +1,25 @@
 //! One object and what admission says about it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::admission::review::{Answer, Decision, Request, Reviewed};
 use crate::admission::{Admission, Exemptions, Hook, respond};
-use crate::binding::{ClusterView, FieldPath, Lookup, PodVerdict, Rules, decide_pod, decide_workload};
-use crate::cluster::assume::{AssumingView, Assumption, Assumptions};
-use crate::cluster::manifests::{Object, Subject};
-use crate::cluster::{Fact, Facts};
-use crate::model::{Pod, Workload, WorkloadKind};
+use crate::binding::{Assumption, ClusterView, FieldPath, Lookup, PodVerdict, Rules, decide_pod, decide_workload};
+use crate::cli::by_hand::by_hand;
+use crate::facts::files::{Embedded, Object, Subject};
+use crate::facts::{Fact, Facts};
+use crate::model::{Claim, Pod, Workload, WorkloadKind, daemon_tolerations};
 use crate::policy::Mode;
+use crate::volumes::{ClassParameters, PROVISIONER, refusal};
 
 /// Asks admission, as the API server does.
-pub(super) struct Asker<'a> {
+pub(super) struct Simulator<'a> {
     pub facts: &'a Facts,
-    pub assumptions: Assumptions,
     pub rules: &'a Rules,
     pub mode: Mode,
     pub exemptions: &'a Exemptions,
@@ -51,12 +53,27 @@ pub(super) struct PodCase {
     pub mutated: Answer,
     /// From the validating webhook, about the Pod after that.
     pub validated: Answer,
+    /// Why it would be left alone, if it is.
+    pub exempt: Option<&'static str>,
+    /// The Pod exists, and this is to be said of it.
+    pub stored: Option<String>,
+    /// Claims of classes of ours that the provisioner will refuse, and why.
+    pub refused: Vec<Refused>,
+}
+
+/// A claim that the provisioner refuses, whatever admission does.
+#[derive(Serialize)]
+pub(super) struct Refused {
+    /// Name of the Pod's volume.
+    pub volume: String,
+    /// Why.
+    pub why: String,
 }
 
 /// Identifies requests that no API server made.
 const UID: &str = "00000000-0000-0000-0000-000000000000";
 
-impl Asker<'_> {
+impl Simulator<'_> {
     /// The case of an object of the input; nothing for kinds that hold no Pod.
     pub fn object(&self, object: &Object) -> anyhow::Result<Option<Case>> {
         let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
@@ -66,35 +83,39 @@ impl Asker<'_> {
             if object.group.is_empty() { String::new() } else { format!("{}/", object.group) } + &object.version;
         let identity = json!({"apiVersion": version, "kind": object.kind, "namespace": namespace, "name": name});
         let mut case = Case { title: title.clone(), identity, place, ..Case::default() };
-        let view = AssumingView::new(self.facts, self.assumptions);
         match &object.subject {
             Subject::Workload(workload) => {
-                let verdict = decide_workload(workload, &view, self.rules);
+                let verdict = decide_workload(workload, self.facts, self.rules);
                 for (pod, _) in &verdict.pods {
                     let facts = self.facts_with_claims(workload, pod);
-                    let view = AssumingView::new(&*facts, self.assumptions);
                     let title = format!("Pod {namespace}/{}", pod.display_name());
-                    case.pods.push(self.pod(title, pod, pod_object(workload, &object.value, pod), &view)?);
-                    case.assume(view.take_used());
+                    case.pods.push(self.pod(title, pod, pod_object(workload, &object.value, pod), &*facts)?);
                 }
                 let review = review(&object.group, &object.kind, namespace, name, &object.value);
-                case.itself = Some(self.ask(Hook::Validate, &review, &view)?);
+                case.itself = Some(self.ask(Hook::Validate, &review, self.facts)?);
             }
             Subject::Fact(fact) => match &**fact {
-                Fact::Pod(pod) => case.pods.push(self.pod(title, pod, object.value.clone(), &view)?),
+                Fact::Pod(pod) if pod.is_stored() => case.pods.push(self.stored(title, pod, object.value.clone())),
+                Fact::Pod(pod) => case.pods.push(self.pod(title, pod, object.value.clone(), self.facts)?),
                 _ => return Ok(None),
             },
-            Subject::Other => return Ok(None),
+            Subject::Other(found) if found.is_empty() => return Ok(None),
+            Subject::Other(found) => {
+                for embedded in found {
+                    let pod = &embedded.pod;
+                    let title = format!("Pod {}/{}", pod.namespace(), pod.display_name());
+                    case.pods.push(self.pod(title, pod, embedded_object(embedded, &object.value), self.facts)?);
+                }
+            }
         }
-        case.assume(view.take_used());
+        case.assume();
         Ok(Some(case))
     }
 
     /// The case of a recorded review, and the bytes that the hook answers.
     pub fn review(&self, name: &str, hook: Hook, bytes: &[u8]) -> anyhow::Result<(Case, Vec<u8>)> {
-        let view = AssumingView::new(self.facts, self.assumptions);
         let request = Request::parse(bytes).with_context(|| name.to_owned())?;
-        let reply = respond(hook, bytes, &self.admission(&view)).with_context(|| name.to_owned())?;
+        let reply = respond(hook, bytes, &self.admission(self.facts)).with_context(|| name.to_owned())?;
         let title = format!("{} {}/{}", &*request.kind.kind, &*request.namespace, &*request.name);
         let place = format!("{name}, {} at /{}", &*request.operation, hook.as_str());
         let mut case = Case { title: title.clone(), place, ..Case::default() };
@@ -102,21 +123,31 @@ impl Asker<'_> {
             Some(pod) => {
                 let before = serde_json::from_slice::<Value>(bytes)?["request"]["object"].take();
                 let after = applied(&before, &reply.answer)?;
-                let verdict = decide_pod(pod, &view, self.rules);
+                let verdict = decide_pod(pod, self.facts, self.rules);
                 let (mutated, validated) = match hook {
                     Hook::Mutate => (reply.answer, Answer::default()),
                     Hook::Validate => (Answer::default(), reply.answer),
                 };
-                case.pods.push(PodCase { title, before, after, verdict, mutated, validated });
+                let exempt = self.exempt(pod, true);
+                let refused = refused(pod, self.facts);
+                let stored = None;
+                case.pods.push(PodCase { title, before, after, verdict, mutated, validated, exempt, stored, refused });
             }
             None => case.itself = Some(reply.answer),
         }
-        case.assume(view.take_used());
+        case.assume();
         Ok((case, reply.json))
     }
 
     fn admission<'view>(&'view self, view: &'view dyn ClusterView) -> Admission<'view> {
-        Admission { view, rules: self.rules, mode: self.mode, exemptions: self.exemptions }
+        Admission {
+            view,
+            rules: self.rules,
+            provisioners: &[],
+            mode: self.mode,
+            exemptions: self.exemptions,
+            details: true,
+        }
     }
 
     /// The facts at the moment when a StatefulSet's Pod is created: its controller has made the Pod's claims just before.
@@ -139,6 +170,41 @@ impl Asker<'_> {
         facts
     }
 
+    /// A Pod that exists: admission has seen it, and sees it no more.
+    fn stored(&self, title: String, pod: &Pod, object: Value) -> PodCase {
+        let verdict = decide_pod(pod, self.facts, self.rules);
+        let refused = refused(pod, self.facts);
+        let stored = match (pod.is_live(), verdict.is_stuck()) {
+            (false, _) => "has ended or is being deleted: it waits for nothing any more".to_owned(),
+            (true, true) => by_hand(pod, &verdict),
+            (true, false) => "exists, and does not wait for the scheduler".to_owned(),
+        };
+        PodCase {
+            title,
+            before: object.clone(),
+            after: object,
+            verdict,
+            mutated: Answer::default(),
+            validated: Answer::default(),
+            exempt: None,
+            stored: Some(stored),
+            refused,
+        }
+    }
+
+    /// Why admission leaves a Pod alone, whatever its claims are.
+    fn exempt(&self, pod: &Pod, request_of_node: bool) -> Option<&'static str> {
+        if pod.is_mirror() {
+            Some("it is the image of a static Pod, which must keep its node name")
+        } else if pod.pinned_node().is_some() && !pod.spec.scheduling_gates.is_empty() {
+            Some("it has scheduling gates, and Kubernetes refuses it with a node name")
+        } else if self.exemptions.namespaces.contains(pod.namespace()) {
+            Some("its namespace is exempt")
+        } else {
+            request_of_node.then_some("a kubelet creates it")
+        }
+    }
+
     fn pod(&self, title: String, pod: &Pod, before: Value, view: &dyn ClusterView) -> anyhow::Result<PodCase> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let ask = |hook, object: &Value| self.ask(hook, &review("", "Pod", pod.namespace(), name, object), view);
@@ -146,7 +212,9 @@ impl Asker<'_> {
         let after = applied(&before, &mutated)?;
         let validated = ask(Hook::Validate, &after)?;
         let verdict = decide_pod(pod, view, self.rules);
-        Ok(PodCase { title, before, after, verdict, mutated, validated })
+        let exempt = self.exempt(pod, false);
+        let refused = refused(pod, view);
+        Ok(PodCase { title, before, after, verdict, mutated, validated, exempt, stored: None, refused })
     }
 
     fn ask(&self, hook: Hook, review: &Value, view: &dyn ClusterView) -> anyhow::Result<Answer> {
@@ -156,6 +224,35 @@ impl Asker<'_> {
             None => Ok(answer),
         }
     }
+}
+
+/// The claims of a Pod that our provisioner will refuse: those without a volume, of a class that is known to be ours.
+fn refused(pod: &Pod, view: &dyn ClusterView) -> Vec<Refused> {
+    let mut found = Vec::new();
+    for volume in &pod.spec.volumes {
+        let template = volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.as_ref());
+        let claim = match (&volume.persistent_volume_claim, template) {
+            (Some(source), _) => view.claim(pod.namespace(), &source.claim_name).found(),
+            (None, Some(template)) => Some(Arc::new(Claim { spec: template.spec.clone(), ..Claim::default() })),
+            (None, None) => None,
+        };
+        let Some(claim) = claim.filter(|claim| claim.volume_name().is_none()) else { continue };
+        let class = match claim.class_name() {
+            Some("") => continue,
+            Some(name) => view.class(name),
+            None => view.default_class(),
+        };
+        let Some(class) = class.found().filter(|class| class.provisioner == PROVISIONER) else { continue };
+        let why = match ClassParameters::of(&class) {
+            Err(error) => error.to_string(),
+            Ok(parameters) => match refusal(&claim, parameters.shared_on_node) {
+                Some(refusal) => refusal.to_string(),
+                None => continue,
+            },
+        };
+        found.push(Refused { volume: volume.name.to_string(), why });
+    }
+    found
 }
 
 /// The Pod that a request creates, as far as it can be read.
@@ -187,6 +284,22 @@ fn applied(object: &Value, answer: &Answer) -> anyhow::Result<Value> {
     Ok(object)
 }
 
+/// The Pod that a controller which is not known would make.
+fn embedded_object(embedded: &Embedded, object: &Value) -> Value {
+    let written = embedded.path.0.iter().try_fold(object, |value, step| match value {
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        value => value.get(step),
+    });
+    let spec = written.filter(|spec| spec.is_object()).cloned();
+    // What stands in a text is shown by what decides.
+    let spec = spec.unwrap_or_else(|| json!({ "nodeName": embedded.pod.spec.node_name.as_deref() }));
+    let metadata = json!({
+        "generateName": embedded.pod.metadata.generate_name.as_deref(),
+        "namespace": embedded.pod.namespace(),
+    });
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })
+}
+
 const CLAIM: &str = "/persistentVolumeClaim/claimName";
 
 /// A Pod as the workload's controller makes it: the template, a name, and the claims of a StatefulSet.
@@ -201,6 +314,20 @@ fn pod_object(workload: &Workload, object: &Value, pod: &Pod) -> Value {
         (None, None) => {}
     }
     metadata["namespace"] = json!(pod.namespace());
+    if workload.kind == WorkloadKind::DaemonSet {
+        let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+        tolerations.extend(daemon_tolerations(pod.spec.host_network).map(|toleration| json!(toleration)));
+        spec["tolerations"] = Value::Array(tolerations);
+        if let Some(required) = pod.spec.required_node_affinity().filter(|_| pod.pinned_node().is_some()) {
+            if !spec["affinity"].is_object() {
+                spec["affinity"] = json!({});
+            }
+            if !spec["affinity"]["nodeAffinity"].is_object() {
+                spec["affinity"]["nodeAffinity"] = json!({});
+            }
+            spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!(required);
+        }
+    }
     if workload.kind == WorkloadKind::StatefulSet && !workload.claim_templates.is_empty() {
         let mut volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
         for (place, volume) in pod.spec.volumes.iter().enumerate() {
@@ -219,8 +346,8 @@ fn pod_object(workload: &Workload, object: &Value, pod: &Pod) -> Value {
 }
 
 impl Case {
-    fn assume(&mut self, used: Vec<Assumption>) {
-        self.assumptions.extend(used);
+    fn assume(&mut self) {
+        self.assumptions = self.pods.iter().flat_map(|pod| pod.verdict.assumptions.iter().cloned()).collect();
         self.assumptions.sort_unstable();
         self.assumptions.dedup();
     }
@@ -273,16 +400,21 @@ impl PodCase {
     }
 
     fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "name": self.title,
             "verdict": self.verdict,
             "stuck": self.verdict.is_stuck(),
             "decision": self.decision().as_str(),
+            "exists": self.stored.is_some(),
             "allowed": self.denial().is_none(),
             "patch": self.mutated.patch,
             "warnings": self.warnings(),
             "auditAnnotations": self.mutated.audit,
             "after": self.after,
-        })
+        });
+        if !self.refused.is_empty() {
+            json["refusedByProvisioner"] = json!(self.refused);
+        }
+        json
     }
 }

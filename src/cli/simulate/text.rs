@@ -5,8 +5,8 @@ use similar::TextDiff;
 
 use super::case::{Case, PodCase};
 use crate::admission::review::Decision;
-use crate::binding::{ClaimRemedy, Code, Pin, Remedy};
-use crate::cli::style::{Style, clean, clean_json, clean_lines, columns, is_clean, wrap};
+use crate::binding::{ClaimRemedy, Code, Pin, Remedy, Row};
+use crate::report::style::{Style, clean, clean_json, clean_lines, columns, is_clean, wrap};
 
 /// Width of sentences beneath a headline.
 const WIDTH: usize = 96;
@@ -98,6 +98,15 @@ impl Page {
             let painted = self.style.severity(finding.severity, &label);
             self.labelled(&label, &painted, &finding.message);
         }
+        for refused in &pod.refused {
+            let why =
+                format!("the volume of `{}` will be refused whatever admission does: {}", refused.volume, refused.why);
+            self.labelled("provisioner:", &self.style.error("provisioner:"), &why);
+        }
+        if let Some(stored) = &pod.stored {
+            let label = if pod.verdict.is_stuck() { self.style.warning("exists:") } else { self.style.good("exists:") };
+            return self.labelled("exists:", &label, stored);
+        }
         let (good, outcome) = outcome(pod);
         let painted = if good { self.style.good("admission:") } else { self.style.warning("admission:") };
         self.labelled("admission:", &painted, &outcome);
@@ -113,24 +122,24 @@ impl Page {
     }
 
     fn volumes(&mut self, pod: &PodCase) {
-        let rows: Vec<Vec<String>> = pod
-            .verdict
-            .volumes
-            .iter()
-            .map(|volume| {
-                let claim = volume.claim.as_deref().map_or_else(|| "(made with the Pod)".into(), clean);
-                let state = if volume.stuck { "stuck" } else { "ok" };
-                vec![
-                    state.to_owned(),
-                    format!("claim {claim}"),
-                    format!("row {}", volume.row),
-                    clean(&volume.says).into_owned(),
-                ]
-            })
-            .collect();
+        let row = |stuck: bool, what: &str, name: Option<&str>, row: Row, says: &str| {
+            let name = name.map_or_else(|| "(made with the Pod)".into(), clean);
+            let cells = vec![
+                if stuck { "stuck" } else { "ok" }.to_owned(),
+                format!("{what} {name}"),
+                format!("row {}", row.number()),
+                clean(says).into_owned(),
+            ];
+            (stuck, cells)
+        };
+        let volumes = pod.verdict.volumes.iter();
+        let volumes = volumes.map(|it| row(it.stuck, "claim", it.claim.as_deref(), it.row, &it.says));
+        let devices = pod.verdict.devices.iter();
+        let devices = devices.map(|it| row(it.stuck, "ResourceClaim", it.claim.as_deref(), Row::Device, &it.says));
+        let (stuck, rows): (Vec<bool>, Vec<Vec<String>>) = volumes.chain(devices).unzip();
         let style = self.style;
         let paint = |row: usize, column: usize, cell: &str| match column {
-            0 if pod.verdict.volumes[row].stuck => style.error(cell),
+            0 if stuck[row] => style.error(cell),
             0 => style.good(cell),
             2 => style.faint(cell),
             _ => cell.to_owned(),
@@ -165,18 +174,19 @@ impl Page {
     fn tally(&mut self, cases: &[Case]) {
         let pods = || cases.iter().flat_map(|case| &case.pods);
         let stuck = pods().filter(|pod| pod.verdict.is_stuck()).count();
-        let mended = pods().filter(|pod| pod.verdict.is_stuck() && pod.before != pod.after).count();
+        let fixed = pods().filter(|pod| pod.verdict.is_stuck() && pod.before != pod.after);
+        let fixed = fixed.filter(|pod| pod.refused.is_empty() && !is_rival(pod, pods())).count();
         let unsure = pods().filter(|pod| is_unsure(pod)).count();
         let text = match (pods().count(), stuck) {
             (0, _) => "no Pod and no workload in the input".to_owned(),
-            (total, 0) if unsure == 0 => format!("{}: none would wait for ever", counted(total, "Pod")),
+            (total, 0) if unsure == 0 => format!("{}: none would wait forever", counted(total, "Pod")),
             (total, _) => {
                 let unsure =
                     if unsure == 0 { String::new() } else { format!("; undecided for want of facts: {unsure}") };
-                format!("{}: {stuck} would wait for ever, admission mends {mended}{unsure}", counted(total, "Pod"))
+                format!("{}: {stuck} would wait forever, admission fixes {fixed}{unsure}", counted(total, "Pod"))
             }
         };
-        let line = if stuck > mended || unsure > 0 { self.style.warning(&text) } else { self.style.good(&text) };
+        let line = if stuck > fixed || unsure > 0 { self.style.warning(&text) } else { self.style.good(&text) };
         self.line(0, &line);
     }
 }
@@ -189,7 +199,9 @@ fn counted(count: usize, what: &str) -> String {
 fn outcome(pod: &PodCase) -> (bool, String) {
     let node = pod.verdict.node.as_deref().unwrap_or_default();
     match (pod.decision(), &pod.verdict.remedy) {
-        (Decision::Exempt, _) => (!pod.verdict.is_stuck(), "left alone: its namespace is exempt".to_owned()),
+        (Decision::Exempt, _) => {
+            (!pod.verdict.is_stuck(), format!("left alone: {}", pod.exempt.unwrap_or("it is exempt")))
+        }
         (Decision::Denied, _) => (false, "refused".to_owned()),
         (Decision::Rewritten, Remedy::Rewrite { pin: Pin::Hostname(value) }) => (
             true,
@@ -205,24 +217,35 @@ fn outcome(pod: &PodCase) -> (bool, String) {
             (false, "not changed in this mode; in mode rewrite it would be".to_owned())
         }
         (_, Remedy::Rescue) => {
-            (false, "not changed, a rewrite is not safe; the rescue loop mends its claims".to_owned())
+            (false, "not changed, a rewrite is not safe; the rescue loop fixes its claims".to_owned())
         }
-        (_, Remedy::Hopeless { reason }) => (false, format!("not changed, it cannot be mended: {}", reason.title())),
+        (_, Remedy::Hopeless { reason }) => (false, format!("not changed, it cannot be fixed: {}", reason.title())),
         (_, Remedy::Leave) if pod.verdict.is_stuck() => {
-            (false, "not changed, although it would wait for ever: see above".to_owned())
+            (false, "not changed, although it would wait forever: see above".to_owned())
         }
         (_, Remedy::Leave) if is_unsure(pod) => {
-            (false, "not changed: whether it would wait for ever depends on what is not known".to_owned())
+            (false, "not changed: whether it would wait forever depends on what is not known".to_owned())
         }
         (_, Remedy::Leave) => (true, "not changed: it does not wait for the scheduler".to_owned()),
     }
 }
 
-/// True when something that is not known decides whether the Pod would wait for ever.
+/// True when the Pod shares a claim with an earlier one on another node: the claim's volume is where that one is.
+fn is_rival<'a>(pod: &PodCase, mut all: impl Iterator<Item = &'a PodCase>) -> bool {
+    let shares = pod.verdict.findings.iter().any(|finding| finding.code == Code::SharedAcrossNodes);
+    let same_claim = |other: &PodCase| {
+        let claims = other.verdict.volumes.iter().filter_map(|volume| volume.claim.as_ref());
+        let own = || pod.verdict.volumes.iter().filter_map(|volume| volume.claim.as_ref());
+        other.before["metadata"]["namespace"] == pod.before["metadata"]["namespace"]
+            && claims.into_iter().any(|claim| own().any(|own| own == claim))
+    };
+    let first = all.find(|other| std::ptr::eq(*other, pod) || (other.verdict.is_stuck() && same_claim(other)));
+    shares && first.is_some_and(|first| first.verdict.node != pod.verdict.node)
+}
+
+/// True when something that is not known decides whether the Pod would wait forever.
 fn is_unsure(pod: &PodCase) -> bool {
-    let missing =
-        |code| matches!(code, Code::ClaimNotKnown | Code::ClassNotKnown | Code::NodeNotKnown | Code::VolumeNotKnown);
-    !pod.verdict.is_stuck() && pod.verdict.findings.iter().any(|finding| missing(finding.code))
+    pod.verdict.is_undecided()
 }
 
 fn rescue(remedy: &ClaimRemedy) -> String {

@@ -215,7 +215,7 @@ impl Cluster {
 
     /// The address at which a program of [`Cluster::start_process`] serves.
     pub fn process_address(&self) -> Result<String> {
-        Ok(self.plan.lock().map_err(|_| anyhow!("poisoned"))?.cluster_address().to_owned())
+        Ok(self.plan()?.cluster_address().to_owned())
     }
 
     /// A client that acts as somebody else, with their rights.
@@ -253,7 +253,7 @@ impl Cluster {
 
     /// Starts a component that does not run.
     pub async fn start_component(&self, component: Component) -> Result<()> {
-        let spec = self.plan.lock().map_err(|_| anyhow!("poisoned"))?.spec(component);
+        let spec = self.plan()?.spec(component);
         self.supervisor.start(component.name(), spec).await
     }
 
@@ -297,6 +297,11 @@ impl Cluster {
     #[must_use]
     pub fn log_tails(&self, lines: usize) -> String {
         log_tails(&self.directory, lines)
+    }
+
+    /// How it was started.
+    pub(crate) fn plan(&self) -> Result<Plan> {
+        Ok(self.plan.lock().map_err(|_| anyhow!("poisoned"))?.clone())
     }
 
     /// Tears the cluster down and waits until nothing is left of it.

@@ -8,11 +8,12 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::binaries::{Binaries, Version};
+use crate::binaries::Binaries;
 use crate::certificates::{self, Pki};
 use crate::cluster::Component;
 use crate::network::{self, Link};
 use crate::process::Spec;
+use crate::versions::Version;
 use crate::{kubeconfig, layout};
 
 /// What cluster to start.
@@ -46,7 +47,7 @@ impl Options {
 
     /// Runs this version instead of the one that `KUBE_VERSION` selects.
     pub fn version(mut self, version: Version) -> Self {
-        self.version = Some(version.minor().to_owned());
+        self.version = Some(version.to_string());
         self
     }
 
@@ -221,14 +222,28 @@ impl Plan {
         Spec::new(argv, self.log(component.name()))
     }
 
+    /// Where clients reach etcd, as the control plane sees it.
+    pub(crate) fn etcd_clients(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.etcd)
+    }
+
+    /// Where etcd's other members would reach it.
+    pub(crate) fn etcd_peers(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.etcd_peers)
+    }
+
+    /// Where etcd keeps what it holds.
+    pub(crate) fn etcd_data(&self) -> PathBuf {
+        self.directory.join("etcd")
+    }
+
     fn etcd(&self) -> Vec<String> {
-        let clients = format!("http://127.0.0.1:{}", self.ports.etcd);
-        let peers = format!("http://127.0.0.1:{}", self.ports.etcd_peers);
+        let (clients, peers) = (self.etcd_clients(), self.etcd_peers());
         flags(&[
             // A cluster that lives for minutes needs no durable disk.
             ("unsafe-no-fsync", "true"),
             ("log-level", "warn"),
-            ("data-dir", &self.directory.join("etcd").display().to_string()),
+            ("data-dir", &self.etcd_data().display().to_string()),
             ("listen-client-urls", &clients),
             ("advertise-client-urls", &clients),
             ("listen-peer-urls", &peers),
@@ -239,7 +254,7 @@ impl Plan {
 
     fn api_server(&self) -> Vec<String> {
         let mut all = flags(&[
-            ("etcd-servers", &format!("http://127.0.0.1:{}", self.ports.etcd)),
+            ("etcd-servers", &self.etcd_clients()),
             ("secure-port", &self.ports.api_server.to_string()),
             ("service-cluster-ip-range", network::SERVICES),
             ("authorization-mode", "Node,RBAC"),

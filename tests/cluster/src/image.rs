@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use ring::digest::{Context as Digest, SHA256};
@@ -16,8 +17,6 @@ use crate::layout;
 pub const PAUSE: &str = "localhost/pause:1";
 /// A shell and the usual commands, for Pods of tests: `imagePullPolicy: Never` or `IfNotPresent`.
 pub const BUSYBOX: &str = "localhost/busybox:1";
-/// How binaries for images are built: for tests, so with checks and quickly. What ships is built by `Containerfile`.
-const PROFILE: &str = "image";
 /// Debian's static busybox.
 pub(crate) const BUSYBOX_PATH: &str = "/bin/busybox";
 
@@ -29,6 +28,7 @@ pub struct Image {
     files: Vec<(String, PathBuf)>,
     links: Vec<(String, String)>,
     entrypoint: Vec<String>,
+    command: Vec<String>,
     user: String,
 }
 
@@ -57,6 +57,12 @@ impl Image {
     /// What a container of the image runs.
     pub fn entrypoint(mut self, argv: &[&str]) -> Self {
         self.entrypoint = argv.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// What the entry point is given, or is run without one, unless a container says something else.
+    pub fn command(mut self, argv: &[&str]) -> Self {
+        self.command = argv.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -98,21 +104,39 @@ pub(crate) fn base(directory: &Path) -> Result<PathBuf> {
 ///
 /// The same image comes from `Containerfile` where there is a builder.
 pub fn latebind(name: &str) -> Result<PathBuf> {
+    // Suites and tests side by side write the same archive: whoever reads it meanwhile keeps a whole one.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let binary = static_binary("latebind")?;
-    let destination = layout::target_directory().join("static").join("latebind-image.tar");
-    archive(&[Image::new(name).file("latebind", binary).entrypoint(&["/latebind"]).user(65532)], &destination)?;
+    // An archive for each name, since suites side by side give it several.
+    let file = format!("{}-image.tar", name.replace(['/', ':'], "_"));
+    let destination = layout::target_directory().join(file);
+    let own = format!("{}-{}.tar", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let own = destination.with_extension(own);
+    archive(&[Image::new(name).file("latebind", binary).entrypoint(&["/latebind"]).user(65532)], &own)?;
+    fs::rename(&own, &destination)?;
     Ok(destination)
 }
 
-/// Builds a binary of the workspace so that it needs nothing but the kernel.
+/// Builds a binary of the workspace, as the tests themselves are built, and checks that it needs nothing but the kernel.
 pub fn static_binary(name: &str) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-    let directory = layout::target_directory().join("static");
+    // Whoever has built everything a moment ago says so: cargo would wait for whatever else it builds.
+    if env::var_os("LATEBIND_TESTS_BUILT").is_none() {
+        build(name)?;
+    }
+    let binary = layout::binary_directory().join(name);
+    let elf = fs::read(&binary).with_context(|| format!("reading {}", binary.display()))?;
+    ensure!(
+        crate::prerequisites::is_static(&elf) == Some(true),
+        "{} is not static, so no image can hold it alone: unset RUSTFLAGS, which replaces .cargo/config.toml",
+        binary.display()
+    );
+    Ok(binary)
+}
+
+fn build(name: &str) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(layout::project_root()).args(["build", "--profile", PROFILE, "--bin", name]);
-    // With `--target`, procedural macros keep the linking that they need.
-    command.args(["--target", &target]).arg("--target-dir").arg(&directory);
+    command.current_dir(layout::project_root()).args(["build", "--quiet", "--package", name, "--bin", name]);
     // A test that cargo runs has its package's description in its environment. Build scripts that look at it would run
     // again, now with it and next time without.
     for (name, _) in env::vars_os() {
@@ -122,9 +146,8 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
             command.env_remove(name);
         }
     }
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    ensure!(command.status()?.success(), "the static build of {name} failed: its messages are above");
-    Ok(directory.join(target).join(PROFILE).join(name))
+    ensure!(command.status()?.success(), "the build of {name} failed: its messages are above");
+    Ok(())
 }
 
 fn add_image(output: &mut tar::Builder<File>, image: &Image, destination: &Path) -> Result<Value> {
@@ -142,7 +165,10 @@ fn add_image(output: &mut tar::Builder<File>, image: &Image, destination: &Path)
         &json!({
             "architecture": architecture,
             "os": "linux",
-            "config": { "Entrypoint": image.entrypoint, "User": image.user, "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"] },
+            "config": {
+                "Entrypoint": image.entrypoint, "Cmd": image.command, "User": image.user,
+                "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"],
+            },
             "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
         }),
     )?;

@@ -19,8 +19,13 @@ pub fn target_directory() -> PathBuf {
     }
 }
 
-/// Where this crate keeps `go.mod`.
-pub(crate) fn go_module() -> &'static Path {
+/// Where cargo puts the binaries of the `dev` profile. `.cargo/config.toml` names a target, so that they are static.
+pub(crate) fn binary_directory() -> PathBuf {
+    target_directory().join(format!("{}-unknown-linux-gnu", env::consts::ARCH)).join("debug")
+}
+
+/// Where this crate keeps its Go modules.
+pub(crate) fn go_modules() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 

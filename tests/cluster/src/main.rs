@@ -17,13 +17,22 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Says what is missing on this machine and, as root on Debian, installs it.
-    Setup,
+    Setup {
+        /// What only tests use too: programs that make file systems.
+        #[arg(long)]
+        tests: bool,
+    },
     /// Builds the Kubernetes binaries of one version (`KUBE_VERSION`), or of all.
     Build {
-        /// Build every version that the tests run on.
+        /// Build every release that the tests run on.
         #[arg(long)]
         all: bool,
+        /// Build what only tests use too: helm, the provisioner that they migrate from, and what restores etcd.
+        #[arg(long)]
+        tools: bool,
     },
+    /// Says where built binaries are kept.
+    Cache,
     /// Starts a cluster that stays until `down`.
     Up {
         /// How many nodes to start; they need root.
@@ -72,12 +81,23 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Setup => set_up(),
-        Command::Build { all } => {
-            let versions = if all { Version::ALL.to_vec() } else { vec![Version::from_env()?] };
+        Command::Setup { tests } => set_up(tests),
+        Command::Build { all, tools } => {
+            let releases = Version::ALL.into_iter().filter(|version| !version.is_preview());
+            let versions = if all { releases.collect() } else { vec![Version::from_env()?] };
             for version in versions {
                 println!("{}", Binaries::ensure(version)?.directory().display());
             }
+            if tools {
+                println!("{}", latebind_cluster::helm()?.display());
+                println!("{}", latebind_cluster::krew()?.display());
+                println!("{}", latebind_cluster::rancher_provisioner()?.display());
+                println!("{}", latebind_cluster::etcd_snapshot()?.display());
+            }
+            Ok(())
+        }
+        Command::Cache => {
+            println!("{}", latebind_cluster::cache().display());
             Ok(())
         }
         Command::Up { nodes, name, with_latebind } => up(&name, nodes, with_latebind).await,
@@ -90,10 +110,17 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn set_up() -> Result<()> {
-    let mut missing = prerequisites::missing_for_nodes();
+fn set_up(tests: bool) -> Result<()> {
+    let lacking = || {
+        let mut missing = prerequisites::missing_for_nodes();
+        if tests {
+            missing.extend(prerequisites::missing_for_disks());
+        }
+        missing
+    };
+    let mut missing = lacking();
     if prerequisites::install(&missing)? {
-        missing = prerequisites::missing_for_nodes();
+        missing = lacking();
     }
     ensure!(missing.is_empty(), prerequisites::explain(&missing));
     println!("all is here");

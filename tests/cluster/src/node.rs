@@ -19,8 +19,9 @@ const CONTAINERD: &str = "containerd";
 const KUBELET: &str = "kubelet";
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// Directories of the host that each node has its own, empty form of.
-const PRIVATE: [&str; 5] = ["/var/lib", "/var/log", "/opt", "/srv", "/mnt"];
+/// Directories of the host that each node has its own, empty form of. Where one cannot be hidden, those within it are.
+const PRIVATE: [(&str, &[&str]); 4] =
+    [("/var", &["/var/lib", "/var/log", "/var/local"]), ("/opt", &[]), ("/srv", &[]), ("/mnt", &[])];
 
 /// The cgroup of a node's own processes, below the node's.
 const INIT: &str = "init";
@@ -86,6 +87,7 @@ pub(crate) async fn prepare(
     nodes: &[Node],
     archives: &[PathBuf],
 ) -> Result<()> {
+    enough_watches()?;
     let named: Vec<(String, u8)> = nodes.iter().map(|node| (node.name.clone(), node.index)).collect();
     for (name, index) in &named {
         network::add_node(supervisor, name, *index).await?;
@@ -97,6 +99,19 @@ pub(crate) async fn prepare(
         node.boot(plan).await.with_context(|| format!("booting {}", node.name))
     });
     futures::future::try_join_all(preparing).await.map(drop)
+}
+
+/// Each kubelet and containerd watches many directories, and clusters run side by side: a kubelet without a watch ends.
+/// Linux' default of 128 instances for a user is enough for about four nodes.
+fn enough_watches() -> Result<()> {
+    const INSTANCES: u32 = 1024;
+    let file = "/proc/sys/fs/inotify/max_user_instances";
+    let now: u32 = fs::read_to_string(file)?.trim().parse().with_context(|| file.to_owned())?;
+    if now < INSTANCES {
+        eprintln!("raising {file} from {now} to {INSTANCES}, until the next boot");
+        fs::write(file, INSTANCES.to_string()).with_context(|| format!("{file} is too low for several nodes"))?;
+    }
+    Ok(())
 }
 
 /// Starts what needs the API server.
@@ -175,24 +190,57 @@ impl Node {
 
     /// Starts a component that does not run.
     pub async fn start(&self, component: NodeComponent) -> Result<()> {
-        let log = self.plan.log(&format!("{}-{}", self.name, component.name()));
         let file = |name: &str| self.directory.join(name).display().to_string();
         let argv = match component {
             NodeComponent::Containerd => vec![CONTAINERD.to_owned(), "--config".to_owned(), file("containerd.toml")],
-            NodeComponent::Kubelet => vec![
-                self.plan.binary(KUBELET),
-                format!("--config={}", file("kubelet.json")),
-                format!("--kubeconfig={}", file("kubelet.kubeconfig")),
-                format!("--hostname-override={}", self.name),
-                format!("--node-ip={}", self.address()),
-                "--root-dir=/var/lib/kubelet".to_owned(),
-                "--cert-dir=/var/lib/kubelet/pki".to_owned(),
-            ],
+            NodeComponent::Kubelet => self.kubelet_argv(),
             NodeComponent::KubeProxy => {
                 vec![self.plan.binary(KUBE_PROXY), format!("--config={}", file("kube-proxy.json"))]
             }
         };
+        self.start_as(component, argv).await
+    }
+
+    fn kubelet_argv(&self) -> Vec<String> {
+        let file = |name: &str| self.directory.join(name).display().to_string();
+        vec![
+            self.plan.binary(KUBELET),
+            format!("--config={}", file("kubelet.json")),
+            format!("--kubeconfig={}", file("kubelet.kubeconfig")),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={}", self.address()),
+            "--root-dir=/var/lib/kubelet".to_owned(),
+            "--cert-dir=/var/lib/kubelet/pki".to_owned(),
+        ]
+    }
+
+    async fn start_as(&self, component: NodeComponent, argv: Vec<String>) -> Result<()> {
+        let log = self.plan.log(&format!("{}-{}", self.name, component.name()));
         self.inside.start(component.name(), Spec::new(argv, log)).await
+    }
+
+    /// Starts the kubelet again as one with a root of its own, as in a container (RKE1, Talos): at this path it sees an empty
+    /// directory, and everybody else what is there. [`Node::stop`] and [`Node::start`] make it an ordinary one again.
+    pub async fn hide_from_kubelet(&self, path: &str) -> Result<()> {
+        self.stop(NodeComponent::Kubelet).await?;
+        // What the kubelet mounts for Pods, the container runtime must see: that directory is a group of mounts of its own.
+        let kubelet = "/var/lib/kubelet";
+        let own = format!(
+            "mountpoint -q {kubelet} || {{ mount --rbind {kubelet} {kubelet} && mount --make-private {kubelet}; }}\n\
+             mount --make-shared {kubelet}\n"
+        );
+        self.shell(&own).await.context("mounting the kubelet's directory")?;
+        // A mount over the path would go to all others by the group of what it is mounted in.
+        let hide = format!(
+            "mkdir -p /run/hidden {path}\n\
+             at={path}; while ! mountpoint -q \"$at\"; do at=$(dirname \"$at\"); done\n\
+             mount --make-private \"$at\"\n\
+             mount --bind /run/hidden {path}\n\
+             exec \"$@\""
+        );
+        let unshare = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", &hide, "-"];
+        let argv = unshare.into_iter().map(str::to_owned).chain(self.kubelet_argv()).collect();
+        self.start_as(NodeComponent::Kubelet, argv).await
     }
 
     /// Starts the kubelet again with these fields in its configuration; all others are as they were at first.
@@ -286,15 +334,20 @@ impl Node {
             script.extend(["mount --bind ", &quoted(&own), " ", &quoted(&hierarchy), "\n"]);
         }
         let needed = [plan.directory.clone(), PathBuf::from(plan.binary("")), std::env::current_exe()?];
-        for path in PRIVATE {
-            // A directory that this cluster itself is run from cannot be hidden from its nodes.
-            if Path::new(path).is_dir() && !needed.iter().any(|needed| needed.starts_with(path)) {
+        // A directory that this cluster itself is run from cannot be hidden from its nodes.
+        let can_go = |path: &&str| Path::new(path).is_dir() && !needed.iter().any(|needed| needed.starts_with(path));
+        for (whole, parts) in PRIVATE {
+            let hidden = if can_go(&whole) { vec![whole] } else { parts.iter().copied().filter(can_go).collect() };
+            for path in hidden {
                 let own = self.directory.join("disk").join(path.trim_start_matches('/').replace('/', "-"));
                 fs::create_dir_all(&own)?;
                 script.extend(["mount --bind ", &quoted(&own), " ", path, "\n"]);
             }
         }
-        script.push_str("mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers\n");
+        script.push_str(
+            "mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers /var/tmp\n\
+             [ -e /var/run ] || ln -s /run /var/run\n",
+        );
         Ok(script)
     }
 

@@ -38,11 +38,8 @@ const CNI: [&str; 4] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni", "/us
 #[must_use]
 pub fn missing_for_control_plane() -> Vec<Missing> {
     let mut missing = Vec::new();
-    if !has_go() && !crate::binaries::Version::from_env().is_ok_and(crate::Binaries::exist) {
-        missing.push(Missing {
-            what: "Go 1.26 or newer, from https://go.dev/dl/ (or 1.21 with GOTOOLCHAIN=auto)".to_owned(),
-            package: None,
-        });
+    if !has_go() && !crate::Version::from_env().is_ok_and(crate::Binaries::exist) {
+        missing.push(Missing { what: "Go 1.21 or newer, from https://go.dev/dl/".to_owned(), package: None });
     }
     if find("setpriv").is_none() {
         missing.push(Missing { what: "setpriv".to_owned(), package: Some("util-linux") });
@@ -69,6 +66,17 @@ pub fn missing_for_nodes() -> Vec<Missing> {
         missing.push(Missing { what: "a static busybox".to_owned(), package: Some("busybox-static") });
     }
     missing
+}
+
+/// Programs that make file systems for tests, with Debian's packages. Without one its tests say that they are skipped.
+const FILE_SYSTEMS: [(&str, &str); 4] =
+    [("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs"), ("bindfs", "bindfs")];
+
+/// What tests of disks lack here.
+#[must_use]
+pub fn missing_for_disks() -> Vec<Missing> {
+    let lacking = FILE_SYSTEMS.iter().filter(|(program, _)| find(program).is_none());
+    lacking.map(|(program, package)| Missing { what: (*program).to_owned(), package: Some(package) }).collect()
 }
 
 /// An error in one line when nodes cannot run here. As root on Debian the missing packages are installed instead.
@@ -127,7 +135,7 @@ fn has_static_busybox() -> bool {
 }
 
 /// Whether a 64-bit little-endian ELF file asks for no interpreter; `None` when it is no such file.
-fn is_static(elf: &[u8]) -> Option<bool> {
+pub(crate) fn is_static(elf: &[u8]) -> Option<bool> {
     const INTERPRETER: [u8; 4] = 3_u32.to_le_bytes();
     let word = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
     let table = usize::try_from(u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?)).ok()?;

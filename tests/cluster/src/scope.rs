@@ -36,7 +36,7 @@ impl Scope {
         let object = serde_json::from_value(json!({ "metadata": { "generateName": "latebind-test-" } }))?;
         let namespace = namespaces.create(&PostParams::default(), &object).await?.name_any();
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &namespace);
-        eventually("the namespace's service account", Duration::from_secs(30), async || {
+        eventually("the namespace's service account", Duration::from_secs(60), async || {
             Ok(accounts.get_opt("default").await?.map(drop))
         })
         .await?;
@@ -228,9 +228,13 @@ impl Scope {
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         self.api::<Pod>().delete_collection(&now, &ListParams::default()).await?;
         let beside = std::mem::take(&mut *self.beside.lock().unwrap_or_else(PoisonError::into_inner));
-        for (kind, name) in beside.into_iter().rev() {
-            let api: Api<DynamicObject> = Api::all_with(self.client(), &kind);
-            absent(api.delete(&name, &DeleteParams::default()).await.map(drop))?;
+        for (kind, name) in beside.iter().rev() {
+            let api: Api<DynamicObject> = Api::all_with(self.client(), kind);
+            absent(api.delete(name, &DeleteParams::default()).await.map(drop))?;
+        }
+        // A namespace goes a while after its deletion, and the next test may want to make one of the name.
+        for (_, name) in beside.iter().filter(|(kind, _)| kind.kind == "Namespace") {
+            self.namespace_gone(name).await?;
         }
         let volumes = self.all::<PersistentVolume>();
         for volume in volumes.list(&ListParams::default()).await?.items {
@@ -241,13 +245,17 @@ impl Scope {
         }
         if self.cluster.is_none() {
             // Somebody else's cluster is left as it was.
-            let namespaces = self.all::<Namespace>();
-            eventually("the namespace to be gone", Duration::from_secs(120), async || {
-                Ok(namespaces.get_opt(&self.namespace).await?.is_none().then_some(()))
-            })
-            .await?;
+            self.namespace_gone(&self.namespace).await?;
         }
         Ok(())
+    }
+
+    async fn namespace_gone(&self, name: &str) -> Result<()> {
+        let namespaces = self.all::<Namespace>();
+        eventually(&format!("namespace {name} to be gone"), Duration::from_secs(120), async || {
+            Ok(namespaces.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
     }
 }
 

@@ -8,21 +8,21 @@ use std::collections::BTreeMap;
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
-use tokio::sync::{OnceCell, RwLock};
+use tokio::sync::{OnceCell, RwLock, Semaphore, SemaphorePermit};
 
 use crate::{Cluster, Options, Scope, guard, prerequisites};
 
 /// How long a test may take, and how long in its long form, which `LATEBIND_LONG_TESTS` asks for.
 const LIMITS: (Duration, Duration) = (Duration::from_secs(240), Duration::from_secs(1800));
 /// Tests mostly wait; this many keep two cores busy.
-const SIDE_BY_SIDE: usize = 16;
+const SIDE_BY_SIDE: usize = 12;
 
 /// What a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,9 +50,17 @@ struct Test {
     body: Body,
 }
 
-/// A cluster that tests share, started by the first of them.
+/// The clusters of the tests with the same needs: one, unless tests that are to be alone have more to choose from.
 struct Tier {
     options: Options,
+    clusters: Vec<Shared>,
+    /// Those that no test has for itself. The last is taken first: the first one may have tests side by side.
+    free: (Semaphore, Mutex<Vec<usize>>),
+}
+
+/// A cluster that tests share, started by the first of them.
+#[derive(Default)]
+struct Shared {
     cell: OnceCell<Result<Arc<Cluster>, String>>,
     /// Read by tests side by side, written by a test that is to be alone.
     company: RwLock<()>,
@@ -62,6 +70,7 @@ struct Tier {
 pub struct Suite {
     control_plane: Options,
     nodes: Options,
+    clusters: usize,
     tests: Vec<Test>,
 }
 
@@ -70,7 +79,15 @@ impl Suite {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let control_plane = Options::new(&format!("{name}-control-plane"));
-        Self { control_plane, nodes: Options::new(&format!("{name}-nodes")).nodes(2), tests: Vec::new() }
+        Self { control_plane, nodes: Options::new(&format!("{name}-nodes")).nodes(2), clusters: 1, tests: Vec::new() }
+    }
+
+    /// Gives the tests that need nodes and must be alone so many clusters: as many of them run at a time, each alone on one.
+    /// Such tests mostly wait, and a second cluster costs some ten seconds of one core.
+    #[must_use]
+    pub fn clusters_with_nodes(mut self, count: usize) -> Self {
+        self.clusters = count.max(1);
+        self
     }
 
     /// Changes the cluster of the tests that need no nodes.
@@ -127,7 +144,7 @@ impl Suite {
                 return ExitCode::FAILURE;
             }
         };
-        let (own, real) = (tier(self.control_plane), tier(self.nodes));
+        let (own, real) = (tier(self.control_plane, 1), tier(self.nodes, self.clusters));
         let mut reasons = BTreeMap::new();
         let mut trials = Vec::new();
         for test in self.tests {
@@ -136,20 +153,43 @@ impl Suite {
             trials.push(trial(test, reason, tier, Arc::clone(&runtime)));
         }
         let code = libtest_mimic::run(&arguments, trials).exit_code();
-        for tier in [own, real] {
-            if let Some(Ok(cluster)) = tier.cell.get()
+        let mut is_clean = true;
+        for shared in [own, real].iter().flat_map(|tier| &tier.clusters) {
+            if let Some(Ok(cluster)) = shared.cell.get()
                 && let Err(error) = runtime.block_on(cluster.end())
             {
                 eprintln!("removing the cluster: {error:#}");
-                return ExitCode::FAILURE;
+                is_clean = false;
             }
         }
-        code
+        if is_clean { code } else { ExitCode::FAILURE }
     }
 }
 
-fn tier(options: Options) -> Arc<Tier> {
-    Arc::new(Tier { options, cell: OnceCell::new(), company: RwLock::new(()) })
+fn tier(options: Options, clusters: usize) -> Arc<Tier> {
+    let free = (Semaphore::new(clusters), Mutex::new((0..clusters).collect()));
+    Arc::new(Tier { options, clusters: (0..clusters).map(|_| Shared::default()).collect(), free })
+}
+
+/// A cluster that one test has for itself, given back when it ends.
+struct Taken<'a> {
+    place: usize,
+    tier: &'a Tier,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a> Taken<'a> {
+    async fn from(tier: &'a Tier) -> Result<Self> {
+        let permit = tier.free.0.acquire().await?;
+        let place = tier.free.1.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Ok(Self { place: place.context("as many permits as clusters")?, tier, _permit: permit })
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.tier.free.1.lock().unwrap_or_else(PoisonError::into_inner).push(self.place);
+    }
 }
 
 /// Whether the user brings the cluster.
@@ -184,22 +224,26 @@ fn trial(test: Test, reason: Option<String>, tier: Arc<Tier>, runtime: Arc<Runti
             eprintln!("SKIPPED {}: {reason}", test.name);
             Trial::test(test.name, || Ok(())).with_ignored_flag(true)
         }
-        None => Trial::test(test.name, move || {
-            run_one(&runtime, &tier, test.needs, test.alone, test.body)
+        None => Trial::test(test.name.clone(), move || {
+            run_one(&runtime, &tier, &test.name, (test.needs, test.alone), test.body)
                 .map_err(|error| Failed::from(format!("{error:#}")))
         }),
     }
 }
 
-fn run_one(runtime: &Runtime, tier: &Tier, needs: Needs, alone: bool, body: Body) -> Result<()> {
-    let (_shared, _alone);
+fn run_one(runtime: &Runtime, tier: &Tier, name: &str, (needs, alone): (Needs, bool), body: Body) -> Result<()> {
+    let taken = alone.then(|| runtime.block_on(Taken::from(tier))).transpose()?;
+    let shared = &tier.clusters[taken.as_ref().map_or(0, |taken| taken.place)];
+    let (_read, _written);
     if alone {
-        _alone = runtime.block_on(tier.company.write());
+        _written = runtime.block_on(shared.company.write());
     } else {
-        _shared = runtime.block_on(tier.company.read());
+        _read = runtime.block_on(shared.company.read());
     }
-    let scope = runtime.block_on(open(tier, needs))?;
+    let scope = runtime.block_on(open((tier, shared), needs))?;
+    let start = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| body(runtime, &scope)));
+    let of_body = start.elapsed();
     let outcome = outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", message(&*panic))));
     let outcome = outcome.map_err(|error| {
         let mut told = runtime.block_on(scope.describe());
@@ -209,16 +253,19 @@ fn run_one(runtime: &Runtime, tier: &Tier, needs: Needs, alone: bool, body: Body
         anyhow!("{error:#}\n{told}")
     });
     let closed = runtime.block_on(scope.close()).context("cleaning up after the test");
+    // Where a suite's time goes; of those side by side each has waited for the others too.
+    let (test, after) = (of_body.as_secs_f32(), start.elapsed().saturating_sub(of_body).as_secs_f32());
+    eprintln!("took {test:.1} s, and {after:.1} s to clean up: {name}");
     outcome.and(closed)
 }
 
-async fn open(tier: &Tier, needs: Needs) -> Result<Scope> {
+async fn open((tier, shared): (&Tier, &Shared), needs: Needs) -> Result<Scope> {
     if needs == Needs::Api && is_existing() {
         // Fails when a provider is installed already, which is as good.
         rustls::crypto::ring::default_provider().install_default().ok();
         return Scope::open(Client::try_default().await.context("LATEBIND_E2E=existing needs KUBECONFIG")?, None).await;
     }
-    let started = tier.cell.get_or_init(|| async {
+    let started = shared.cell.get_or_init(|| async {
         let start = Instant::now();
         let cluster = Cluster::start(tier.options.clone()).await.map_err(|error| format!("{error:#}"))?;
         let (version, nodes) = (cluster.binaries().version(), cluster.nodes().len());

@@ -38,8 +38,17 @@ impl Webhook {
         cluster: &Cluster,
         handler: impl Fn(&str, &Value) -> Value + Send + Sync + 'static,
     ) -> Result<Self> {
+        Self::serve_as(cluster, &[], handler).await
+    }
+
+    /// The same with a certificate that names these too, such as `service.namespace.svc`.
+    pub async fn serve_as(
+        cluster: &Cluster,
+        names: &[&str],
+        handler: impl Fn(&str, &Value) -> Value + Send + Sync + 'static,
+    ) -> Result<Self> {
         let authority = Authority::new("webhook")?;
-        let acceptor = acceptor(&authority.server(&[cluster.host_address()])?)?;
+        let acceptor = acceptor(&authority.server(&[&[cluster.host_address()], names].concat())?)?;
         let listener = TcpListener::bind((cluster.host_address(), 0)).await?;
         let address = listener.local_addr()?;
         let (seen, handler): (Arc<Mutex<Vec<_>>>, Arc<Handler>) = (Arc::default(), Arc::new(handler));
@@ -51,6 +60,18 @@ impl Webhook {
     #[must_use]
     pub fn client_config(&self, path: &str) -> Value {
         json!({ "url": format!("https://{}{path}", self.address), "caBundle": STANDARD.encode(&self.authority) })
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The certificate, in PEM, of the authority that signed its own.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// The paths and requests that came in so far, oldest first.

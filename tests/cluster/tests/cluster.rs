@@ -6,8 +6,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use kube::api::{DeleteParams, ListParams};
 use latebind_cluster::image::{self, Image};
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::{
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     suite.alone(Needs::ControlPlane, "every_component_is_killed_and_started_again", every_component);
     suite.alone(Needs::ControlPlane, "a_paused_api_server_answers_nothing", a_paused_api_server_answers_nothing);
     suite.alone(Needs::ControlPlane, "a_restarted_api_server_has_its_new_flags", new_flags);
+    suite.alone(Needs::ControlPlane, "etcd_is_restored_to_what_was_saved", restored);
     tests!(
         suite,
         Needs::Nodes,
@@ -51,6 +52,28 @@ fn main() -> ExitCode {
     suite.alone(Needs::Nodes, "a_disconnected_node_is_unreachable_while_its_pods_run_on", disconnected);
     suite.alone(Needs::Nodes, "pods_outlive_their_kubelet_and_runtime", pods_outlive);
     suite.run()
+}
+
+async fn restored(scope: &Scope) -> Result<()> {
+    const BUMP: u64 = 1_000_000_000;
+    let (cluster, maps) = (scope.cluster()?, scope.api::<ConfigMap>());
+    let map = |name: &str| json!({ "metadata": { "name": name } });
+    scope.create::<ConfigMap>(map("before")).await?;
+    let directory = tempfile::tempdir()?;
+    let backup = directory.path().join("backup.db");
+    cluster.save_etcd(&backup).await?;
+    for (round, bump) in [0, BUMP].into_iter().enumerate() {
+        let after = format!("after-{round}");
+        scope.create::<ConfigMap>(map(&after)).await?;
+        maps.delete("before", &DeleteParams::default()).await?;
+        cluster.restore_etcd(&backup, bump).await?;
+        ensure!(maps.get_opt("before").await?.is_some(), "what was deleted after the snapshot is not there again");
+        ensure!(maps.get_opt(&after).await?.is_none(), "what was made after the snapshot is still there");
+        let version = maps.list(&ListParams::default()).await?.metadata.resource_version.context("a version")?;
+        let raised = version.parse::<u64>()? > BUMP;
+        ensure!(raised == (bump == BUMP), "version {version}, raised by {bump}");
+    }
+    Ok(())
 }
 
 fn pod(name: &str, node: &str, command: &str) -> Value {
@@ -234,8 +257,14 @@ async fn a_pod_reaches_the_api_server_with_its_token(scope: &Scope) -> Result<()
 }
 
 async fn what_a_pod_writes_to_a_host_path_stays_on_its_node(scope: &Scope) -> Result<()> {
-    let directory = format!("/opt/{}", scope.namespace());
-    let mut writer = pod("writer", "node-a", "echo kept > /data/file; sleep infinity");
+    for (name, above) in [("opt", "/opt"), ("var", "/var")] {
+        stays_on_its_node(scope, name, &format!("{above}/{}", scope.namespace())).await?;
+    }
+    Ok(())
+}
+
+async fn stays_on_its_node(scope: &Scope, name: &str, directory: &str) -> Result<()> {
+    let mut writer = pod(name, "node-a", "echo kept > /data/file; sleep infinity");
     writer["spec"]["volumes"] =
         json!([{ "name": "data", "hostPath": { "path": directory, "type": "DirectoryOrCreate" } }]);
     writer["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
@@ -246,9 +275,9 @@ async fn what_a_pod_writes_to_a_host_path_stays_on_its_node(scope: &Scope) -> Re
         Ok((output.stdout.trim() == "kept").then_some(()))
     })
     .await?;
-    ensure!(!Path::new(&directory).exists(), "it is on the host too");
-    let other = scope.cluster()?.node("node-b")?.run(&["ls", &directory]).await?;
-    ensure!(other.code != Some(0), "it is on the other node too");
+    ensure!(!Path::new(directory).exists(), "{directory} is on the host too");
+    let other = scope.cluster()?.node("node-b")?.run(&["ls", directory]).await?;
+    ensure!(other.code != Some(0), "{directory} is on the other node too");
     Ok(())
 }
 

@@ -12,22 +12,42 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- define "latebind.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{/* The repository, in the registry that is to be used instead of its own. */}}
+{{- define "latebind.repository" -}}
+{{- $global := .Values.global | default dict }}
+{{- $registry := .Values.image.registry | default (get $global "imageRegistry") }}
+{{- $parts := splitList "/" .Values.image.repository }}
+{{- $first := first $parts }}
+{{- if and $registry (gt (len $parts) 1) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{ trimSuffix "/" $registry }}/{{ rest $parts | join "/" }}
+{{- else if $registry -}}
+{{ trimSuffix "/" $registry }}/{{ .Values.image.repository }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}
 {{- end -}}
 {{- end }}
 
-{{/* Which Pods are of interest: those that name a node and use a claim. `at` is the path of the Pod's spec. */}}
+{{- define "latebind.image" -}}
+{{- if .Values.image.digest -}}
+{{ include "latebind.repository" . }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ include "latebind.repository" . }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* The controller makes the webhook's certificates. */}}
+{{- define "latebind.makesCertificates" -}}
+{{- if and .Values.webhook.enabled (eq .Values.tls.mode "self-managed") }}true{{ end }}
+{{- end }}
+
+{{/* Which Pods are of interest: those that name a node and use a claim, of a volume or of devices. `at` is the path of the Pod's spec. */}}
 {{- define "latebind.pinned" -}}
 - name: names-a-node
   expression: 'has({{ .at }}.nodeName) && {{ .at }}.nodeName != ""'
 {{- end }}
 
 {{- define "latebind.usesClaims" -}}
-has({{ .at }}.volumes) && {{ .at }}.volumes.exists(v, has(v.persistentVolumeClaim) || has(v.ephemeral))
+(has({{ .at }}.volumes) && {{ .at }}.volumes.exists(v, has(v.persistentVolumeClaim) || has(v.ephemeral))) || (has({{ .at }}.resourceClaims) && {{ .at }}.resourceClaims.size() > 0)
 {{- end }}
 
 {{- define "latebind.podConditions" -}}
@@ -129,3 +149,22 @@ tolerations: {{- toYaml . | nindent 2 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{/* Paths without slashes at the end, each once, as a JSON list. */}}
+{{- define "latebind.paths" -}}
+{{- $clean := list -}}
+{{- range . }}{{ $clean = append $clean (regexReplaceAll "/+$" . "") }}{{ end -}}
+{{- $clean | uniq | toJson -}}
+{{- end -}}
+
+{{/* What an agent mounts for its paths, as a JSON list: a mount path in place of all that lies beneath it. `paths`, `mounts`. */}}
+{{- define "latebind.mounted" -}}
+{{- $mounts := .mounts -}}
+{{- $needed := list -}}
+{{- range $path := .paths -}}
+{{- $at := $path -}}
+{{- range $mount := $mounts }}{{ if hasPrefix (print $mount "/") $path }}{{ $at = $mount }}{{ end }}{{ end -}}
+{{- $needed = append $needed $at -}}
+{{- end -}}
+{{- $needed | uniq | toJson -}}
+{{- end -}}

@@ -1,0 +1,147 @@
+//! What a review is about, as far as it is looked at, and in which words it is answered.
+
+use super::review::{Answer, Decision, Request, Reviewed, place_of};
+use crate::binding::{ClusterView, Finding, PodVerdict, Remedy, Rules, Severity};
+use crate::model::{Pod, WorkloadKind};
+use crate::policy::{Exemptions, Mode};
+
+/// Group of kubelets. They create mirror Pods only, and the admission plugin NodeRestriction refuses those that were
+/// changed.
+const NODES: &str = "system:nodes";
+/// Longest value of an audit annotation, in characters: as long as the name of a Node may be.
+pub(super) const AUDIT_CHARS: usize = 253;
+
+/// What an answer depends on besides the request.
+#[derive(Clone, Copy)]
+pub struct Admission<'a> {
+    /// What is known of the cluster.
+    pub view: &'a dyn ClusterView,
+    /// How decisions are made.
+    pub rules: &'a Rules,
+    /// Names of provisioners that are latebind's to serve: claims of their classes are told so when they are created.
+    pub provisioners: &'a [String],
+    /// How far they go.
+    pub mode: Mode,
+    /// What they leave out.
+    pub exemptions: &'a Exemptions,
+    /// Whether answers name what is known of the cluster. Anybody who reaches the port may ask about anybody's claims.
+    pub details: bool,
+}
+
+impl Exemptions {
+    /// True for what is left out, and for requests of kubelets. Mirror Pods and gated Pods are left out too.
+    pub(super) fn cover(&self, request: &Request<'_>) -> bool {
+        let groups = request.user_info.as_ref().and_then(|user| user.groups.as_deref()).unwrap_or_default();
+        self.namespaces.contains(&*request.namespace) || groups.iter().any(|group| &**group == NODES)
+    }
+}
+
+/// What a request is about, as far as it is looked at.
+pub(super) enum Subject {
+    Pod,
+    Workload(WorkloadKind),
+    Claim,
+    Other,
+}
+
+pub(super) fn subject(request: &Request<'_>) -> Subject {
+    if !request.sub_resource.is_empty() {
+        return Subject::Other;
+    }
+    match (&*request.kind.group, &*request.kind.kind) {
+        ("", "Pod") => Subject::Pod,
+        ("", "PersistentVolumeClaim") => Subject::Claim,
+        (group, kind) => WorkloadKind::of(group, kind).map_or(Subject::Other, Subject::Workload),
+    }
+}
+
+/// Why there is nothing to decide.
+pub(super) enum Skip {
+    Ignored,
+    Exempt,
+    /// Why the object cannot be read, quoting nothing of it.
+    Unreadable(String),
+}
+
+impl Skip {
+    pub(super) fn no_object() -> Self {
+        Self::Unreadable("the request has no object".to_owned())
+    }
+}
+
+impl From<serde_json::Error> for Skip {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unreadable(place_of(&error))
+    }
+}
+
+impl From<Skip> for Answer {
+    fn from(pass: Skip) -> Self {
+        match pass {
+            Skip::Ignored => Self::nothing(Decision::Ignored),
+            Skip::Exempt => Self::nothing(Decision::Exempt),
+            Skip::Unreadable(trouble) => Self { trouble: Some(trouble), ..Self::nothing(Decision::Unreadable) },
+        }
+    }
+}
+
+/// The Pod of a request that creates one, unless there is nothing to decide.
+pub(super) fn created_pod<'a>(request: &'a Request<'_>, admission: &Admission<'_>) -> Result<&'a Pod, Skip> {
+    if &*request.operation != "CREATE" {
+        return Err(Skip::Ignored);
+    }
+    if admission.exemptions.cover(request) {
+        return Err(Skip::Exempt);
+    }
+    let pod = match &request.object {
+        Reviewed::Pod(pod) => pod,
+        Reviewed::Broken(place) => return Err(Skip::Unreadable(place.clone())),
+        // An object of another kind is not asked for here.
+        Reviewed::None | Reviewed::Unread(_) => return Err(Skip::no_object()),
+    };
+    // Both are refused by the API server if they lose their node name, or gain their validity by losing it.
+    if pod.is_mirror() || (pod.pinned_node().is_some() && !pod.spec.scheduling_gates.is_empty()) {
+        return Err(Skip::Exempt);
+    }
+    Ok(pod)
+}
+
+/// The verdict in the words that the requester may hear.
+pub(super) fn spoken(mut verdict: PodVerdict, admission: &Admission<'_>) -> PodVerdict {
+    if !admission.details {
+        verdict.findings.iter_mut().for_each(shorten);
+    }
+    verdict
+}
+
+/// Leaves of a finding what the request itself says: which code, and at which field.
+pub(super) fn shorten(finding: &mut Finding) {
+    let path = finding.path.to_string();
+    let title = finding.code.title();
+    finding.message = if path.is_empty() { title.to_owned() } else { format!("{title} ({path})") };
+}
+
+/// The verdict as it stands when nothing is changed at admission.
+pub(super) fn unchanged(verdict: &PodVerdict) -> PodVerdict {
+    let remedy = match &verdict.remedy {
+        Remedy::Rewrite { .. } | Remedy::SelectInTemplate { .. } => Remedy::Leave,
+        other => other.clone(),
+    };
+    PodVerdict { remedy, ..verdict.clone() }
+}
+
+/// Warned of, or nothing to say.
+pub(super) fn said<'a>(mut findings: impl Iterator<Item = &'a Finding>) -> Decision {
+    if findings.any(|finding| finding.severity > Severity::Info) { Decision::Warned } else { Decision::Clean }
+}
+
+/// Codes of findings, each once, in their order.
+pub(super) fn codes<'a>(findings: impl Iterator<Item = &'a Finding>) -> String {
+    let mut codes: Vec<&str> = Vec::new();
+    for finding in findings {
+        if !codes.contains(&finding.code.as_str()) {
+            codes.push(finding.code.as_str());
+        }
+    }
+    codes.join(",")
+}

@@ -1,0 +1,284 @@
+//! `latebind diagnose`: why a Pod, a claim, a volume or a node does not move, and what to type next.
+
+mod material;
+pub(super) mod text;
+mod webhook;
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum, ValueHint};
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::{Api, Client};
+use serde_json::json;
+
+pub(super) use self::material::Material;
+use super::Exit;
+use super::cluster::ConnectArgs;
+use super::output::{self, Output};
+use super::snapshot::Snapshot;
+use crate::binding::Severity;
+use crate::diagnosis::{Cause, Diagnosis, NotFound, Subject, diagnose, not_surveyed, survey};
+use crate::facts::files::{Input, Manifests, Request};
+use crate::kubernetes::api::if_found;
+use crate::report::style::{Style, clean, clean_json, clean_lines};
+
+const EXAMPLES: &str = "\
+Examples:
+  # why does this Pod not start?
+  latebind diagnose pod/web -n team-a
+
+  # why is this claim Pending; who keeps this volume; what waits on this node?
+  latebind diagnose pvc/data
+  latebind diagnose pv/pvc-0d6c
+  latebind diagnose node/node-a
+
+  # everything that does not move, the oldest first
+  latebind diagnose -A
+
+  # the same of a dump, without a cluster
+  latebind dump -A -o dump
+  latebind diagnose --from dump
+  kubectl cluster-info dump --all-namespaces --output-directory=info && latebind diagnose --from info
+
+Exit codes:
+  0  nothing is blocked; what waits, waits as it should
+  1  something is blocked, and the cause is named
+  2  a flag or an input is wrong, or there is no such object
+  3  the cluster cannot be reached, or refuses
+  5  what decides is not known, or some of the input could not be read";
+
+/// Say why a Pod, a claim, a volume or a node does not move, and what to type next
+///
+/// One cause, from the Pod to its claim, the claim's class, the node and whoever makes the volume: a short text, the lines that
+/// speak for it, and the next command. It reads and writes nothing. What you may not read, and what a dump does not hold, is
+/// named as not known: nothing is concluded from it. Without an object, everything that does not move is listed, the oldest
+/// first. docs/diagnose.md has the causes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DiagnoseArgs {
+    /// What to look at: pod/NAME, pvc/NAME, pv/NAME or node/NAME; everything that does not move where it is left out.
+    #[arg(value_name = "KIND/NAME")]
+    object: Option<String>,
+
+    /// The namespace; by default the one of the context, and of a dump all.
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// Look at all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "object"])]
+    all_namespaces: bool,
+
+    /// Look at a dump, and contact nothing: a file, a directory with what is beneath it, or - for standard input.
+    ///
+    /// What latebind dump, kubectl get -o yaml, kubectl cluster-info dump --output-directory and support bundles write is read.
+    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath, conflicts_with_all = ["server", "ClusterArgs", "RequestArgs"])]
+    from: Option<String>,
+
+    /// Every object of the kinds that the dump holds is in it: one that is not there does not exist.
+    #[arg(long, requires = "from")]
+    complete: bool,
+
+    /// How to print it: text, json or yaml, with =FILE to write it to a file; repeatable.
+    #[arg(short, long, value_name = "FORMAT[=FILE]", default_value = "text")]
+    output: Vec<Output<Format>>,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Yaml,
+}
+
+/// Runs it.
+pub fn run(args: &DiagnoseArgs) -> anyhow::Result<Exit> {
+    let object = args.object.as_deref().map(subject).transpose()?;
+    let told = match &args.from {
+        Some(name) => args.of_dump(name, object)?,
+        None => args.of_cluster(object)?,
+    };
+    let is_one = args.object.is_some();
+    output::print(&args.output, |format, style, out| {
+        match format {
+            Format::Text if is_one => {
+                out.extend(told.diagnoses.iter().flat_map(|one| text::whole(one, style).into_bytes()));
+            }
+            Format::Text => out.extend(text::table(&told.diagnoses, &told.not_known, style).into_bytes()),
+            Format::Json => out.extend(as_json(&told)?.into_bytes()),
+            Format::Yaml => {
+                let text = serde_saphyr::to_string(&list(&told))?;
+                // JSON is YAML too, and has escapes for what steers a terminal.
+                let is_clean = matches!(clean_lines(&text), std::borrow::Cow::Borrowed(_));
+                out.extend(if is_clean { text } else { as_json(&told)? }.into_bytes());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(exit(&told))
+}
+
+/// What there is to tell.
+struct Told {
+    diagnoses: Vec<Diagnosis>,
+    /// Of a list, what it may lack.
+    not_known: Vec<String>,
+    /// Some of the input could not be read.
+    is_partial: bool,
+}
+
+fn list(told: &Told) -> serde_json::Value {
+    json!({
+        "apiVersion": "latebind.dev/v1alpha1",
+        "kind": "DiagnosisList",
+        "latebind": env!("CARGO_PKG_VERSION"),
+        "notKnown": told.not_known,
+        "items": told.diagnoses,
+    })
+}
+
+fn as_json(told: &Told) -> anyhow::Result<String> {
+    Ok(clean_json(&serde_json::to_string_pretty(&list(told))?).into_owned() + "\n")
+}
+
+fn exit(told: &Told) -> Exit {
+    let any = |is: fn(&Diagnosis) -> bool| told.diagnoses.iter().any(is);
+    if told.is_partial || any(|it| it.cause == Cause::NotKnown) {
+        Exit::Partial
+    } else if any(|it| it.severity == Severity::Error) {
+        Exit::Findings
+    } else if told.not_known.is_empty() {
+        Exit::Clean
+    } else {
+        // That nothing is blocked can be said only of what is known.
+        Exit::Partial
+    }
+}
+
+/// Kind and name of `pod/web`.
+pub(super) fn subject(text: &str) -> anyhow::Result<Subject> {
+    let (kind, name) = text
+        .split_once('/')
+        .filter(|(_, name)| !name.is_empty())
+        .with_context(|| format!("{text:?} names no object; write pod/NAME, pvc/NAME, pv/NAME or node/NAME"))?;
+    let kind = match kind.to_lowercase().as_str() {
+        "pod" | "pods" | "po" => "Pod",
+        "pvc" | "persistentvolumeclaim" | "persistentvolumeclaims" => "PersistentVolumeClaim",
+        "pv" | "persistentvolume" | "persistentvolumes" => "PersistentVolume",
+        "node" | "nodes" | "no" => "Node",
+        _ => bail!("{kind:?} is none of pod, pvc, pv and node"),
+    };
+    Ok(Subject::new(kind, "", name))
+}
+
+impl DiagnoseArgs {
+    /// What a dump says.
+    fn of_dump(&self, name: &str, object: Option<Subject>) -> anyhow::Result<Told> {
+        let request = Request {
+            files: vec![Input::of(name)],
+            recursive: true,
+            namespace: self.namespace.clone(),
+            ..Request::default()
+        };
+        let manifests = Manifests::read(&request)?;
+        let style = Style::of_stderr();
+        for problem in &manifests.problems {
+            writeln!(anstream::stderr(), "{} {}", style.error("error:"), clean(&problem.to_string()))?;
+        }
+        let mut material = Material::of_manifests(&manifests);
+        if self.complete {
+            material.is_complete();
+        }
+        let is_partial = !manifests.problems.is_empty() || material.tell_problems()?;
+        let scope = self.namespace.as_deref();
+        let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
+        let diagnoses = match object {
+            None => survey(&material.known(), scope),
+            Some(subject) => {
+                let namespace = self.namespace.clone().unwrap_or_else(|| material.namespace_of(&subject));
+                vec![found(&Subject { namespace, ..subject }, &material)?]
+            }
+        };
+        Ok(Told { diagnoses, not_known, is_partial })
+    }
+
+    /// What a cluster says.
+    fn of_cluster(&self, object: Option<Subject>) -> anyhow::Result<Told> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let client = self.connect.client().await?;
+            let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+            let scope = self.scope(object.as_ref(), namespace.clone(), &client).await?;
+            let snapshot = Snapshot::read(&client, scope.as_deref()).await?;
+            let mut material = Material::of_snapshot(&snapshot);
+            material.add_anti_affinity(&client).await;
+            let is_partial = material.tell_problems()?;
+            let scope = scope.as_deref();
+            let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
+            let mut diagnoses = match object {
+                None => survey(&material.known(), scope),
+                Some(subject) => {
+                    let is_namespaced = matches!(subject.kind.as_str(), "Pod" | "PersistentVolumeClaim");
+                    let namespace = if is_namespaced { namespace } else { String::new() };
+                    vec![found(&Subject { namespace, ..subject }, &material)?]
+                }
+            };
+            webhook::explain(&mut diagnoses, &client, &material).await;
+            for_cluster(&mut diagnoses, &self.connect);
+            Ok(Told { diagnoses, not_known, is_partial })
+        })
+    }
+
+    /// The namespace to read; none for all.
+    async fn scope(&self, object: Option<&Subject>, own: String, client: &Client) -> anyhow::Result<Option<String>> {
+        let Some(subject) = object else { return Ok((!self.all_namespaces).then_some(own)) };
+        match subject.kind.as_str() {
+            "Node" => Ok(None),
+            "PersistentVolume" => {
+                let api: Api<PersistentVolume> = Api::all(client.clone());
+                let volume = if_found(api.get(&subject.name)).await?;
+                let claim = volume.and_then(|volume| volume.spec?.claim_ref);
+                Ok(Some(claim.and_then(|claim| claim.namespace).unwrap_or(own)))
+            }
+            _ => Ok(Some(own)),
+        }
+    }
+}
+
+/// Commands are for the cluster that was looked at.
+pub(super) fn for_cluster(diagnoses: &mut [Diagnosis], connect: &ConnectArgs) {
+    for step in diagnoses.iter_mut().flat_map(|diagnosis| &mut diagnosis.next) {
+        step.command = connect.for_kubectl(&step.command);
+    }
+}
+
+/// An object of a namespace that is looked at again and again.
+pub(super) struct Asked {
+    pub client: Client,
+    pub namespace: String,
+    pub object: Subject,
+}
+
+impl Asked {
+    /// What is diagnosed of it now.
+    pub async fn look(&self) -> anyhow::Result<Result<Diagnosis, NotFound>> {
+        let snapshot = Snapshot::read(&self.client, Some(&self.namespace)).await?;
+        let mut material = Material::of_snapshot(&snapshot);
+        material.add_anti_affinity(&self.client).await;
+        let subject = Subject { namespace: self.namespace.clone(), ..self.object.clone() };
+        Ok(diagnose(&subject, &material.known()))
+    }
+}
+
+fn found(subject: &Subject, material: &Material) -> anyhow::Result<Diagnosis> {
+    let reference = subject.reference();
+    let place =
+        if subject.namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", subject.namespace) };
+    diagnose(subject, &material.known()).map_err(|error| match error {
+        NotFound::Absent => anyhow::anyhow!("there is no {reference}{place}"),
+        NotFound::Unknown(why) => anyhow::anyhow!("{reference}{place} was not found: {why}"),
+    })
+}

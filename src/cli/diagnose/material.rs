@@ -1,0 +1,241 @@
+//! What a diagnosis is made of: facts and record, from a cluster or from a dump.
+
+use std::io::Write as _;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use serde_json::Value;
+
+use crate::binding::{self, ClusterView as _, Rules};
+use crate::cli::dump;
+use crate::cli::snapshot::{CLUSTER_EVENTS, Snapshot};
+use crate::diagnosis::{Kind, Known, Record, Source, Subject};
+use crate::facts::files::Manifests;
+use crate::facts::server::anti_affinity_pods;
+use crate::facts::{Fact, Facts, Unlisted};
+use crate::report::style::{Style, clean};
+
+/// Objects that could not be read and are named; more of them are counted.
+const MOST_PROBLEMS: usize = 5;
+
+/// Facts, record, and what was wrong with some objects.
+pub(in crate::cli) struct Material {
+    facts: Facts,
+    record: Record,
+    rules: Rules,
+    problems: Vec<String>,
+}
+
+/// The kind of facts that a list of objects completes.
+fn completes(group: &str, kind: &str) -> Option<binding::Kind> {
+    Some(match (group, kind) {
+        ("", "Node") => binding::Kind::Nodes,
+        ("", "PersistentVolume") => binding::Kind::Volumes,
+        ("storage.k8s.io", "StorageClass") => binding::Kind::Classes,
+        ("storage.k8s.io", "CSIDriver") => binding::Kind::Drivers,
+        ("storage.k8s.io", "CSINode") => binding::Kind::DriverNodes,
+        ("storage.k8s.io", "CSIStorageCapacity") => binding::Kind::Capacities,
+        _ => return None,
+    })
+}
+
+impl Material {
+    fn new(source: Source) -> Self {
+        Self {
+            facts: Facts::new(Unlisted::Unknown),
+            record: Record::new(source),
+            rules: Rules::default(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// What was read from a cluster.
+    pub fn of_snapshot(snapshot: &Snapshot) -> Self {
+        let mut material = Self::new(Source::Cluster);
+        for list in &snapshot.lists {
+            let (group, kind) = (list.kind.group.as_str(), list.kind.kind.as_str());
+            for object in &list.objects {
+                material.add_fact(group, kind, object);
+                material.add_record(group, kind, object);
+            }
+            if !list.is_whole {
+                let why = format!("there are too many {}, and only the first were read", list.kind.plural);
+                material.is_partial(group, kind, why);
+                continue;
+            }
+            if let Some(kind) = completes(group, kind) {
+                material.facts.complete(kind);
+            }
+            match (Kind::of(group, kind), list.about) {
+                (Some(kind), None) => material.is_whole(kind, list.namespace.as_deref()),
+                // The part of a namespace's events that is about objects of the whole cluster.
+                (Some(kind), Some(_)) => material.record.is_whole(kind, Some("")),
+                (None, _) => {}
+            }
+        }
+        for missing in &snapshot.not_read {
+            material.is_partial(&missing.kind.group, &missing.kind.kind, missing.why.clone());
+        }
+        material.record.set_time(snapshot.taken);
+        material
+    }
+
+    /// What files hold.
+    pub fn of_manifests(manifests: &Manifests) -> Self {
+        let mut material = Self::new(Source::Dump);
+        material.facts = manifests.facts().clone();
+        let mut taken = None;
+        for object in &manifests.objects {
+            material.add_record(&object.group, &object.kind, &object.value);
+            if (object.group.as_str(), object.kind.as_str()) == (dump::GROUP, dump::KIND) {
+                taken = material.read_index(&object.value).or(taken);
+            }
+        }
+        for list in &manifests.lists {
+            let Some(kind) = Kind::of(&list.group, &list.kind) else { continue };
+            for namespace in &list.namespaces {
+                material.is_whole(kind, Some(namespace));
+            }
+        }
+        for kind in [Kind::LocalNodes, Kind::LocalVolumes, Kind::Leases] {
+            if manifests.lists.iter().any(|list| Kind::of(&list.group, &list.kind) == Some(kind)) {
+                material.record.is_whole(kind, None);
+            }
+        }
+        material.take_over_completeness();
+        match taken {
+            Some(taken) => material.record.set_time(taken),
+            None => material.record.estimate_time(),
+        }
+        material
+    }
+
+    /// Of which kinds of the whole cluster everything is known, the facts tell.
+    fn take_over_completeness(&mut self) {
+        for (of_facts, of_record) in [
+            (binding::Kind::Nodes, Kind::Nodes),
+            (binding::Kind::Volumes, Kind::Volumes),
+            (binding::Kind::Classes, Kind::Classes),
+        ] {
+            if self.facts.knows_all(of_facts) {
+                self.record.is_whole(of_record, None);
+            }
+        }
+    }
+
+    /// When a dump of latebind's was taken, and what it says could not be read.
+    fn read_index(&mut self, index: &Value) -> Option<Timestamp> {
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        for missing in index.get("notRead").and_then(Value::as_array).into_iter().flatten() {
+            self.is_partial(&text(missing, "group"), &text(missing, "kind"), text(missing, "why"));
+        }
+        for whole in index.get("everywhere").and_then(Value::as_array).into_iter().flatten() {
+            if let Some(kind) = Kind::of(&text(whole, "group"), &text(whole, "kind")) {
+                self.record.is_whole(kind, None);
+            }
+        }
+        if index.get("clusterEvents").and_then(Value::as_bool) == Some(true) {
+            self.record.is_whole(Kind::Events, Some(""));
+        }
+        text(index, "taken").parse().ok()
+    }
+
+    /// Every object of the kinds that are there is there.
+    pub fn is_complete(&mut self) {
+        for kind in Kind::ALL {
+            if self.record.has_any(kind) {
+                self.record.is_whole(kind, None);
+            }
+        }
+        let found = [
+            (Kind::Nodes, binding::Kind::Nodes),
+            (Kind::Volumes, binding::Kind::Volumes),
+            (Kind::Classes, binding::Kind::Classes),
+        ];
+        for (of_record, of_facts) in found {
+            if self.record.has_any(of_record) {
+                self.facts.complete(of_facts);
+            }
+        }
+    }
+
+    fn add_fact(&mut self, group: &str, kind: &str, object: &Value) {
+        match Fact::read(group, kind, object) {
+            Some(Ok(fact)) => self.facts.add(fact),
+            Some(Err(error)) => self.problem(kind, object, &error),
+            None => {}
+        }
+    }
+
+    fn add_record(&mut self, group: &str, kind: &str, object: &Value) {
+        if let Err(error) = self.record.add(group, kind, object) {
+            self.problem(kind, object, &error);
+        }
+    }
+
+    fn problem(&mut self, kind: &str, object: &Value, error: &serde_json::Error) {
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("(no name)");
+        let told = format!("{}/{name}: {error}", kind.to_lowercase());
+        if !self.problems.contains(&told) {
+            self.problems.push(told);
+        }
+    }
+
+    /// All objects of a kind are known: of one namespace, or of all.
+    fn is_whole(&mut self, kind: Kind, namespace: Option<&str>) {
+        self.record.is_whole(kind, namespace);
+        if kind == Kind::Events && namespace == Some(CLUSTER_EVENTS) {
+            self.record.is_whole(kind, Some(""));
+        }
+    }
+
+    fn is_partial(&mut self, group: &str, kind: &str, why: String) {
+        if let Some(kind) = Kind::of(group, kind) {
+            self.record.is_partial(kind, why);
+        }
+    }
+
+    /// Whether a Pod may be rewritten hangs on the Pods of all namespaces that keep others away. Where they cannot be listed,
+    /// that stays unknown.
+    pub async fn add_anti_affinity(&mut self, client: &Client) {
+        if let Ok(pods) = anti_affinity_pods(client).await {
+            for pod in pods {
+                self.facts.add(pod);
+            }
+            self.facts.complete(binding::Kind::AntiAffinityPods);
+        }
+    }
+
+    /// Names what could not be read on stderr. Answers whether there was anything.
+    pub fn tell_problems(&self) -> std::io::Result<bool> {
+        let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
+        for problem in self.problems.iter().take(MOST_PROBLEMS) {
+            writeln!(stderr, "{} {}", style.error("error:"), clean(problem))?;
+        }
+        if let Some(more @ 1..) = self.problems.len().checked_sub(MOST_PROBLEMS) {
+            writeln!(stderr, "{} {more} more objects could not be read", style.error("error:"))?;
+        }
+        Ok(!self.problems.is_empty())
+    }
+
+    /// The namespace of the only object of this kind and name; `default` where there are several or none.
+    pub fn namespace_of(&self, subject: &Subject) -> String {
+        let named = |name: &str| name == subject.name;
+        let namespaces: Vec<&str> = match subject.kind.as_str() {
+            "Pod" => self.record.pods().filter(|pod| named(pod.display_name())).map(|pod| pod.namespace()).collect(),
+            "PersistentVolumeClaim" => {
+                self.record.claims().filter(|claim| named(claim.name())).map(|claim| claim.namespace()).collect()
+            }
+            _ => return String::new(),
+        };
+        match namespaces.as_slice() {
+            [only] => (*only).to_owned(),
+            _ => "default".to_owned(),
+        }
+    }
+
+    /// What the diagnosis looks at.
+    pub fn known(&self) -> Known<'_> {
+        Known { view: &self.facts, rules: &self.rules, record: &self.record }
+    }
+}

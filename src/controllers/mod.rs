@@ -1,0 +1,4 @@
+//! The loops that change objects of the cluster.
+
+pub mod rescue;
+pub mod volumes;

@@ -1,0 +1,282 @@
+//! What the loop remembers between two looks. Nothing of it is needed to be right: a restart loses all of it, and then some
+//! things are asked for, or said, once more.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::placement::Placement;
+use super::recent::Recent;
+use super::refusals::Refusals;
+use crate::model::{Claim, Text, Volume};
+
+/// For how long a volume that was made counts as there without being seen. It may have been deleted before any watch
+/// told of it.
+pub(super) const CACHE_LAG: Duration = Duration::from_secs(5);
+/// All volumes and claims are listed for the orphans of a node, so not more often than this for one node.
+pub(super) const ORPHAN_CHECK: Duration = Duration::from_secs(60);
+/// The same thing is not said again within this time.
+const WARNING_REPEAT: Duration = Duration::from_secs(600);
+/// When a claim that had to be refused is looked at again by itself, the first time, and at the longest.
+const RECHECK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
+/// How soon after it was refused a claim is looked at again since a node or its report changed: nodes report all the time.
+const RECHECK_ON_CHANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What is remembered. Every part is bounded: by age, or by the objects that there are.
+pub(super) struct Memory {
+    /// Locked from the choice of a path to its reservation.
+    pub placement: Mutex<Placement>,
+    /// What the API server would not write.
+    pub refusals: Refusals,
+    /// Volumes that were made and that the cache does not show yet: a claim that changes meanwhile needs no second one.
+    created: Mutex<Recent<()>>,
+    /// Nodes about whose orphans the API server was asked lately.
+    orphans_checked: Mutex<Recent<()>>,
+    /// What was said lately, by what it was about.
+    last_said: Mutex<Recent<()>>,
+    /// Claims without a volume, by UID.
+    claims: Mutex<HashMap<String, Remembered>>,
+    /// UIDs of the claims whose volumes this process makes or made, and that the controller manager has not bound yet. Kept
+    /// only where phases are to be written.
+    unbound: Mutex<HashSet<String>>,
+    /// Since when a volume waits for being recorded, by name.
+    unrecorded: Mutex<HashMap<String, Instant>>,
+    /// LocalVolumes that a step is being taken about: a volume is not made from a directory while its removal is ordered.
+    in_hand: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What is kept of a claim.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Namespace and name.
+    key: (String, String),
+    /// Since when it waits for the agents of nodes.
+    agents: BTreeMap<String, Instant>,
+    /// The last warning about it.
+    last_warning: Option<String>,
+    /// How often in a row it was refused, and when last; nothing of a claim that waits for nothing.
+    refused: Option<(u32, Instant)>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            placement: Mutex::default(),
+            refusals: Refusals::default(),
+            created: Mutex::new(Recent::new(CACHE_LAG)),
+            orphans_checked: Mutex::new(Recent::new(ORPHAN_CHECK)),
+            last_said: Mutex::new(Recent::new(WARNING_REPEAT)),
+            claims: Mutex::default(),
+            unbound: Mutex::default(),
+            unrecorded: Mutex::default(),
+            in_hand: Arc::default(),
+        }
+    }
+}
+
+/// A LocalVolume that is in hand until this is dropped.
+pub(super) struct InHand {
+    all: Arc<Mutex<HashSet<String>>>,
+    name: String,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.name);
+    }
+}
+
+/// The first time, doubled for each time after it.
+fn doubled((first, longest): (Duration, Duration), times: u32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1).min(16))).min(longest)
+}
+
+impl Memory {
+    /// Takes a LocalVolume in hand; nothing while somebody else has it.
+    pub fn take_in_hand(&self, name: &str) -> Option<InHand> {
+        let taken = self.in_hand.lock().insert(name.to_owned());
+        taken.then(|| InHand { all: Arc::clone(&self.in_hand), name: name.to_owned() })
+    }
+
+    /// The volume was made.
+    pub fn made(&self, volume: &str) {
+        self.created.lock().insert(volume, ());
+    }
+
+    /// The cache tells of the volume.
+    pub fn volume_seen(&self, volume: &str) {
+        self.created.lock().remove(volume);
+    }
+
+    /// Whether the volume was made a moment ago.
+    pub fn is_made(&self, volume: &str) -> bool {
+        self.created.lock().contains(volume)
+    }
+
+    /// Whether the orphans of the node may be looked at now, and for how long not.
+    pub fn check_orphans_now(&self, node: &str) -> Result<(), Duration> {
+        let mut checked = self.orphans_checked.lock();
+        if let Some(left) = checked.left(node) {
+            return Err(left);
+        }
+        checked.insert(node, ());
+        Ok(())
+    }
+
+    fn of_claim<T>(&self, claim: &Claim, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        let mut claims = self.claims.lock();
+        let remembered = claims.entry(Text::or_empty(claim.metadata.uid.as_ref())).or_default();
+        if remembered.key.1.is_empty() {
+            remembered.key = (claim.namespace().to_owned(), claim.name().to_owned());
+        }
+        change(remembered)
+    }
+
+    /// Nodes whose agents have been silent about a claim for longer than this.
+    pub fn silent(&self, uid: &str, patience: Duration) -> BTreeSet<String> {
+        let claims = self.claims.lock();
+        let agents = claims.get(uid).into_iter().flat_map(|remembered| &remembered.agents);
+        agents.filter(|(_, since)| since.elapsed() >= patience).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Notes that a claim waits for the agent of a node; an earlier note stays. For how long it has waited.
+    pub fn wait_for_agent(&self, claim: &Claim, node: &str) -> Duration {
+        self.of_claim(claim, |remembered| {
+            // What the agent reports is a change that it waits for.
+            let times = remembered.refused.map_or(1, |(times, _)| times.max(1));
+            remembered.refused = Some((times, Instant::now()));
+            remembered.agents.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
+        })
+    }
+
+    /// For how long a claim has waited for the agent of a node.
+    pub fn waited(&self, uid: &str, node: &str) -> Option<Duration> {
+        self.claims.lock().get(uid)?.agents.get(node).map(Instant::elapsed)
+    }
+
+    /// The node was given back: should it be selected again, its agent has all its time once more.
+    pub fn forget_node(&self, uid: &str, node: &str) {
+        if let Some(remembered) = self.claims.lock().get_mut(uid) {
+            remembered.agents.remove(node);
+        }
+    }
+
+    /// Notes that a claim had to be refused. When it is to be looked at again, if nothing changes before.
+    pub fn put_off(&self, claim: &Claim) -> Duration {
+        self.of_claim(claim, |remembered| {
+            let times = remembered.refused.map_or(0, |(times, _)| times).saturating_add(1);
+            remembered.refused = Some((times, Instant::now()));
+            doubled(RECHECK, times)
+        })
+    }
+
+    /// The claim waits for nothing any more but for what was begun for it.
+    pub fn goes_on(&self, uid: &str) {
+        if let Some(remembered) = self.claims.lock().get_mut(uid) {
+            remembered.refused = None;
+        }
+    }
+
+    /// Claims that wait for something that others may change: namespace, name, and from when on they are looked at since a
+    /// node or its report changed.
+    pub fn waiting(&self) -> Vec<((String, String), Instant)> {
+        let claims = self.claims.lock();
+        let waiting = claims.values().filter_map(|it| Some((&it.key, it.refused?)));
+        let due = |times, since| if times == 0 { since } else { since + doubled(RECHECK_ON_CHANGE, times) };
+        waiting.map(|(key, (times, since))| (key.clone(), due(times, since))).collect()
+    }
+
+    /// A person has changed something: those that wait begin anew.
+    pub fn begin_anew(&self) {
+        for remembered in self.claims.lock().values_mut() {
+            remembered.refused = remembered.refused.map(|(_, since)| (0, since));
+        }
+    }
+
+    /// Forgets what was kept about a claim that is served, or gone.
+    pub fn forget(&self, uid: &str) {
+        self.claims.lock().remove(uid);
+    }
+
+    /// Notes that the controller manager is to bind a claim soon; how many claims it is to bind now.
+    pub fn await_binding(&self, uid: &str) -> usize {
+        let mut unbound = self.unbound.lock();
+        unbound.insert(uid.to_owned());
+        unbound.len()
+    }
+
+    /// The claim is bound, or gone, or got no volume after all.
+    pub fn bound(&self, uid: &str) {
+        self.unbound.lock().remove(uid);
+    }
+
+    /// True for a warning that is not the last one about the claim.
+    pub fn is_new_warning(&self, claim: &Claim, note: &str) -> bool {
+        self.of_claim(claim, |remembered| remembered.last_warning.replace(note.to_owned()).as_deref() != Some(note))
+    }
+
+    /// True for what was not said about the same thing within the last minutes.
+    pub fn is_news(&self, about: &str, note: &str) -> bool {
+        let key = format!("{about}: {note}");
+        let mut said = self.last_said.lock();
+        let is_news = !said.contains(&key);
+        if is_news {
+            said.insert(&key, ());
+        }
+        is_news
+    }
+
+    /// How much longer a volume may wait for being recorded; nothing when it is time.
+    pub fn record_later(&self, volume: &str, delay: Duration) -> Option<Duration> {
+        let since = *self.unrecorded.lock().entry(volume.to_owned()).or_insert_with(Instant::now);
+        delay.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// The volume is recorded.
+    pub fn recorded(&self, volume: &str) {
+        self.unrecorded.lock().remove(volume);
+    }
+
+    /// Drops what is kept about claims and volumes that are gone.
+    pub fn tidy(&self, all: &[Arc<Claim>], volumes: &[Arc<Volume>]) {
+        let claims: HashSet<&str> = all.iter().filter_map(|claim| claim.metadata.uid.as_deref()).collect();
+        self.claims.lock().retain(|uid, _| claims.contains(uid.as_str()));
+        let bound = all.iter().filter(|it| it.volume_name().is_some());
+        let bound: HashSet<&str> = bound.filter_map(|it| it.metadata.uid.as_deref()).collect();
+        self.unbound.lock().retain(|uid| claims.contains(uid.as_str()) && !bound.contains(uid.as_str()));
+        let names: HashSet<&str> = volumes.iter().map(|volume| volume.name()).collect();
+        self.unrecorded.lock().retain(|name, _| names.contains(name.as_str()));
+        self.placement.lock().tidy();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_refused_again_and_again_is_looked_at_ever_more_rarely() {
+        let memory = Memory::default();
+        let claim: Claim =
+            serde_json::from_value(json!({ "metadata": { "name": "c", "namespace": "n", "uid": "u" } })).unwrap();
+        let pauses: Vec<u64> = (0..7).map(|_| memory.put_off(&claim).as_secs()).collect();
+        assert_eq!(pauses, [15, 30, 60, 120, 240, 300, 300]);
+        let due =
+            |memory: &Memory| memory.waiting().pop().map(|(_, due)| due.saturating_duration_since(Instant::now()));
+        assert_eq!(due(&memory), Some(Duration::from_secs(30)), "however many reports come in");
+        memory.begin_anew();
+        assert_eq!(due(&memory), Some(Duration::ZERO), "what a person changes is looked at at once");
+        assert_eq!(memory.put_off(&claim).as_secs(), 15);
+        memory.goes_on("u");
+        assert_eq!(due(&memory), None);
+        assert!(memory.wait_for_agent(&claim, "node").is_zero());
+        assert_eq!(due(&memory), Some(Duration::from_secs(1)), "its agent may report");
+        memory.forget("u");
+        assert!(memory.claims.lock().is_empty());
+    }
+}

@@ -1,0 +1,447 @@
+//! A live look at claims, ResourceClaims and their templates that the caches do not hold yet.
+//!
+//! A StatefulSet's controller creates a claim milliseconds before its Pod, as `kubectl apply` does, so the Pod is often
+//! reviewed before the watch has brought the claim. The look has its own deadline, is shared by all who ask for the same claim, and is
+//! rationed, so that reviews of Pods with claims that do not exist cannot load the API server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, join_all};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::LiveCluster;
+use crate::binding::{ClusterView, LayeredView, Lookup, MOST_CLAIMS};
+use crate::kubernetes::api::within;
+use crate::model::{Claim, ModelObject, Pod, ResourceClaim, ResourceClaimTemplate, Wire, is_object_name};
+
+/// How long one look may take. The API server waits for a review for 3 s, and for every webhook in turn.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// For how long it stays known that a claim does not exist.
+const NEGATIVE_FOR: Duration = Duration::from_secs(1);
+/// Looks a second for all namespaces, and at once after a rest.
+const RATE: f64 = 20.0;
+/// Looks a second for one namespace, and at once after a rest: enough for a StatefulSet whose Pods come one after another,
+/// and a quarter of the whole, so that three others still find theirs while one wastes its own.
+const NAMESPACE_RATE: f64 = 5.0;
+/// Looks for one Pod: more claims than this that are not cached are the sign of something else.
+const PER_POD: usize = 8;
+
+/// An object that is looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// A claim by name.
+    Claim(String),
+    /// A ResourceClaim by name.
+    ResourceClaim(String),
+    /// A ResourceClaimTemplate by name.
+    ResourceClaimTemplate(String),
+}
+
+impl Wanted {
+    fn name(&self) -> &str {
+        match self {
+            Self::Claim(name) | Self::ResourceClaim(name) | Self::ResourceClaimTemplate(name) => name,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+enum Fetched {
+    Claim(Arc<Claim>),
+    ResourceClaim(Arc<ResourceClaim>),
+    ResourceClaimTemplate(Arc<ResourceClaimTemplate>),
+}
+
+/// Namespace, and what is wanted of it.
+type Target = (String, Wanted);
+type PendingGet = Shared<BoxFuture<'static, Lookup<Fetched>>>;
+
+/// Looks at claims that are not cached. Cloning gives another handle to the same ration.
+#[derive(Clone)]
+pub struct ClaimFetcher {
+    client: Client,
+    live: LiveCluster,
+    state: Arc<Mutex<State>>,
+}
+
+impl std::fmt::Debug for ClaimFetcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClaimFetcher").finish_non_exhaustive()
+    }
+}
+
+struct State {
+    /// Looks under way; at most rate times deadline.
+    flights: HashMap<Target, PendingGet>,
+    /// Claims that did not exist a moment ago; at most rate times the time that they are kept.
+    negatives: HashMap<Target, Instant>,
+    ration: Ration,
+    /// The rations of namespaces that have not earned theirs back in full. Whoever takes one look has earned it back after
+    /// a fifth of a second, and all together take at most 20 a second: these are few.
+    by_namespace: HashMap<String, Ration>,
+}
+
+/// Tokens that are earned at a rate, and of which no more are kept than are earned in a second.
+struct Ration {
+    rate: f64,
+    tokens: f64,
+    counted: Instant,
+}
+
+impl Ration {
+    fn full(rate: f64, now: Instant) -> Self {
+        Self { rate, tokens: rate, counted: now }
+    }
+
+    /// How much there is now.
+    fn count(&mut self, now: Instant) -> f64 {
+        let earned = now.saturating_duration_since(self.counted).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + earned).min(self.rate);
+        self.counted = now;
+        self.tokens
+    }
+}
+
+impl State {
+    fn new(now: Instant) -> Self {
+        Self {
+            flights: HashMap::new(),
+            negatives: HashMap::new(),
+            ration: Ration::full(RATE, now),
+            by_namespace: HashMap::new(),
+        }
+    }
+
+    /// Takes one look out of the namespace's ration and that of all, if there is one left in both.
+    fn admit(&mut self, namespace: &str, now: Instant) -> bool {
+        self.by_namespace.retain(|_, ration| ration.count(now) < ration.rate);
+        let of_all = self.ration.count(now);
+        let own = self.by_namespace.get(namespace).map_or(NAMESPACE_RATE, |ration| ration.tokens);
+        if of_all < 1.0 || own < 1.0 {
+            return false;
+        }
+        self.ration.tokens -= 1.0;
+        let full = || Ration::full(NAMESPACE_RATE, now);
+        self.by_namespace.entry(namespace.to_owned()).or_insert_with(full).tokens -= 1.0;
+        true
+    }
+}
+
+/// A live view, and beside it what one Pod names and had to be looked at.
+#[derive(Clone, Debug)]
+pub struct FetchedClaims {
+    live: LiveCluster,
+    fetched: HashMap<Target, Lookup<Fetched>>,
+}
+
+impl ClaimFetcher {
+    /// A fetcher that asks only for what the live view does not hold.
+    #[must_use]
+    pub fn new(client: Client, live: LiveCluster) -> Self {
+        Self { client, live, state: Arc::new(Mutex::new(State::new(Instant::now()))) }
+    }
+
+    /// The view in which to decide about the Pod: claims that it names and that are not cached have been looked at.
+    ///
+    /// Takes at most half a second. A claim that could not be looked at is unknown.
+    pub async fn prefetch(&self, pod: &Pod) -> FetchedClaims {
+        self.fetch(pod.namespace(), self.missing(pod)).await
+    }
+
+    /// What the Pod names in its namespace and is not cached, as far as it would be looked at.
+    #[must_use]
+    pub fn missing(&self, pod: &Pod) -> Vec<Wanted> {
+        let namespace = pod.namespace();
+        let claims = pod.spec.volumes.iter().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+        let claims = claims.map(|source| Wanted::Claim(source.claim_name.to_string()));
+        let devices = pod.spec.resource_claims.iter().filter_map(|entry| {
+            let claim = entry.resource_claim_name.as_ref().map(|name| Wanted::ResourceClaim(name.to_string()));
+            let template = || entry.resource_claim_template_name.as_ref();
+            claim.or_else(|| Some(Wanted::ResourceClaimTemplate(template()?.to_string())))
+        });
+        claims
+            .chain(devices)
+            // A Pod with more claims than that is not decided about.
+            .take(MOST_CLAIMS)
+            .filter(|wanted| is_object_name(wanted.name()) && !self.is_cached(namespace, wanted))
+            .take(PER_POD)
+            .collect()
+    }
+
+    fn is_cached(&self, namespace: &str, wanted: &Wanted) -> bool {
+        match wanted {
+            Wanted::Claim(name) => self.live.claim(namespace, name).found().is_some(),
+            Wanted::ResourceClaim(name) => self.live.resource_claim(namespace, name).found().is_some(),
+            Wanted::ResourceClaimTemplate(name) => self.live.resource_claim_template(namespace, name).found().is_some(),
+        }
+    }
+
+    /// The view beside which these objects of a namespace have been looked at.
+    pub async fn fetch(&self, namespace: &str, missing: Vec<Wanted>) -> FetchedClaims {
+        let looks = missing.into_iter().map(|wanted| {
+            let target = (namespace.to_owned(), wanted);
+            let look = self.look(&target);
+            async move { (target, look.await) }
+        });
+        let fetched = join_all(looks).await.into_iter().collect();
+        FetchedClaims { live: self.live.clone(), fetched }
+    }
+
+    /// The look at one object: one under way, one that is remembered, a new one, or none when the ration is used up.
+    fn look(&self, target: &Target) -> PendingGet {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if let Some(flight) = state.flights.get(target) {
+            return flight.clone();
+        }
+        state.negatives.retain(|_, seen| now.saturating_duration_since(*seen) < NEGATIVE_FOR);
+        if state.negatives.contains_key(target) {
+            return answered(Lookup::Absent);
+        }
+        if !state.admit(&target.0, now) {
+            return answered(Lookup::Unknown);
+        }
+        let flight = self.clone().get(target.clone()).boxed().shared();
+        state.flights.insert(target.clone(), flight.clone());
+        // A task of its own: those who wait may be gone before the answer, and it must leave the map all the same.
+        tokio::spawn(flight.clone());
+        flight
+    }
+
+    async fn get(self, target: Target) -> Lookup<Fetched> {
+        let (namespace, wanted) = &target;
+        let name = wanted.name();
+        let answer = match wanted {
+            Wanted::Claim(_) => self.get_one(namespace, name).await.map(Fetched::Claim),
+            Wanted::ResourceClaim(_) => self.get_one(namespace, name).await.map(Fetched::ResourceClaim),
+            Wanted::ResourceClaimTemplate(_) => self.get_one(namespace, name).await.map(Fetched::ResourceClaimTemplate),
+        };
+        let mut state = self.lock();
+        state.flights.remove(&target);
+        if matches!(answer, Lookup::Absent) {
+            state.negatives.insert(target, Instant::now());
+        }
+        answer
+    }
+
+    async fn get_one<K: ModelObject>(&self, namespace: &str, name: &str) -> Lookup<Arc<K>>
+    where
+        K::Kind: Resource<Scope = NamespaceResourceScope>,
+    {
+        let api: Api<Wire<K>> = Api::namespaced(self.client.clone(), namespace);
+        match within(DEADLINE, api.get_opt(name)).await {
+            Ok(Some(found)) => Lookup::Found(Arc::new(found.object)),
+            Ok(None) => Lookup::Absent,
+            Err(error) => {
+                tracing::debug!(%error, "a claim could not be looked at");
+                Lookup::Unknown
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+fn answered(answer: Lookup<Fetched>) -> PendingGet {
+    std::future::ready(answer).boxed().shared()
+}
+
+impl FetchedClaims {
+    /// What was looked at, unless the caches hold it by now.
+    fn fetched<K>(
+        &self,
+        cached: Lookup<Arc<K>>,
+        namespace: &str,
+        wanted: Wanted,
+        of_kind: fn(&Fetched) -> Option<&Arc<K>>,
+    ) -> Lookup<Arc<K>> {
+        if let Lookup::Found(_) = cached {
+            return cached;
+        }
+        match self.fetched.get(&(namespace.to_owned(), wanted)) {
+            Some(Lookup::Found(found)) => Lookup::found_or(of_kind(found).cloned(), cached),
+            Some(Lookup::Absent) => Lookup::Absent,
+            Some(Lookup::Unknown) => Lookup::Unknown,
+            None => cached,
+        }
+    }
+}
+
+impl LayeredView for FetchedClaims {
+    fn beneath(&self) -> &dyn ClusterView {
+        &self.live
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        let cached = self.live.claim(namespace, name);
+        self.fetched(cached, namespace, Wanted::Claim(name.to_owned()), |found| match found {
+            Fetched::Claim(claim) => Some(claim),
+            _ => None,
+        })
+    }
+
+    fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
+        let cached = self.live.resource_claim(namespace, name);
+        self.fetched(cached, namespace, Wanted::ResourceClaim(name.to_owned()), |found| match found {
+            Fetched::ResourceClaim(claim) => Some(claim),
+            _ => None,
+        })
+    }
+
+    fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
+        let cached = self.live.resource_claim_template(namespace, name);
+        let wanted = Wanted::ResourceClaimTemplate(name.to_owned());
+        self.fetched(cached, namespace, wanted, |found| match found {
+            Fetched::ResourceClaimTemplate(template) => Some(template),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use axum::http::{Request, Response, StatusCode};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::{ClaimFetcher, State};
+    use crate::binding::{ClusterView, Lookup};
+    use crate::facts::live::{LiveCluster, WatchedPods};
+    use crate::model::Pod;
+
+    #[test]
+    fn the_ration_is_a_burst_and_then_a_rate() {
+        let begin = Instant::now();
+        let mut state = State::new(begin);
+        let namespace = |place: usize| format!("team-{}", place % 20);
+        let mut burst = |at: Instant| (0..100).filter(|place| state.admit(&namespace(*place), at)).count();
+        assert_eq!(burst(begin), 20);
+        assert_eq!(burst(begin + Duration::from_millis(10)), 0);
+        assert_eq!(burst(begin + Duration::from_millis(60)), 1);
+        assert_eq!(burst(begin + Duration::from_secs(60)), 20);
+    }
+
+    #[test]
+    fn one_namespace_leaves_the_others_their_looks() {
+        let begin = Instant::now();
+        let mut state = State::new(begin);
+        let taken = (0..100).filter(|_| state.admit("greedy", begin)).count();
+        assert_eq!(taken, 5);
+        // For as long as the one goes on asking, everybody else finds what it needs.
+        for millisecond in (0..5_000).step_by(10) {
+            let now = begin + Duration::from_millis(millisecond);
+            state.admit("greedy", now);
+            if millisecond % 500 == 0 {
+                assert!((0..3).all(|team| state.admit(&format!("team-{team}"), now)), "after {millisecond} ms");
+            }
+        }
+        state.admit("other", begin + Duration::from_secs(60));
+        assert_eq!(state.by_namespace.len(), 1, "who has earned all of it back costs nothing");
+    }
+
+    /// An API server that knows the claim `there`, never answers for `slow`, and counts requests.
+    fn fetcher(requests: &Arc<AtomicUsize>) -> ClaimFetcher {
+        let requests = Arc::clone(requests);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let requests = Arc::clone(&requests);
+            async move {
+                requests.fetch_add(1, Ordering::SeqCst);
+                let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                if name == "slow" {
+                    std::future::pending::<()>().await;
+                }
+                // Long enough for others to ask for the same claim.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let (status, body) = if name == "there" {
+                    (StatusCode::OK, json!({"metadata": {"name": "there", "namespace": "default", "uid": "1"}}))
+                } else {
+                    let status = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+                    (StatusCode::NOT_FOUND, status)
+                };
+                let response = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+                response.map_err(std::io::Error::other)
+            }
+        });
+        ClaimFetcher::new(Client::new(service, "default"), LiveCluster::new(WatchedPods::None))
+    }
+
+    fn pod(claims: &[&str]) -> Pod {
+        let volumes: Vec<_> =
+            claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"volumes": volumes}})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_share_one_look() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let fetcher = fetcher(&requests);
+        let pod = pod(&["there"]);
+        let views = futures::future::join_all((0..50).map(|_| fetcher.prefetch(&pod))).await;
+        assert!(views.iter().all(|view| matches!(view.claim("default", "there"), Lookup::Found(_))));
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn that_a_claim_does_not_exist_is_remembered_for_a_while() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let fetcher = fetcher(&requests);
+        let pod = pod(&["missing"]);
+        for _ in 0..5 {
+            let view = fetcher.prefetch(&pod).await;
+            assert!(matches!(view.claim("default", "missing"), Lookup::Absent));
+        }
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
+        fetcher.lock().negatives.values_mut().for_each(|seen| *seen -= super::NEGATIVE_FOR);
+        fetcher.prefetch(&pod).await;
+        assert_eq!(requests.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_could_lead_to_another_object_is_not_asked_for() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let names =
+            ["..", "../../other/persistentvolumeclaims/there", "there?watch=true", "a/there", "", "UPPER", "a b"];
+        let view = fetcher(&requests).prefetch(&pod(&names)).await;
+        assert_eq!(requests.load(Ordering::SeqCst), 0);
+        assert!(names.iter().all(|name| !matches!(view.claim("default", name), Lookup::Found(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_makes_the_claim_unknown() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let fetcher = fetcher(&requests);
+        let view = fetcher.prefetch(&pod(&["slow", "there"])).await;
+        assert!(matches!(view.claim("default", "slow"), Lookup::Unknown));
+        assert!(matches!(view.claim("default", "there"), Lookup::Found(_)));
+        assert!(fetcher.lock().flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn beyond_the_ration_claims_are_unknown() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let fetcher = fetcher(&requests);
+        let mut unknown = 0;
+        for round in 0..8 {
+            let names: Vec<String> = (0..8).map(|number| format!("claim-{round}-{number}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let view = fetcher.prefetch(&pod(&names)).await;
+            unknown += names.iter().filter(|name| matches!(view.claim("default", name), Lookup::Unknown)).count();
+        }
+        // 64 claims of one namespace in about 60 ms: its burst, and what was earned meanwhile.
+        assert!(unknown >= 64 - 20, "{unknown}");
+        assert_eq!(requests.load(Ordering::SeqCst) + unknown, 64);
+    }
+}

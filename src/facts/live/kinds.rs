@@ -1,0 +1,454 @@
+//! What is kept of each kind, and what it is looked up by.
+
+use std::collections::{BTreeSet, HashSet};
+
+use k8s_openapi::api::core::v1::NodeSelectorTerm;
+
+use super::store::{Cached, Key};
+use crate::binding::{AntiAffinityIndex, anti_affinity_of};
+use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete};
+use crate::model::{
+    AntiAffinityPod, BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode,
+    DEFAULT_CLASS, HOSTNAME_LABEL, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
+    Namespace, Node, PROVISIONED_BY, Pod, PodStatus, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE,
+    StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
+};
+
+/// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
+const OWN_PREFIX: &str = "latebind.dev/";
+
+/// Drops the parts of the metadata that no decision reads, and the annotations that are not kept. What is left is shared
+/// where many objects say the same.
+fn trim(metadata: &mut Metadata, texts: &mut Texts, annotation_is_read: impl Fn(&str) -> bool) {
+    metadata.finalizers = None;
+    metadata.generate_name = None;
+    metadata.owner_references = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(annotation_is_read);
+        if annotations.is_empty() {
+            metadata.annotations = None;
+        }
+    }
+    texts.share_some(&mut metadata.namespace);
+    for (key, value) in
+        [&mut metadata.labels, &mut metadata.annotations].into_iter().flatten().flat_map(Map::entries_mut)
+    {
+        texts.share(key);
+        texts.share(value);
+    }
+}
+
+impl Cached for Node {
+    /// Value of the hostname label.
+    type Index = Text;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+        // Nothing is written to Nodes.
+        self.metadata.resource_version = None;
+        self.status.conditions.retain(|condition| condition.type_ == "Ready");
+        for condition in &mut self.status.conditions {
+            texts.share(&mut condition.type_);
+            texts.share(&mut condition.status);
+        }
+        self.status.allocatable.retain(is_extended);
+        for taint in &mut self.spec.taints {
+            taint.time_added = None;
+        }
+    }
+
+    fn indexes(&self) -> Vec<Text> {
+        self.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME_LABEL)).cloned().into_iter().collect()
+    }
+}
+
+impl Cached for Claim {
+    type Index = ();
+
+    /// A selector with a hundred requirements; what most claims have takes half a KiB.
+    const MOST_KEPT: usize = 16 << 10;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        // The owner tells whether the claim is a Pod's own.
+        let mut owners = self.metadata.owner_references.take();
+        if let Some(owners) = &mut owners {
+            owners.retain(|owner| owner.controller == Some(true));
+        }
+        trim(&mut self.metadata, texts, |key| {
+            key == BETA_CLASS || key == SELECTED_NODE || CLAIM_MARKS.contains(&key) || CLAIM_PROVISIONER.contains(&key)
+        });
+        self.metadata.labels = None;
+        self.metadata.owner_references = owners.filter(|owners| !owners.is_empty());
+        let spec = &mut self.spec;
+        for text in [&mut spec.storage_class_name, &mut spec.volume_mode, &mut spec.volume_attributes_class_name] {
+            texts.share_some(text);
+        }
+        spec.access_modes.iter_mut().for_each(|mode| texts.share(mode));
+        for (resource, _) in spec.resources.requests.entries_mut().chain(spec.resources.limits.entries_mut()) {
+            texts.share(resource);
+        }
+        texts.share(&mut self.status.phase);
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+/// What volumes are looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum VolumeIndex {
+    /// The class.
+    FreeOfClass(Text),
+    /// Namespace and name of the claim in `claimRef`.
+    Claim(Text, Text),
+    /// The path on a node that it names, as [`plain_path`] has it.
+    Path(Text),
+    /// A path on a node, and no LocalVolume, so that somebody else made it: on nodes with this value of the hostname label.
+    ForeignOn(Text),
+    /// The same, on nodes that are told by something else, or on any.
+    ForeignAnywhere,
+}
+
+/// The values of the hostname label of which a node must have one to reach a volume; nothing where something else counts.
+/// Each of the terms lets a node reach it.
+fn hostnames(volume: &Volume) -> Option<Vec<Text>> {
+    let required = volume.spec.node_affinity.as_ref()?.required.as_ref()?;
+    let of_term = |term: &NodeSelectorTerm| {
+        let wanted =
+            term.match_expressions.iter().flatten().find(|it| it.key == HOSTNAME_LABEL && it.operator == "In")?;
+        wanted.values.clone()
+    };
+    let values: Option<Vec<Vec<String>>> = required.node_selector_terms.iter().map(of_term).collect();
+    let mut values: Vec<Text> = values?.into_iter().flatten().map(|value| value.as_str().into()).collect();
+    values.sort_unstable();
+    values.dedup();
+    Some(values)
+}
+
+impl Cached for Volume {
+    type Index = VolumeIndex;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        let finalizers = self.metadata.finalizers.take();
+        trim(&mut self.metadata, texts, |key| {
+            [BETA_CLASS, PROVISIONED_BY, VOLUME_NODE].contains(&key) || key.starts_with(OWN_PREFIX)
+        });
+        // The provisioner adds and removes its own among them.
+        self.metadata.finalizers = finalizers;
+        self.metadata.finalizers.iter_mut().flatten().for_each(|finalizer| texts.share(finalizer));
+        let spec = &mut self.spec;
+        if let Some(reference) = &mut spec.claim_ref {
+            texts.share_some(&mut reference.namespace);
+        }
+        for text in [
+            &mut spec.storage_class_name,
+            &mut spec.volume_mode,
+            &mut spec.volume_attributes_class_name,
+            &mut spec.persistent_volume_reclaim_policy,
+        ] {
+            texts.share_some(text);
+        }
+        spec.access_modes.iter_mut().for_each(|mode| texts.share(mode));
+        spec.capacity.entries_mut().for_each(|(resource, _)| texts.share(resource));
+        if let Some(csi) = &mut spec.csi {
+            texts.share(&mut csi.driver);
+        }
+        texts.share(&mut self.status.phase);
+    }
+
+    fn indexes(&self) -> Vec<VolumeIndex> {
+        let owner = match &self.spec.claim_ref {
+            None => VolumeIndex::FreeOfClass(self.class_name().into()),
+            Some(reference) => VolumeIndex::Claim(
+                reference.namespace.clone().unwrap_or_default(),
+                reference.name.clone().unwrap_or_default(),
+            ),
+        };
+        let path = self.path().map(|path| VolumeIndex::Path(plain_path(path).into()));
+        let is_foreign = path.is_some() && self.metadata.annotation(LOCAL_VOLUME).is_none();
+        let foreign = match hostnames(self) {
+            _ if !is_foreign => Vec::new(),
+            Some(values) => values.into_iter().map(VolumeIndex::ForeignOn).collect(),
+            None => vec![VolumeIndex::ForeignAnywhere],
+        };
+        std::iter::once(owner).chain(path).chain(foreign).collect()
+    }
+}
+
+impl Cached for Class {
+    type Index = ();
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| {
+            key == VOLUME_TYPE || DEFAULT_CLASS.contains(&key) || CLASS_PARAMETERS.contains(&key)
+        });
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for CsiDriver {
+    type Index = ();
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for CsiNode {
+    type Index = ();
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key == MIGRATED_PLUGINS);
+        self.spec.drivers.iter_mut().for_each(|driver| texts.share(&mut driver.name));
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for StorageCapacity {
+    /// The class.
+    type Index = Text;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+        self.metadata.labels = None;
+    }
+
+    fn indexes(&self) -> Vec<Text> {
+        vec![self.storage_class_name.clone()]
+    }
+}
+
+impl Cached for Namespace {
+    type Index = ();
+
+    /// A hundred labels of the usual length; of its annotations one is kept. Any label may be what anti-affinity selects by.
+    const MOST_KEPT: usize = 16 << 10;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR);
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for Pod {
+    /// Namespace and name of a claim that the Pod declares.
+    type Index = (Text, Text);
+
+    /// Twice what the most claims that are looked at take, with a mount for each.
+    const MOST_KEPT: usize = 128 << 10;
+
+    fn may_have(name: &Key, (namespace, _): &Self::Index) -> bool {
+        name.namespace == *namespace
+    }
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |key| key == MIRROR_POD);
+        self.metadata.labels = None;
+        for constraint in &mut self.spec.topology_spread_constraints {
+            (constraint.label_selector, constraint.match_label_keys) = (None, None);
+        }
+        self.spec.volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+        let volumes: HashSet<Text> = self.spec.volumes.iter().map(|volume| volume.name.clone()).collect();
+        let containers =
+            [&mut self.spec.init_containers, &mut self.spec.containers, &mut self.spec.ephemeral_containers];
+        for container in containers.into_iter().flatten() {
+            container.volume_mounts.retain(|mount| volumes.contains(&mount.name));
+            container.volume_devices.retain(|device| volumes.contains(&device.name));
+            container.resources.requests.retain(is_extended);
+            container.resources.limits.retain(is_extended);
+            for mount in container.volume_mounts.iter_mut().chain(&mut container.volume_devices) {
+                texts.share(&mut mount.name);
+            }
+        }
+        self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));
+        // Nothing is written to Pods.
+        self.metadata.resource_version = None;
+        texts.share_tolerations(&mut self.spec.tolerations);
+        texts.share_some(&mut self.spec.node_name);
+        texts.share_some(&mut self.spec.scheduler_name);
+        texts.share(&mut self.status.phase);
+    }
+
+    fn indexes(&self) -> Vec<(Text, Text)> {
+        self.claim_names().map(|name| (self.namespace().into(), name)).collect()
+    }
+}
+
+impl Cached for AntiAffinityPod {
+    type Index = AntiAffinityIndex;
+
+    /// Terms for some twenty kinds of neighbours; most Pods have one, which takes half a KiB. Of a larger one it is kept
+    /// where it keeps others away, and whom is not known.
+    const MOST_KEPT: usize = 8 << 10;
+
+    fn is_kept(&self) -> bool {
+        self.keeps_others_away()
+    }
+
+    fn cut(&mut self) {
+        Self::cut(self);
+    }
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+        self.metadata.labels = None;
+        // Nothing is written to Pods, and its age decides nothing.
+        self.metadata.resource_version = None;
+        self.metadata.creation_timestamp = None;
+        self.metadata.deletion_timestamp = None;
+        self.status = PodStatus::default();
+        texts.share_some(&mut self.spec.node_name);
+        let terms = self.spec.affinity.iter_mut().filter_map(|affinity| affinity.pod_anti_affinity.as_mut());
+        for term in terms.flat_map(|terms| &mut terms.required) {
+            texts.share(&mut term.topology_key);
+            term.namespaces.iter_mut().for_each(|namespace| texts.share(namespace));
+        }
+    }
+
+    /// Those of a wider topology than a node are at most one a topology for each group of Pods that keep each other away,
+    /// so that few of a namespace have an index.
+    fn indexes(&self) -> Vec<AntiAffinityIndex> {
+        anti_affinity_of(self)
+    }
+}
+
+impl Cached for ResourceClaim {
+    type Index = ();
+
+    /// Reserved for as many Pods as it can be, each by a UID, and a node selector.
+    const MOST_KEPT: usize = 32 << 10;
+    const MAY_BE_MISSING: bool = true;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        // The owner tells whether it is a Pod's own.
+        let mut owners = self.metadata.owner_references.take();
+        if let Some(owners) = &mut owners {
+            owners.retain(|owner| owner.controller == Some(true));
+        }
+        trim(&mut self.metadata, texts, |_| false);
+        self.metadata.labels = None;
+        self.metadata.resource_version = None;
+        self.metadata.owner_references = owners.filter(|owners| !owners.is_empty());
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for ResourceClaimTemplate {
+    type Index = ();
+
+    const MAY_BE_MISSING: bool = true;
+
+    fn trim(&mut self, texts: &mut Texts) {
+        trim(&mut self.metadata, texts, |_| false);
+        self.metadata.labels = None;
+        self.metadata.resource_version = None;
+    }
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+/// By what LocalVolumes and reports are found that a claim of this namespace and name may take a directory back from. No UID and
+/// no name of a volume has a slash.
+#[must_use]
+pub(crate) fn same_claim(namespace: &str, name: &str) -> Text {
+    format!("{namespace}/{name}").into()
+}
+
+impl Cached for Kept<LocalVolume> {
+    /// UID of the claim, and name of the volume; of one whose directory stays in its place also the claim's name.
+    type Index = Text;
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<Text> {
+        let spec = &self.spec;
+        let volume = spec.persistent_volume.as_ref().map(|seen| seen.name.as_str().into());
+        let stays = spec.on_delete == OnDelete::KeepPath;
+        let claim = stays.then(|| same_claim(&spec.claim.namespace, &spec.claim.name));
+        std::iter::once(spec.claim.uid.as_str().into()).chain(volume).chain(claim).collect()
+    }
+}
+
+impl Cached for Kept<LocalPool> {
+    type Index = ();
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
+    }
+}
+
+impl Cached for Kept<LocalNode> {
+    /// Namespaces and names of the claims that have left a directory there.
+    type Index = Text;
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<Text> {
+        let kept = self.status.iter().flat_map(|status| &status.kept);
+        let claims: BTreeSet<Text> = kept.map(|it| same_claim(&it.namespace, &it.name)).collect();
+        claims.into_iter().collect()
+    }
+}
+
+/// Only extended resources decide anything; they alone carry a domain.
+fn is_extended(resource: &str) -> bool {
+    resource.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_foreign_volume_is_found_by_the_nodes_that_may_reach_it() {
+        let indexes = |affinity: Value, annotations: Value| {
+            let volume: Volume =
+                serde_json::from_value(json!({ "metadata": { "name": "v", "annotations": annotations },
+                "spec": { "hostPath": { "path": "/a" }, "nodeAffinity": affinity } }))
+                .unwrap();
+            let of_foreign =
+                |index: &VolumeIndex| matches!(index, VolumeIndex::ForeignOn(_) | VolumeIndex::ForeignAnywhere);
+            volume.indexes().into_iter().filter(of_foreign).collect::<Vec<_>>()
+        };
+        let term = |key: &str, operator: &str, values: Value| {
+            json!({ "matchExpressions": [{ "key": "zone", "operator": "Exists" },
+                { "key": key, "operator": operator, "values": values }] })
+        };
+        let on = |terms: Value| json!({ "required": { "nodeSelectorTerms": terms } });
+        let both = on(json!([term(HOSTNAME_LABEL, "In", json!(["b", "a"])), term(HOSTNAME_LABEL, "In", json!(["a"]))]));
+        let of_both = [VolumeIndex::ForeignOn("a".into()), VolumeIndex::ForeignOn("b".into())];
+        assert_eq!(indexes(both.clone(), json!({})), of_both);
+        for anywhere in [
+            Value::Null,
+            on(json!([term(HOSTNAME_LABEL, "NotIn", json!(["a"]))])),
+            on(json!([term("disk", "In", json!(["a"]))])),
+            on(json!([term(HOSTNAME_LABEL, "In", json!(["a"])), term("disk", "In", json!(["a"]))])),
+        ] {
+            assert_eq!(indexes(anywhere, json!({})), [VolumeIndex::ForeignAnywhere]);
+        }
+        assert!(indexes(both, json!({ LOCAL_VOLUME: "ours" })).is_empty());
+    }
+}

@@ -1,0 +1,8 @@
+//! Where facts come from.
+
+pub mod files;
+mod listed;
+pub mod live;
+pub mod server;
+
+pub use listed::{Fact, Facts, Unlisted};
