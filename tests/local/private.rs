@@ -47,8 +47,9 @@ async fn told(scope: &Scope, node: &Node) -> Result<()> {
 async fn reported(scope: &Scope, node: &Node, path: &str, reason: &str) -> Result<PathReport> {
     eventually(&format!("{path} to be {reason:?}"), PATIENCE, async || {
         let report = scope.all::<LocalNode>().get(node.name()).await?.status.unwrap_or_default();
-        let found = report.paths.into_iter().find(|it| it.path == path);
-        Ok(found.filter(|it| it.reason == reason && it.usable == reason.is_empty()))
+        let found = report.paths.into_iter().find(|it| it.path == path).context("not reported")?;
+        ensure!(found.reason == reason && found.usable == reason.is_empty(), "{found:?}, at {:?}", report.observed_at);
+        Ok(Some(found))
     })
     .await
 }

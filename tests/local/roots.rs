@@ -1,8 +1,11 @@
 //! A kubelet with a root of its own, as RKE1 and Talos have it: it does not see the directories that agents make.
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::{Node as NodeObject, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use latebind_cluster::{Node, NodeComponent, Scope, eventually};
 use latebind_test_support::local::path_of;
 use latebind_test_support::objects::{self, of_claim};
@@ -14,16 +17,20 @@ const BASE: &str = "/var/lib/latebind";
 
 pub async fn a_kubelet_that_sees_another_root_runs_pods_of_classes_that_ask_it_for_less(scope: &Scope) -> Result<()> {
     let node = last(installed(scope).await?);
+    let before = Timestamp::now();
     node.hide_from_kubelet(BASE).await?;
-    let outcome = with_hidden_base(scope, node).await;
+    let outcome = match heard(scope, node, before).await {
+        Ok(()) => with_hidden_base(scope, node).await,
+        unheard => unheard,
+    };
     node.stop(NodeComponent::Kubelet).await?;
+    let before = Timestamp::now();
     node.start(NodeComponent::Kubelet).await?;
-    ready(scope, node).await?;
+    heard(scope, node, before).await?;
     outcome
 }
 
 async fn with_hidden_base(scope: &Scope, node: &Node) -> Result<()> {
-    ready(scope, node).await?;
     // Those that have it look: it does not see them.
     for (name, parameters, said) in [
         ("sees-local", json!({}), "does not exist"),
@@ -64,15 +71,13 @@ async fn is_pending(scope: &Scope, name: &str) -> Result<bool> {
     Ok(scope.pod(name).await?.status.and_then(|status| status.phase).as_deref() == Some("Pending"))
 }
 
-/// The kubelet that was started last has said that its node is ready.
-async fn ready(scope: &Scope, node: &Node) -> Result<()> {
-    let since = k8s_openapi::jiff::Timestamp::now();
+/// The kubelet has renewed its Lease since: it does so when it starts. Its Node says when at its next change, which may be
+/// minutes later, and in whole seconds.
+async fn heard(scope: &Scope, node: &Node, since: Timestamp) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(scope.client(), "kube-node-lease");
     eventually("the kubelet to be heard", PATIENCE, async || {
-        let found = scope.all::<NodeObject>().get(node.name()).await?;
-        let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
-        let ready = conditions.iter().find(|it| it.type_ == "Ready" && it.status == "True");
-        let heard = ready.and_then(|it| it.last_heartbeat_time.as_ref()).is_some_and(|time| time.0 >= since);
-        ensure!(heard, "{} is not ready", found.metadata.name.unwrap_or_default());
+        let renewed = leases.get(node.name()).await?.spec.and_then(|spec| spec.renew_time);
+        ensure!(renewed.as_ref().is_some_and(|time| time.0 >= since), "heard last at {renewed:?}, not since {since}");
         Ok(Some(()))
     })
     .await

@@ -223,13 +223,6 @@ impl Node {
     /// directory, and everybody else what is there. [`Node::stop`] and [`Node::start`] make it an ordinary one again.
     pub async fn hide_from_kubelet(&self, path: &str) -> Result<()> {
         self.stop(NodeComponent::Kubelet).await?;
-        // What the kubelet mounts for Pods, the container runtime must see: that directory is a group of mounts of its own.
-        let kubelet = "/var/lib/kubelet";
-        let own = format!(
-            "mountpoint -q {kubelet} || {{ mount --rbind {kubelet} {kubelet} && mount --make-private {kubelet}; }}\n\
-             mount --make-shared {kubelet}\n"
-        );
-        self.shell(&own).await.context("mounting the kubelet's directory")?;
         // A mount over the path would go to all others by the group of what it is mounted in.
         let hide = format!(
             "mkdir -p /run/hidden {path}\n\
@@ -344,9 +337,12 @@ impl Node {
                 script.extend(["mount --bind ", &quoted(&own), " ", path, "\n"]);
             }
         }
+        // What the kubelet mounts for Pods, the container runtime must see, also when the kubelet has a root of its own: that
+        // directory is a group of mounts of its own. Made later, each mount that is there would be in it twice.
         script.push_str(
             "mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers /var/tmp\n\
-             [ -e /var/run ] || ln -s /run /var/run\n",
+             [ -e /var/run ] || ln -s /run /var/run\n\
+             at=/var/lib/kubelet; mount --bind $at $at && mount --make-private $at && mount --make-shared $at\n",
         );
         Ok(script)
     }
