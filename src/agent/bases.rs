@@ -48,11 +48,10 @@ impl Reconciler for Bases {
 
     async fn reconcile(&self, key: &DiskTask, _: Turn) -> Result<Option<Duration>, ApiError> {
         let (DiskTask::Look(path) | DiskTask::Sweep(path)) = key;
-        let Some(known) = self.agent.known_bases() else { return Ok(Some(LOOK)) };
-        if !known.contains(path) {
-            self.agent.looks().remove(path);
-            self.kept.lock().remove(path);
-            return Ok(None);
+        match self.is_known(path) {
+            None => return Ok(Some(LOOK)),
+            Some(false) => return Ok(None),
+            Some(true) => {}
         }
         Ok(Some(match key {
             DiskTask::Look(path) => self.look(path).await,
@@ -72,6 +71,20 @@ impl Reconciler for Bases {
 }
 
 impl Bases {
+    /// Whether there is still something to do with a base; one without is forgotten. `None` while that is not known.
+    fn is_known(&self, path: &str) -> Option<bool> {
+        // Locked before the question: whoever hears of a volume there sees from this whether the base is looked at, and one
+        // that comes in between would never be.
+        let mut looks = self.agent.looks();
+        let known = self.agent.known_bases()?.contains(path);
+        if !known {
+            looks.remove(path);
+            drop(looks);
+            self.kept.lock().remove(path);
+        }
+        Some(known)
+    }
+
     async fn look(&self, path: &str) -> Duration {
         let agent = &self.agent;
         let node_uid = agent.node_uid();

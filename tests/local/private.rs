@@ -57,7 +57,9 @@ async fn reported(scope: &Scope, node: &Node, path: &str, reason: &str) -> Resul
 async fn restart_agent(scope: &Scope, node: &Node) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(scope.client(), "latebind-agent");
     let here = ListParams::default().fields(&format!("spec.nodeName={}", node.name()));
-    let old = pods.list(&here).await?.items.into_iter().next().context("an agent")?;
+    // One that was replaced may still be there while its volumes are unmounted.
+    let stays = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
+    let old = pods.list(&here).await?.items.into_iter().find(stays).context("an agent")?;
     pods.delete(&old.name_any(), &DeleteParams::default()).await?;
     eventually("another agent", PATIENCE, async || {
         let running = pods.list(&here).await?.items;
