@@ -130,14 +130,14 @@ fn mounts(pod: &Pod) -> &'static str {
     let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
     let mounts = container.and_then(|container| container.volume_mounts.as_ref());
     let mut bases = mounts.into_iter().flatten().filter(|mount| mount.name.starts_with("base-"));
-    let reads_table = container
+    let asks_node = container
         .and_then(|container| container.args.as_ref())
-        .is_some_and(|arguments| arguments.iter().any(|argument| argument.starts_with("--node-mounts")));
+        .is_some_and(|arguments| arguments.iter().any(|argument| argument.starts_with("--node-root")));
     let follows = bases.all(|mount| mount.mount_propagation.as_deref() == Some("HostToContainer"));
-    match (follows, reads_table) {
+    match (follows, asks_node) {
         (true, _) => "they see what a node mounts and unmounts (mountPropagation HostToContainer)",
         (false, true) => {
-            "a copy made when each began (mountPropagation None), held against the node's own table for paths with requireMount: \
+            "a copy made when each began (mountPropagation None), held against the node's own for paths with requireMount: \
              restart an agent's Pod when LocalNode says MountNotSeen"
         }
         (false, false) => {
@@ -247,7 +247,7 @@ mod tests {
         };
         let follows = with("HostToContainer", json!(["run"]));
         let copy = with("None", json!(["run"]));
-        let reads = with("None", json!(["run", "--node-mounts=/proc/1/mountinfo"]));
+        let reads = with("None", json!(["run", "--node-root=/proc/1/root"]));
         assert!(mounts(&follows).contains("HostToContainer"));
         assert!(mounts(&copy).contains("agent.nodeMounts=true"));
         assert!(mounts(&reads).contains("MountNotSeen"));

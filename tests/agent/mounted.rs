@@ -80,26 +80,32 @@ fn a_disk_that_is_not_mounted_gets_no_volume_and_the_report_says_so() {
 #[test]
 fn a_mount_that_the_node_does_not_have_is_none() {
     let ground = Ground::new();
-    let table = ground.directory.path().join("mountinfo");
-    let allowed = ground.allowed().with_node_mounts(Some(table.clone()));
-    let open = || Base::open(&allowed, &ground.base, true).map(drop);
+    let (root, base) = (ground.directory.path().join("node"), &ground.base);
+    let allowed = ground.allowed().with_node_root(Some(root.clone()));
+    let open = || Base::open(&allowed, base, true).map(drop);
     let reason = |outcome: Result<(), DirectoryError>| outcome.err().map_or("usable", |error| error.reason());
-    fs::create_dir(&ground.base).unwrap();
-    let Some(disk) = Mounted::tmpfs(Path::new(&ground.base), "size=1m") else { return };
-    assert_eq!(reason(open()), "PathMissing", "a table that cannot be read tells nothing");
-    let now = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    fs::write(&table, &now).unwrap();
+    fs::create_dir(base).unwrap();
+    let Some(disk) = Mounted::tmpfs(Path::new(base), "size=1m") else { return };
+    assert_eq!(reason(open()), "PathMissing", "a root that cannot be looked at tells nothing");
+    let on_node = root.join(base.trim_start_matches('/'));
+    fs::create_dir_all(on_node.parent().unwrap()).unwrap();
+    fs::create_dir(root.join("media")).unwrap();
+    // The node has a link there, and the disk where it leads.
+    std::os::unix::fs::symlink("/media", &on_node).unwrap();
+    run("mount", &["--bind", base, root.join("media").to_str().unwrap()]);
+    let same = Mounted(root.join("media"));
     assert_eq!(reason(open()), "usable");
-    // It was unmounted on the node, and the copy holds it still. A table of another moment may hold a mount of another test
-    // whose device number this one got.
-    let without: Vec<&str> = now.lines().filter(|line| !line.contains(&format!(" {} ", ground.base))).collect();
-    fs::write(&table, without.join("\n")).unwrap();
+    // It was unmounted on the node, and the copy holds it still; that the node has the disk elsewhere is not enough.
+    fs::remove_file(&on_node).unwrap();
     assert_eq!(reason(open()), "NotMounted");
-    assert!(Base::open(&ground.allowed(), &ground.base, true).is_ok(), "without the table nobody notices");
-    assert!(Base::open(&allowed, &ground.base, false).is_ok(), "nobody asked for a mount");
-    drop(disk);
+    fs::create_dir(&on_node).unwrap();
+    assert_eq!(reason(open()), "NotMounted");
+    drop(same);
+    assert!(Base::open(&ground.allowed(), base, true).is_ok(), "without the node's root nobody notices");
+    assert!(Base::open(&allowed, base, false).is_ok(), "nobody asked for a mount");
     // It was mounted on the node after the copy was made.
-    fs::write(&table, &now).unwrap();
+    drop(disk);
+    let Some(_later) = Mounted::tmpfs(&on_node, "size=1m") else { return };
     assert_eq!(reason(open()), "MountNotSeen");
     let told = report(&allowed, &pool_path(&ground), "cluster-1", &BTreeSet::new());
     assert!(told.reason == "MountNotSeen" && told.message.contains("restart the agent's Pod"), "{told:?}");

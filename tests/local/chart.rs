@@ -222,7 +222,7 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
     let text = render(&[&ON[..], &everything].concat())?;
     let plain = render(&ON)?;
     for said in [
-        "--node-mounts=/proc/1/mountinfo",
+        "--node-root=/proc/1/root",
         "hostPID: true",
         "SYS_PTRACE",
         "--remove-orphans",

@@ -37,8 +37,8 @@ pub struct AllowedBases {
     bases: Vec<PathBuf>,
     /// Directories that it only looks at: other volumes of the node lie there.
     looked_at: Vec<PathBuf>,
-    /// The table of the node's own mounts, where the agent's are a copy of them.
-    node_mounts: Option<PathBuf>,
+    /// The node's own root, where the agent's mounts are a copy.
+    node_root: Option<PathBuf>,
 }
 
 impl AllowedBases {
@@ -51,7 +51,7 @@ impl AllowedBases {
         if bases.is_empty() {
             return Err(DirectoryError::Order("the agent was given no base path".to_owned()));
         }
-        Ok(Self { bases, looked_at: Vec::new(), node_mounts: None })
+        Ok(Self { bases, looked_at: Vec::new(), node_root: None })
     }
 
     /// The same, with directories that are only looked at.
@@ -62,11 +62,11 @@ impl AllowedBases {
         Ok(Self { looked_at: checked(paths)?, ..self })
     }
 
-    /// The same, where a base that must be a mount is held against the node's own mounts, such as `/proc/1/mountinfo`: those of a
-    /// container may be a copy that was made when it began.
+    /// The same, where a base that must be a mount must be what the node has at its path, seen from the node's root, such as
+    /// `/proc/1/root`: the mounts of a container may be a copy that was made when it began.
     #[must_use]
-    pub fn with_node_mounts(self, table: Option<PathBuf>) -> Self {
-        Self { node_mounts: table, ..self }
+    pub fn with_node_root(self, root: Option<PathBuf>) -> Self {
+        Self { node_root: root, ..self }
     }
 
     /// The allowed path that holds `path`, and the rest of it.
@@ -161,8 +161,8 @@ impl Base {
         let own = mounts::at(&all, &real).filter(|mount| is_whole(mount, inode));
         let is_mount_point = own.is_some();
         if require_mount {
-            if let Some(table) = &allowed.node_mounts {
-                agrees_with_node(table, path, own)?;
+            if let Some(node) = &allowed.node_root {
+                agrees_with_node(node, path, root.as_fd())?;
             }
             if !is_mount_point {
                 return Err(DirectoryError::NotMounted { path: path.to_owned() });
@@ -305,10 +305,10 @@ impl Base {
     }
 }
 
-/// What is mounted here must be what the node has mounted: the kubelet gives that to Pods.
-fn agrees_with_node(table: &Path, path: &str, own: Option<&Mount>) -> Result<(), DirectoryError> {
-    let node = mounts::read(table).map_err(|error| io_failed("read", &table.to_string_lossy(), &error))?;
-    match mounts::seen_by_node(&node, Path::new(path), own) {
+/// What is mounted here must be what the node has there: the kubelet gives that to Pods.
+fn agrees_with_node(node: &Path, path: &str, here: BorrowedFd<'_>) -> Result<(), DirectoryError> {
+    let there = format!("{}{path}", node.display());
+    match mounts::seen_by_node(node, Path::new(path), here).map_err(failed("look at", &there))? {
         SeenByNode::Same => Ok(()),
         SeenByNode::Another => Err(DirectoryError::MountNotSeen { path: path.to_owned() }),
         SeenByNode::Nothing => Err(DirectoryError::NotMounted { path: path.to_owned() }),
@@ -347,14 +347,7 @@ fn open_beneath(
 ) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
     let name = name.into_c_str()?;
-    // The kernel answers EAGAIN when something above was renamed meanwhile; it says to try again.
-    for _ in 0..16 {
-        match openat2(parent, &*name, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {}
-            opened => return opened,
-        }
-    }
-    Err(Errno::AGAIN)
+    mounts::retry(|| openat2(parent, &*name, flags, Mode::empty(), resolve))
 }
 
 /// Opens a directory for reading, one step down.

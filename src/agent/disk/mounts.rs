@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use rustix::fd::AsFd;
-use rustix::fs::{CWD, readlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat, openat2, readlinkat, statx,
+};
+use rustix::io::Errno;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,32 +30,44 @@ pub(crate) fn all() -> std::io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(MOUNT_INFO)?))
 }
 
-/// The mounts that another process sees, by its table.
-pub(crate) fn read(table: &Path) -> std::io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read(table)?))
-}
-
-/// How the node sees what this process has mounted at a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the node sees a path at which this process has a directory open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SeenByNode {
-    /// The same file system.
+    /// The same directory.
     Same,
-    /// Another one, or one where there is none here: it was mounted after this process began.
+    /// Something else is mounted there: later than this process began, where its mounts are a copy.
     Another,
-    /// None: it was unmounted after this process began.
+    /// Nothing is mounted there.
     Nothing,
 }
 
-/// Compares what is mounted here with the node's mounts. A path that leads over a link on the node is not found by its text; the
-/// file system is.
-pub(crate) fn seen_by_node(node: &[Mount], path: &Path, here: Option<&Mount>) -> SeenByNode {
-    let same = |mount: &Mount| here.is_some_and(|here| mount.device == here.device && mount.root == here.root);
-    match at(node, path) {
-        Some(mount) if same(mount) => SeenByNode::Same,
-        Some(_) => SeenByNode::Another,
-        None if node.iter().any(same) => SeenByNode::Same,
-        None => SeenByNode::Nothing,
+/// Follows the path from the node's root, such as `/proc/1/root`, over the node's own links, to where the kubelet would come.
+pub(crate) fn seen_by_node(root: &Path, path: &Path, here: impl AsFd) -> rustix::io::Result<SeenByNode> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let there = match retry(|| openat2(&root, path, flags, Mode::empty(), inside)) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(SeenByNode::Nothing),
+        opened => opened?,
+    };
+    let (here, known) = (fstat(here)?, fstat(&there)?);
+    if (here.st_dev, here.st_ino) == (known.st_dev, known.st_ino) {
+        return Ok(SeenByNode::Same);
     }
+    let attributes = statx(&there, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?.stx_attributes;
+    let is_mount = attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(if is_mount { SeenByNode::Another } else { SeenByNode::Nothing })
+}
+
+/// Looks up a path again when something above it was renamed meanwhile: the kernel answers `EAGAIN` and says to do so.
+pub(crate) fn retry<T>(look_up: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 0..16 {
+        match look_up() {
+            Err(Errno::AGAIN) => {}
+            found => return found,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// Where the kernel tells.
@@ -149,22 +164,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_node_mounts_or_unmounts_later_is_told_from_what_is_seen_here() {
-        let node = parse(TEXT);
-        let disk = Path::new("/mnt/a disk");
-        let here = at(&node, disk).cloned();
-        assert_eq!(seen_by_node(&node, disk, here.as_ref()), SeenByNode::Same);
-        assert_eq!(
-            seen_by_node(&node, Path::new("/linked"), here.as_ref()),
-            SeenByNode::Same,
-            "over a link of the node"
+    fn what_the_node_has_at_a_path_is_found_over_its_own_links() {
+        let node = tempfile::tempdir().unwrap();
+        let inside = |path: &str| node.path().join(path);
+        std::fs::create_dir_all(inside("data/disk")).unwrap();
+        std::fs::create_dir(inside("other")).unwrap();
+        // Absolute: it leads from the node's root, not from this process's.
+        std::os::unix::fs::symlink("/data", inside("linked")).unwrap();
+        let here = std::fs::File::open(inside("data/disk")).unwrap();
+        let seen = |root: &Path, path: &str| seen_by_node(root, Path::new(path), &here).unwrap();
+        for path in ["/data/disk", "/linked/disk", "/linked/../data/disk"] {
+            assert_eq!(seen(node.path(), path), SeenByNode::Same, "{path}");
+        }
+        for path in ["/other", "/linked", "/missing/disk"] {
+            assert_eq!(seen(node.path(), path), SeenByNode::Nothing, "{path}");
+        }
+        assert_eq!(seen(Path::new("/"), "/proc"), SeenByNode::Another);
+        assert!(
+            seen_by_node(Path::new("/missing"), Path::new("/"), &here).is_err(),
+            "what cannot be looked at tells nothing"
         );
-        assert_eq!(seen_by_node(&node, disk, None), SeenByNode::Another);
-        let swapped = Mount { device: "7:1".to_owned(), ..here.clone().unwrap() };
-        assert_eq!(seen_by_node(&node, disk, Some(&swapped)), SeenByNode::Another);
-        let gone: Vec<Mount> = node.into_iter().filter(|mount| mount.point != disk).collect();
-        assert_eq!(seen_by_node(&gone, disk, here.as_ref()), SeenByNode::Nothing);
-        assert_eq!(seen_by_node(&gone, disk, None), SeenByNode::Nothing);
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl RunArgs {
         }
         let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
         let bases = bases.looking_at(&given.other_path).context("--other-path")?;
-        let bases = bases.with_node_mounts(given.node_mounts.clone());
+        let bases = bases.with_node_root(given.node_root.clone());
         let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
         let remove_orphans = given.remove_orphans.then_some(given.orphan_age);
         let disk_timeout = DISK_TIMEOUT;

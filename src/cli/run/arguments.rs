@@ -270,11 +270,11 @@ pub(super) struct AgentRole {
     #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_OTHER_PATH", hide_env = true)]
     pub(super) other_path: Vec<String>,
 
-    /// The table of the node's own mounts, such as /proc/1/mountinfo where the agent shares the node's processes. What a pool
-    /// wants to be mounted (requireMount) is looked for there too: the mounts of a container may be a copy, which neither
-    /// sees a disk that is mounted later nor that one was unmounted. It takes the capability SYS_PTRACE.
-    #[arg(long, value_name = "FILE", env = "LATEBIND_NODE_MOUNTS", hide_env = true)]
-    pub(super) node_mounts: Option<std::path::PathBuf>,
+    /// The node's own root directory, such as /proc/1/root where the agent shares the node's processes. What a pool wants to
+    /// be mounted (requireMount) must be what the node has at that path: the mounts of a container may be a copy, which
+    /// neither sees a disk that is mounted later nor that one was unmounted. It takes the capability SYS_PTRACE.
+    #[arg(long, value_name = "DIRECTORY", env = "LATEBIND_NODE_ROOT", hide_env = true)]
+    pub(super) node_root: Option<std::path::PathBuf>,
 
     /// How many files and directories of deleted volumes are removed in a second, so that others can use the disk too.
     #[arg(
