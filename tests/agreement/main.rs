@@ -12,6 +12,7 @@ use latebind_cluster::tests;
 
 mod build;
 mod compare;
+mod groups;
 
 fn main() -> ExitCode {
     // Nodes here are only what their case says, so nobody may look for their heartbeats, taint them or remove their Pods.
@@ -23,6 +24,14 @@ fn main() -> ExitCode {
             .scheduler_flag("--kube-api-qps=500")
             .scheduler_flag("--kube-api-burst=1000")
     });
-    tests!(suite, Needs::ControlPlane, [compare::the_engine_and_the_platform_agree_on_every_case]);
+    suite = suite.control_plane(groups::gate);
+    tests!(
+        suite,
+        Needs::ControlPlane,
+        [
+            compare::the_engine_and_the_platform_agree_on_every_case,
+            groups::a_pod_of_a_group_is_held_for_it_where_a_rewrite_would_have_it_placed,
+        ]
+    );
     suite.run()
 }
