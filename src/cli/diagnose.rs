@@ -5,6 +5,7 @@ pub(super) mod text;
 mod webhook;
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum, ValueHint};
@@ -36,6 +37,9 @@ Examples:
   # everything that does not move, the oldest first
   latebind diagnose -A
 
+  # and again whenever the answer changes
+  latebind diagnose pod/web --watch
+
   # the same of a dump, without a cluster
   latebind dump -A -o dump
   latebind diagnose --from dump
@@ -47,6 +51,9 @@ Exit codes:
   2  a flag or an input is wrong, or there is no such object
   3  the cluster cannot be reached, or refuses
   5  what decides is not known, or some of the input could not be read";
+
+/// How often a cluster is looked at again: some fifteen lists each time.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// Say why a Pod, a claim, a volume or a node does not move, and what to type next
 ///
@@ -79,6 +86,10 @@ pub struct DiagnoseArgs {
     #[arg(long, requires = "from")]
     complete: bool,
 
+    /// Look again every five seconds, and print the answer whenever it is another, until it is interrupted.
+    #[arg(short, long, conflicts_with = "from")]
+    watch: bool,
+
     /// How to print it: text, json or yaml, with =FILE to write it to a file; repeatable.
     #[arg(short, long, value_name = "FORMAT[=FILE]", default_value = "text")]
     output: Vec<Output<Format>>,
@@ -97,28 +108,14 @@ enum Format {
 /// Runs it.
 pub fn run(args: &DiagnoseArgs) -> anyhow::Result<Exit> {
     let object = args.object.as_deref().map(subject).transpose()?;
-    let told = match &args.from {
-        Some(name) => args.of_dump(name, object)?,
-        None => args.of_cluster(object)?,
-    };
-    let is_one = args.object.is_some();
-    output::print(&args.output, |format, style, out| {
-        match format {
-            Format::Text if is_one => {
-                out.extend(told.diagnoses.iter().flat_map(|one| text::whole(one, style).into_bytes()));
-            }
-            Format::Text => out.extend(text::table(&told.diagnoses, &told.not_known, style).into_bytes()),
-            Format::Json => out.extend(as_json(&told)?.into_bytes()),
-            Format::Yaml => {
-                let text = serde_saphyr::to_string(&list(&told))?;
-                // JSON is YAML too, and has escapes for what steers a terminal.
-                let is_clean = matches!(clean_lines(&text), std::borrow::Cow::Borrowed(_));
-                out.extend(if is_clean { text } else { as_json(&told)? }.into_bytes());
-            }
+    match &args.from {
+        Some(name) => {
+            let told = args.of_dump(name, object)?;
+            args.print(&told)?;
+            Ok(exit(&told))
         }
-        Ok(())
-    })?;
-    Ok(exit(&told))
+        None => args.of_cluster(object.as_ref()),
+    }
 }
 
 /// What there is to tell.
@@ -128,6 +125,16 @@ struct Told {
     not_known: Vec<String>,
     /// Some of the input could not be read.
     is_partial: bool,
+}
+
+impl Told {
+    /// What makes it another answer: neither ages nor counts of events.
+    fn essence(&self) -> Vec<(Subject, Cause, String)> {
+        let one = |it: &Diagnosis| (it.subject.clone(), it.cause, it.summary.clone());
+        let mut all: Vec<_> = self.diagnoses.iter().map(one).collect();
+        all.sort();
+        all
+    }
 }
 
 fn list(told: &Told) -> serde_json::Value {
@@ -205,31 +212,88 @@ impl DiagnoseArgs {
         Ok(Told { diagnoses, not_known, is_partial })
     }
 
-    /// What a cluster says.
-    fn of_cluster(&self, object: Option<Subject>) -> anyhow::Result<Told> {
+    fn print(&self, told: &Told) -> anyhow::Result<()> {
+        let is_one = self.object.is_some();
+        output::print(&self.output, |format, style, out| {
+            match format {
+                Format::Text if is_one => {
+                    out.extend(told.diagnoses.iter().flat_map(|one| text::whole(one, style).into_bytes()));
+                }
+                Format::Text => out.extend(text::table(&told.diagnoses, &told.not_known, style).into_bytes()),
+                Format::Json => out.extend(as_json(told)?.into_bytes()),
+                Format::Yaml => {
+                    let text = serde_saphyr::to_string(&list(told))?;
+                    // JSON is YAML too, and has escapes for what steers a terminal.
+                    let is_clean = matches!(clean_lines(&text), std::borrow::Cow::Borrowed(_));
+                    out.extend(if is_clean { text } else { as_json(told)? }.into_bytes());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What a cluster says: once, or whenever it is something else.
+    fn of_cluster(&self, object: Option<&Subject>) -> anyhow::Result<Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = self.connect.client().await?;
-            let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-            let scope = self.scope(object.as_ref(), namespace.clone(), &client).await?;
-            let snapshot = Snapshot::read(&client, scope.as_deref()).await?;
-            let mut material = Material::of_snapshot(&snapshot);
-            material.add_anti_affinity(&client).await;
-            let is_partial = material.tell_problems()?;
-            let scope = scope.as_deref();
-            let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
-            let mut diagnoses = match object {
-                None => survey(&material.known(), scope),
-                Some(subject) => {
-                    let is_namespaced = matches!(subject.kind.as_str(), "Pod" | "PersistentVolumeClaim");
-                    let namespace = if is_namespaced { namespace } else { String::new() };
-                    vec![found(&Subject { namespace, ..subject }, &material)?]
+            let mut told = self.look(&client, object).await?;
+            self.print(&told)?;
+            if !self.watch {
+                return Ok(exit(&told));
+            }
+            loop {
+                tokio::time::sleep(LOOK).await;
+                match self.look(&client, object).await {
+                    Ok(now) if now.essence() == told.essence() => {}
+                    Ok(now) => {
+                        self.print_next(&now)?;
+                        told = now;
+                    }
+                    // What can't be seen for a while may be seen again; what was told last stands.
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(&error))?;
+                    }
                 }
-            };
-            webhook::explain(&mut diagnoses, &client, &material).await;
-            for_cluster(&mut diagnoses, &self.connect);
-            Ok(Told { diagnoses, not_known, is_partial })
+            }
         })
+    }
+
+    /// A line between two answers for people; documents of YAML have their own.
+    fn print_next(&self, told: &Told) -> anyhow::Result<()> {
+        let on_stdout = self.output.iter().find(|output| output.file.is_none());
+        match on_stdout.map(|output| output.format) {
+            Some(Format::Text) => {
+                let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+                writeln!(std::io::stdout(), "\n---- {now}\n")?;
+            }
+            Some(Format::Yaml) => writeln!(std::io::stdout(), "---")?,
+            Some(Format::Json) | None => {}
+        }
+        self.print(told)
+    }
+
+    async fn look(&self, client: &Client, object: Option<&Subject>) -> anyhow::Result<Told> {
+        let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+        let scope = self.scope(object, namespace.clone(), client).await?;
+        let snapshot = Snapshot::read(client, scope.as_deref()).await?;
+        let mut material = Material::of_snapshot(&snapshot);
+        material.add_anti_affinity(client).await;
+        let is_partial = material.tell_problems()?;
+        let scope = scope.as_deref();
+        let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
+        let mut diagnoses = match object {
+            None => survey(&material.known(), scope),
+            Some(subject) => {
+                let is_namespaced = matches!(subject.kind.as_str(), "Pod" | "PersistentVolumeClaim");
+                let namespace = if is_namespaced { namespace } else { String::new() };
+                vec![found(&Subject { namespace, ..subject.clone() }, &material)?]
+            }
+        };
+        webhook::explain(&mut diagnoses, client, &material).await;
+        for_cluster(&mut diagnoses, &self.connect);
+        Ok(Told { diagnoses, not_known, is_partial })
     }
 
     /// The namespace to read; none for all.

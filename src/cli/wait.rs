@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Exit;
 use super::cluster::ConnectArgs;
-use super::diagnose::{Asked, for_cluster, subject, text};
+use super::diagnose::{Asked, LOOK, for_cluster, subject, text};
 use super::duration::duration;
 use crate::diagnosis::{Cause, Diagnosis, NotFound};
 use crate::report::style::{Style, clean};
@@ -24,9 +24,6 @@ Exit codes:
   2  a flag is wrong
   3  the cluster cannot be reached, or refuses
   4  the time is up; what is in the way is printed, as latebind diagnose does";
-
-/// How often the cluster is looked at: some fifteen lists each time.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Wait until nothing is in the way of a Pod or a claim, and say what is when the time is up
 ///

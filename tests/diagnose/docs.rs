@@ -15,6 +15,7 @@ volume, the lines that speak for it, and the command to type next.
 ```sh
 latebind diagnose pod/web -n team-a    # why does this Pod not start?
 latebind diagnose -A                   # everything that does not move, the oldest first
+latebind diagnose pod/web --watch      # and again whenever the answer is another
 ```
 
 It reads what you may read and writes nothing. What you may not read is named under *Not known*, and nothing is concluded from

@@ -2,7 +2,7 @@
 //! printed. Nodes are simulated, and nothing of latebind runs.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, R
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use latebind::crd::{LocalNode, LocalVolume};
-use latebind_cluster::{Scope, SimulatedNode, eventually};
+use latebind_cluster::{Scope, SimulatedNode, eventually, holds_for};
 use latebind_test_support::objects::{self, NO_PROVISIONER, SELECTED_NODE};
 use serde_json::{Value, json};
 
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(150);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often `--watch` looks.
+const WATCHED: Duration = Duration::from_secs(5);
 const PROVISIONER: &str = "nobody.example.com";
 
 /// Runs latebind for the scope's cluster and namespace.
@@ -140,6 +142,47 @@ pub async fn a_pod_that_names_its_node_is_explained_and_started(scope: &Scope) -
     let output = latebind(scope, &["diagnose", "pod/made", "-n", scope.namespace(), "--kubeconfig", &kubeconfig])?;
     ensure!(output.status.code() == Some(1), "{}", told(&output));
     ensure!(told(&output).contains(&format!("kubectl --kubeconfig='{kubeconfig}' get")), "{}", told(&output));
+    Ok(())
+}
+
+/// Ends a process that would go on.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+pub async fn a_watch_tells_the_answer_again_when_it_is_another(scope: &Scope) -> Result<()> {
+    let node = scope.simulated_node("node", &[]).await?;
+    let fixed = class(scope, "fixed", NO_PROVISIONER, "WaitForFirstConsumer").await?;
+    volume(scope, "disk", &fixed, node.name(), "2Gi", json!({})).await?;
+    claim(scope, "data", &fixed, json!({})).await?;
+    pod(scope, "app", "data", json!({"nodeName": node.name()})).await?;
+    let found = cause(scope, "pod/app", "Deadlock", PATIENCE).await?;
+    let printed = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
+    command.args(["diagnose", "pod/app", "--watch", "-n", scope.namespace()]).stdout(printed.reopen()?);
+    command.env("KUBECONFIG", scope.cluster()?.kubeconfig()).env("NO_COLOR", "1");
+    let _watching = Ended(command.spawn()?);
+    let told = async |last: &'static str| {
+        eventually(&format!("an answer that ends with {last}"), PATIENCE, async || {
+            let text = std::fs::read_to_string(printed.path())?;
+            let answers: Vec<String> =
+                text.lines().filter(|line| line.starts_with("pod/app -n ")).map(str::to_owned).collect();
+            ensure!(answers.last().is_some_and(|it| it.ends_with(last)), "{text}");
+            Ok(Some(answers))
+        })
+        .await
+    };
+    ensure!(told("blocked, Deadlock").await?.len() == 1);
+    // It is looked at again meanwhile, and is the same.
+    holds_for("one answer", 2 * WATCHED, async || Ok(told("blocked, Deadlock").await?.len())).await?;
+    mend(scope, &found)?;
+    let answers = told("not blocked, Starting").await?;
+    ensure!(answers.len() > 1, "{answers:?}");
     Ok(())
 }
 

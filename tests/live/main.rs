@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             server::a_cluster_that_is_not_there_or_refuses_is_told,
             server::lists_are_read_page_by_page,
             diagnose::a_pod_that_names_its_node_is_explained_and_started,
+            diagnose::a_watch_tells_the_answer_again_when_it_is_another,
             diagnose::waiting_ends_when_nothing_is_in_the_way_or_says_what_is,
             diagnose::a_stuck_pod_is_fixed_once_and_only_when_that_is_safe,
             diagnose::claims_that_wait_are_told_apart,
