@@ -32,6 +32,9 @@ Examples:
   # for people here and for code scanning there
   latebind lint -f manifests/ -o table -o sarif=findings.sarif
 
+  # what is stuck in a cluster, for the dashboard that shows policy reports
+  latebind lint --server -A -o openreports --fail-on=never | kubectl apply -f -
+
   # show how nodeName would be rewritten, then do it
   latebind lint -f pod.yaml --fix --diff
   latebind lint -f pod.yaml --fix
@@ -50,8 +53,8 @@ pub struct LintArgs {
     #[command(flatten)]
     input: InputArgs,
 
-    /// How to print what was found: table, json, yaml, sarif, junit, github, gitlab or markdown, with =FILE to write it to
-    /// a file. Repeat it for several. The default is table.
+    /// How to print what was found: table, json, yaml, sarif, junit, github, gitlab, markdown, openreports or policyreport,
+    /// with =FILE to write it to a file. Repeat it for several. The default is table.
     #[arg(short, long, value_name = "FORMAT[=FILE]")]
     output: Vec<Output<Format>>,
 

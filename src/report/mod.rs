@@ -7,6 +7,7 @@ mod gitlab;
 mod json;
 mod junit;
 mod markdown;
+mod policy_report;
 mod sarif;
 pub mod style;
 mod table;
@@ -41,6 +42,10 @@ pub enum Format {
     Gitlab,
     /// A table in Markdown, for a comment on a pull request
     Markdown,
+    /// Reports of openreports.io/v1alpha1, one for each namespace, for kubectl apply
+    Openreports,
+    /// The same as PolicyReports of wgpolicyk8s.io/v1alpha2
+    Policyreport,
 }
 
 /// Everything that a run of lint has to say.
@@ -278,6 +283,8 @@ impl Report {
             Format::Github => github::render(self, out),
             Format::Gitlab => gitlab::render(self, out),
             Format::Markdown => markdown::render(self, out),
+            Format::Openreports => policy_report::render(self, policy_report::Kinds::OpenReports, out),
+            Format::Policyreport => policy_report::render(self, policy_report::Kinds::PolicyReport, out),
         }
     }
 }

@@ -17,7 +17,9 @@ fn run(format: &str, input: &str) -> Run {
 
 #[test]
 fn nothing_hostile_gets_through() {
-    for format in ["table", "json", "yaml", "sarif", "junit", "github", "gitlab", "markdown"] {
+    for format in
+        ["table", "json", "yaml", "sarif", "junit", "github", "gitlab", "markdown", "openreports", "policyreport"]
+    {
         let run = run(format, &hostile());
         assert_eq!(run.code, 1, "{format}: {}", run.stderr);
         for character in run.stdout.chars() {
@@ -132,6 +134,35 @@ fn junit_has_a_case_an_object_and_check() {
     assert!(xml.contains(r#"classname="storageclass/local-path" name="no findings""#), "{xml}");
     let never = lint(&["-f", "-", "-o", "junit", "--fail-on=never"], &input).stdout;
     assert!(never.contains(r#"failures="0""#), "{never}");
+}
+
+#[test]
+fn policy_reports_have_a_report_for_each_namespace_and_say_what_was_not_read() {
+    let ignored = stuck_pod("{name: b, namespace: default, annotations: {latebind.dev/ignore: 'LB001: by hand'}}");
+    let input = format!("{FACTS}---\n{}---\n{ignored}---\nkind: [", stuck_pod("{name: a, namespace: default}"));
+    for (format, version, kinds) in [
+        ("openreports", "openreports.io/v1alpha1", ["ClusterReport", "Report"]),
+        ("policyreport", "wgpolicyk8s.io/v1alpha2", ["ClusterPolicyReport", "PolicyReport"]),
+    ] {
+        let list: Value = serde_saphyr::from_str(&run(format, &input).stdout).unwrap();
+        assert_eq!(list["kind"], "List");
+        let items = list["items"].as_array().unwrap();
+        let found: Vec<&str> = items.iter().map(|it| it["kind"].as_str().unwrap()).collect();
+        assert_eq!(found, kinds, "{list:#}");
+        assert!(items.iter().all(|it| it["apiVersion"] == version && it["metadata"]["name"] == "latebind"));
+        let [cluster, namespace] = items.as_slice() else { panic!("{list:#}") };
+        assert!(cluster["metadata"].get("namespace").is_none() && namespace["metadata"]["namespace"] == "default");
+        assert_eq!((&cluster["summary"]["error"], &cluster["results"][0]["result"]), (&1.into(), &"error".into()));
+        assert!(cluster["summary"]["pass"].as_u64().unwrap() > 0, "{cluster:#}");
+        let of = |outcome: &str| {
+            let results = namespace["results"].as_array().unwrap();
+            results.iter().find(|it| it["result"] == outcome).unwrap_or_else(|| panic!("no {outcome}: {namespace:#}"))
+        };
+        assert_eq!((&of("fail")["rule"], &of("fail")["severity"]), (&"LB001".into(), &"high".into()));
+        assert_eq!((&of("fail")["scored"], &of("fail")["resources"][0]["name"]), (&true.into(), &"a".into()));
+        assert_eq!(of("skip")["properties"]["reason"], "by hand");
+        assert_eq!((&namespace["summary"]["fail"], &namespace["summary"]["skip"]), (&1.into(), &1.into()));
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn an_assumption_is_named_with_the_finding_in_every_format() {
     assert_eq!(names(&found), ["LB001 Pod/a"]);
     assert_eq!(assumptions(&found[0]), [assumed]);
     assert!(found[0]["fix"]["description"].as_str().unwrap().contains("nodeSelector"));
-    for format in ["table", "yaml", "sarif", "junit", "github", "gitlab", "markdown"] {
+    for format in ["table", "yaml", "sarif", "junit", "github", "gitlab", "markdown", "openreports"] {
         let run = lint(&["-f", "-", "-o", format], &input);
         assert_eq!(run.code, 1, "{format}");
         let text = run.stdout.replace('\\', "");
