@@ -67,8 +67,8 @@ until_true "Kubernetes to say that it waits for a consumer, while the consumer i
 show kubectl get pod,pvc
 show kubectl get events --field-selector involvedObject.name=data
 say ""
-say "It stays so forever. What latebind says of it, with what the cluster knows:"
-show latebind simulate -f examples/demo/report.yaml --server
+say "It stays so. latebind says why, and what to type next (it has not been installed yet):"
+show latebind diagnose pod/report || [ $? -eq 1 ]
 kubectl delete -f examples/demo/report.yaml --wait=true >/dev/null
 
 step "Installing latebind: two replicas of its webhook, and its controller, as Pods"
@@ -86,6 +86,9 @@ show kubectl get pod report -o wide
 show kubectl get pvc
 show kubectl get pod report -o 'jsonpath={"nodeSelector: "}{.spec.nodeSelector}{"\nit came with nodeName: "}{.metadata.annotations.latebind\.dev/original-node-name}{"\n"}'
 show kubectl exec report -- cat /data/written
+say ""
+say "And what it says now:"
+show latebind diagnose pod/report
 
 step "2. Rescue: Pods that were created while the webhook was away"
 show kubectl -n latebind-system scale deployment/latebind-webhook --replicas=0

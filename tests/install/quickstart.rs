@@ -58,25 +58,36 @@ async fn both_run(scope: &Scope, install: &str, stem: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first screen: what is stuck and what to type, the command as it is printed, and the installation.
+/// The first screen: why it waits, what starts it, typed at a terminal, and the installation.
 pub async fn a_stuck_pod_starts_as_it_stands_in_readme(scope: &Scope) -> Result<()> {
     import(scope.cluster()?).await?;
     uninstall(scope).await?;
     let _provisioner = Provisioner::start(scope.client());
     let blocks = blocks("README.md", "A Pod is stuck")?;
-    let [look, install] = blocks.as_slice() else { anyhow::bail!("two commands, not {}", blocks.len()) };
+    let [first] = blocks.as_slice() else { anyhow::bail!("one block of commands, not {}", blocks.len()) };
+    // A person has a namespace in the context.
+    let line = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    let commands: Vec<String> = first.lines().map(line).collect();
+    let [diagnose, fix, install] = commands.as_slice() else { anyhow::bail!("three commands, not {commands:?}") };
+    let here = |command: &str| format!("{command} -n {}", scope.namespace());
     let node = scope.cluster()?.nodes()[1].name().to_owned();
     let class = class(scope, "first-screen", PROVISIONER).await?;
-    claim(scope, "stuck", &class).await?;
-    scope.create::<Pod>(pinned("stuck", &node, &[objects::named("data", "stuck")])).await?;
+    claim(scope, "web", &class).await?;
+    scope.create::<Pod>(pinned("web", &node, &[objects::named("data", "web")])).await?;
+    eventually("the kubelet to have seen the Pod", PATIENCE, async || {
+        Ok(scope.pod("web").await?.status.and_then(|status| status.start_time).map(drop))
+    })
+    .await?;
     // It ends with 1, since there is something to say.
-    let told = typed(scope, &format!("{} || [ $? = 1 ]", look.trim())).await?;
+    let told = typed(scope, &format!("{} || [ $? = 1 ]", here(diagnose))).await?;
+    ensure!(told.contains("blocked, Deadlock"), "{told}");
+    let told = typed(scope, "latebind lint --server -A || [ $? = 1 ]").await?;
     let words = told.split_whitespace().collect::<Vec<_>>().join(" ");
-    let command = format!("kubectl annotate pvc stuck -n {} ", scope.namespace());
-    let (_, rest) = words.split_once(&command).with_context(|| format!("{command:?} is not in {told}"))?;
-    let typed_command = format!("{command}{}", rest.split([';', ' ']).next().context("a node")?);
-    typed(scope, &typed_command).await?;
-    runs_on(scope, "stuck", &node).await?;
+    let command = format!("kubectl annotate pvc web -n {} ", scope.namespace());
+    ensure!(words.contains(&command), "{command:?} is not in {told}");
+    // It asks, and `script` is its terminal.
+    let told = typed(scope, &format!("echo yes | script -qec {:?} /dev/null", here(fix))).await?;
+    runs_on(scope, "web", &node).await.with_context(|| told)?;
 
     typed(scope, install).await?;
     for deployment in ["deployment/latebind-controller", "deployment/latebind-webhook"] {
