@@ -192,8 +192,16 @@ async fn dispose(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>) -> Result<Op
     };
     let condition = (DISPOSED, true, "Removed", message);
     set_condition(&mut status.conditions, condition, local.metadata.generation, Timestamp::now());
-    write_status(agent, &local, &status).await?;
+    patch_status(agent, &local, &disposed(&local, &status)).await?;
     Ok(None)
+}
+
+/// What is written once a directory is gone. It is said of the very object that was acted on: of one whose order was taken back
+/// meanwhile it would have the directory forgotten that is served again.
+fn disposed(local: &LocalVolume, status: &LocalVolumeStatus) -> serde_json::Value {
+    let mut patch = status_patch(local, status);
+    patch["metadata"]["resourceVersion"] = json!(local.metadata.resource_version);
+    patch
 }
 
 /// What the store was asked, and what the disk said before.
@@ -298,13 +306,20 @@ async fn on_disk<T: Send + 'static>(
 }
 
 async fn write_status(agent: &Agent, local: &LocalVolume, status: &LocalVolumeStatus) -> Result<(), ApiError> {
-    let locals: Api<LocalVolume> = Api::all(agent.client.clone());
+    patch_status(agent, local, &status_patch(local, status)).await
+}
+
+fn status_patch(local: &LocalVolume, status: &LocalVolumeStatus) -> serde_json::Value {
     let conditions: &[Condition] = &status.conditions;
-    let patch = json!({
+    json!({
         "metadata": { "uid": local.uid() },
         "status": { "conditions": conditions, "baseId": status.base_id },
-    });
-    match in_time(locals.patch_status(local.name(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+    })
+}
+
+async fn patch_status(agent: &Agent, local: &LocalVolume, patch: &serde_json::Value) -> Result<(), ApiError> {
+    let locals: Api<LocalVolume> = Api::all(agent.client.clone());
+    match in_time(locals.patch_status(local.name(), &PatchParams::default(), &Patch::Merge(patch))).await {
         Err(error) if error.is_not_found() => Ok(()),
         patched => patched.map(drop),
     }
@@ -454,5 +469,22 @@ impl Agent {
             base_id: local.status.as_ref().and_then(|status| status.base_id.clone()),
             persistent_volume: spec.persistent_volume.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer may be lost on the way and the request arrive late: by then the order may have been taken back, and the directory
+    /// be served again.
+    #[test]
+    fn that_a_directory_is_gone_is_said_of_the_very_object_that_was_acted_on() {
+        let mut local = crate::volumes::local_volume(crate::crd::LocalVolumeSpec::default());
+        local.metadata.resource_version = Some("7".to_owned());
+        local.metadata.uid = Some("u".to_owned());
+        let status = LocalVolumeStatus::default();
+        assert_eq!(disposed(&local, &status)["metadata"], json!({ "uid": "u", "resourceVersion": "7" }));
+        assert_eq!(status_patch(&local, &status)["metadata"], json!({ "uid": "u" }));
     }
 }

@@ -93,8 +93,9 @@ impl World {
                 }
             }
             Doing::Lift { name, uid, version, deleting } => {
+                // Both only for the very object that was acted on: an order that was taken back meanwhile is no more carried out.
                 if deleting {
-                    self.store.change_local(&name, &uid, None, |local| {
+                    self.store.change_local(&name, &uid, Some(&version), |local| {
                         let status = local.status.get_or_insert_default();
                         set_condition(
                             &mut status.conditions,
