@@ -460,20 +460,29 @@ fn make_cgroups(cgroup: &str) -> String {
         let mut levels: Vec<String> = levels.map(|level| format!(".{}", level.display())).collect();
         levels.reverse();
         for level in &levels {
-            script.extend(["hand_down ", level, "/..\nmake ", level, "\n"]);
+            script.extend(["hand_down ", level, "/..\nmake ", level, "\nweigh ", level, " 8192 800\n"]);
         }
         // Handing controllers down to here would forbid processes in the node's cgroup, where the first one is born.
-        script.extend(["make ", &format!(".{cgroup}/{INIT}"), "\n"]);
+        let init = format!(".{cgroup}/{INIT}");
+        script.extend(["make ", &init, "\nweigh ", &init, " 512 50\n"]);
     }
     format!("{MAKE_CGROUP}{script}")
 }
 
-/// Version 1 gives a new cpuset no processors; version 2 gives a cgroup only the controllers that its parent hands down.
+/// Version 1 gives a new cpuset no processors; version 2 gives a cgroup only the controllers that its parent hands down. Of the
+/// processors a cgroup gets what one process beside it gets, and all the nodes of a cluster are one: they count as eight, or they
+/// would stand still beside a busy test, and their webhooks answer too late. Within a node its Pods have twice what the kubelet and
+/// the container runtime have, as on a real one of two processors.
 const MAKE_CGROUP: &str = r#"make() {
     mkdir -p "$1"
     for file in cpuset.cpus cpuset.mems; do
         if [ ! -e cgroup.controllers ] && [ -e "$1/$file" ] && [ -z "$(cat "$1/$file")" ]; then cat "$1/../$file" > "$1/$file"; fi
     done
+}
+weigh() {
+    # Shares of version 1, 1024 by default, and the weight of version 2, 100 by default.
+    if [ -e "$1/cpu.shares" ]; then echo "$2" > "$1/cpu.shares" || true; fi
+    if [ -e "$1/cpu.weight" ]; then echo "$3" > "$1/cpu.weight" || true; fi
 }
 hand_down() {
     mkdir -p "${1%/..}"
