@@ -242,18 +242,25 @@ impl DiagnoseArgs {
             if !self.watch {
                 return Ok(exit(&told));
             }
+            // One that stays the same is told once.
+            let mut last_error = String::new();
             loop {
                 tokio::time::sleep(LOOK).await;
                 match self.look(&client, object).await {
-                    Ok(now) if now.essence() == told.essence() => {}
                     Ok(now) => {
-                        self.print_next(&now)?;
-                        told = now;
+                        last_error.clear();
+                        if now.essence() != told.essence() {
+                            self.print_next(&now)?;
+                            told = now;
+                        }
                     }
                     // What can't be seen for a while may be seen again; what was told last stands.
                     Err(error) => {
                         let error = format!("{error:#}");
-                        writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(&error))?;
+                        if error != last_error {
+                            writeln!(anstream::stderr(), "{} {}", Style::of_stderr().error("error:"), clean(&error))?;
+                        }
+                        last_error = error;
                     }
                 }
             }

@@ -43,7 +43,9 @@ pub(super) fn render(report: &Report, kinds: Kinds, out: &mut dyn Write) -> io::
     }
     for object in &report.not_judged {
         let said = result("skip", "", "It holds a nodeName and could not be judged", Some(object));
-        by_namespace.entry(&object.namespace).or_default().results.push(said);
+        let of = by_namespace.entry(&object.namespace).or_default();
+        of.results.push(said);
+        of.found.push(object);
     }
     for unread in &report.unread {
         let message = format!("{} could not be read: {}", unread.file, unread.message);
@@ -58,6 +60,7 @@ pub(super) fn render(report: &Report, kinds: Kinds, out: &mut dyn Write) -> io::
 struct OfNamespace<'r> {
     objects: Vec<&'r Object>,
     results: Vec<Value>,
+    /// Objects that do not pass: something is said of them.
     found: Vec<&'r Object>,
 }
 

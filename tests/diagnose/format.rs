@@ -1,11 +1,11 @@
 //! How a case is written. Unknown fields are errors, so that a typo cannot silence an expectation.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use latebind_test_support::cases::{from_file, listed, stem};
 use latebind_test_support::objects::merge;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// One file of a topic's folder.
@@ -96,25 +96,6 @@ pub fn read_all(directory: &Path) -> Result<Vec<(String, Case)>, String> {
         Some(unused) => Err(format!("no case starts from base/{unused}.yaml")),
         None => Ok(cases),
     }
-}
-
-fn listed(directory: &Path) -> Result<Vec<PathBuf>, String> {
-    let told = |error| format!("{}: {error}", directory.display());
-    let entries = std::fs::read_dir(directory).map_err(told)?;
-    let mut paths = entries.map(|entry| Ok(entry.map_err(told)?.path())).collect::<Result<Vec<_>, String>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-fn stem(path: &Path) -> Result<String, String> {
-    let stem = path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "yaml"));
-    stem.map(|stem| stem.to_string_lossy().into_owned()).ok_or_else(|| format!("{}: not a .yaml file", path.display()))
-}
-
-fn from_file<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
-    serde_saphyr::from_str(&text).map_err(|error| told(&error))
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

@@ -162,6 +162,11 @@ fn policy_reports_have_a_report_for_each_namespace_and_say_what_was_not_read() {
         assert_eq!((&of("fail")["scored"], &of("fail")["resources"][0]["name"]), (&true.into(), &"a".into()));
         assert_eq!(of("skip")["properties"]["reason"], "by hand");
         assert_eq!((&namespace["summary"]["fail"], &namespace["summary"]["skip"]), (&1.into(), &1.into()));
+        // What was not judged does not pass.
+        let thing = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: t, namespace: default}\nspec: {nodeName: worker-2}";
+        let more: Value = serde_saphyr::from_str(&run(format, &format!("{thing}\n---\n{input}")).stdout).unwrap();
+        let (before, after) = (&namespace["summary"], &more["items"][1]["summary"]);
+        assert_eq!((&after["skip"], &after["pass"]), (&2.into(), &before["pass"]), "{more:#}");
     }
 }
 

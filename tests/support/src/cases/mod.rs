@@ -191,7 +191,8 @@ pub fn read_all(directory: &Path) -> Result<Vec<(String, Case)>, String> {
     }
 }
 
-fn listed(directory: &Path) -> Result<Vec<PathBuf>, String> {
+/// What lies in a directory, in the order of the names.
+pub fn listed(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let told = |error| format!("{}: {error}", directory.display());
     let entries = std::fs::read_dir(directory).map_err(told)?;
     let mut paths = entries.map(|entry| Ok(entry.map_err(told)?.path())).collect::<Result<Vec<_>, String>>()?;
@@ -199,12 +200,14 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths)
 }
 
-fn stem(path: &Path) -> Result<String, String> {
+/// The name of a YAML file without its ending.
+pub fn stem(path: &Path) -> Result<String, String> {
     let stem = path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "yaml"));
     stem.map(|stem| stem.to_string_lossy().into_owned()).ok_or_else(|| format!("{}: not a .yaml file", path.display()))
 }
 
-fn from_file<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+/// Reads a YAML file.
+pub fn from_file<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
     serde_saphyr::from_str(&text).map_err(|error| told(&error))
