@@ -345,6 +345,18 @@ codes! {
         "A finding is to be ignored without a reason",
         "The annotation latebind.dev/ignore holds codes, each with a reason: \"LB001: the claim is bound by hand\". An entry without a reason, or with an unknown code, is not honoured.",
         "Write CODE: reason; several are separated by semicolons.";
+    LeftPendingByDrain = "LB401", Info,
+        "A drain of the node would leave Pods Pending, since their volume is on that node alone",
+        "The node affinity of the volume admits one node. A drain evicts the Pods that use it, and their controller makes new ones that no other node can take: they stay Pending with \"volume node affinity conflict\" until the node is back. Where the node is to go for good, so is the data on it. latebind audit says so beforehand; where the node is cordoned already it is a warning.",
+        "Before a short maintenance: nothing, the Pods start again when the node is uncordoned. Before the node is removed: let the application copy its data to another Pod, or back it up, then delete the claim and the Pod.";
+    VolumeNodeGone = "LB402", Error,
+        "No node of the cluster can reach a claim's volume",
+        "The claim is bound, and the node affinity of its volume admits none of the Nodes that exist: the node was removed, or has another name or label since. Every Pod that uses the claim stays Pending. Where no Pod uses it now, it is a warning.",
+        "If the node comes back, give it the labels that the volume asks for (kubectl get pv VOLUME -o jsonpath='{.spec.nodeAffinity}'). If it does not, the data is lost: delete the claim and the Pod, and restore from a backup.";
+    OrdinalWithoutVolume = "LB403", Warning,
+        "A Pod of a StatefulSet has no volume, while others of it have",
+        "The claim of one ordinal is not bound, has lost its volume, or was deleted while its Pod exists. The other Pods hide it: the StatefulSet runs with fewer members than it asks for. The usual reasons are that no node is left with a free volume or room, or that a claim was deleted by hand.",
+        "latebind diagnose pvc/CLAIM -n NAMESPACE.";
 }
 
 impl Code {

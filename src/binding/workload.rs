@@ -60,7 +60,7 @@ pub fn decide_workload(workload: &Workload, view: &dyn ClusterView, rules: &Rule
 /// True when a claim of the ordinal is in the view.
 fn has_claims(workload: &Workload, ordinal: u32, view: &dyn ClusterView) -> bool {
     let exists = |template| {
-        matches!(view.claim(workload.namespace(), &claim_name(template, workload, ordinal)), Lookup::Found(_))
+        matches!(view.claim(workload.namespace(), &workload.claim_name(template, ordinal)), Lookup::Found(_))
     };
     workload.claim_templates.iter().any(exists)
 }
@@ -95,12 +95,6 @@ fn most_ordinals(workload: &Workload, pod: &Pod) -> usize {
     (MOST_PARTS / parts.max(1)).clamp(1, MOST_ORDINALS)
 }
 
-/// The name of the claim that a StatefulSet's controller makes from a template.
-/// Source: `pkg/controller/statefulset/stateful_set_utils.go`, `getPersistentVolumeClaimName`.
-fn claim_name(template: &Claim, workload: &Workload, ordinal: u32) -> String {
-    format!("{}-{}-{ordinal}", template.name(), workload.name())
-}
-
 fn decide_ordinal(
     workload: &Workload,
     pod: &Pod,
@@ -117,7 +111,7 @@ fn decide_ordinal(
     let mut places: HashMap<Text, usize> =
         pod.spec.volumes.iter().enumerate().rev().map(|(place, volume)| (volume.name.clone(), place)).collect();
     for (place, template) in workload.claim_templates.iter().enumerate() {
-        let name = claim_name(template, workload, ordinal);
+        let name = workload.claim_name(template, ordinal);
         let source = ClaimSource { claim_name: name.as_str().into() };
         let volume = PodVolume { name: template.name().into(), persistent_volume_claim: Some(source), ephemeral: None };
         // The controller replaces a volume of the same name.

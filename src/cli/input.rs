@@ -102,14 +102,23 @@ impl InputArgs {
             tell(&manifests).context("stderr")?;
             namespaces.extend(manifests.namespaces());
             let scope = if live && scope.is_none() { ClaimsOf::All } else { ClaimsOf::Namespaces(namespaces) };
-            let read = ServerFacts::read(&client, &scope).await?;
-            let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
-            for problem in read.malformed.iter().take(MOST_NOTES) {
-                writeln!(stderr, "{} the cluster's {}; it counts as absent", style.info("note:"), clean(problem))?;
-            }
+            let read = read_facts(&client, &scope).await?;
             Ok(manifests.within(read.facts))
         })
     }
+}
+
+/// Reads the facts of a cluster, and tells on stderr which objects could not be read.
+///
+/// # Errors
+/// When the cluster cannot be reached, or refuses.
+pub(super) async fn read_facts(client: &kube::Client, scope: &ClaimsOf) -> anyhow::Result<ServerFacts> {
+    let read = ServerFacts::read(client, scope).await?;
+    let (style, mut stderr) = (Style::of_stderr(), anstream::stderr().lock());
+    for problem in read.malformed.iter().take(MOST_NOTES) {
+        writeln!(stderr, "{} the cluster's {}; it counts as absent", style.info("note:"), clean(problem))?;
+    }
+    Ok(read)
 }
 
 /// A cluster whose objects are facts too.

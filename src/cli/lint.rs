@@ -1,7 +1,7 @@
 //! `latebind lint`: findings in manifests, and `--fix`, which fixes some of them.
 
-mod check;
-mod fixing;
+pub(super) mod check;
+pub(super) mod fixing;
 mod ignore;
 
 use std::collections::BTreeSet;
@@ -31,9 +31,6 @@ Examples:
 
   # for people here and for code scanning there
   latebind lint -f manifests/ -o table -o sarif=findings.sarif
-
-  # what is stuck in a cluster, for the dashboard that shows policy reports
-  latebind lint --server -A -o openreports --fail-on=never | kubectl apply -f -
 
   # show how nodeName would be rewritten, then do it
   latebind lint -f pod.yaml --fix --diff
@@ -94,8 +91,9 @@ pub struct LintArgs {
     rules: RulesArgs,
 }
 
+/// From which severity on findings make the exit code 1.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum FailOn {
+pub(super) enum FailOn {
     Error,
     Warning,
     Info,
@@ -103,7 +101,7 @@ enum FailOn {
 }
 
 impl FailOn {
-    const fn severity(self) -> Option<Severity> {
+    pub(super) const fn severity(self) -> Option<Severity> {
         match self {
             Self::Error => Some(Severity::Error),
             Self::Warning => Some(Severity::Warning),
@@ -118,7 +116,7 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     args.check_outputs()?;
     let manifests = args.input.read(&args.server, BTreeSet::new())?;
     let rules = args.rules.rules(args.assume.assumptions(Assumptions::in_order()));
-    let mut checked = check::check(&manifests, manifests.facts(), &rules);
+    let mut checked = check::check(&manifests, manifests.facts(), &rules, None);
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
     let outcome = fixing::carry_out(&mut checked, stdin.map(AsRef::as_ref), args.mode());
     let report = Report {
@@ -128,6 +126,7 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
         unread: unread(&manifests),
         not_judged: checked.not_judged,
         fail_on: args.fail_on.severity().filter(|_| !args.exit_zero),
+        audit: None,
     };
     write_out(&outcome.output, args.diff)?;
     args.print(&report, outcome.stdout_is_taken)?;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod audit;
 mod by_hand;
 mod certs;
 mod check;
@@ -106,6 +107,7 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Lint(lint::LintArgs),
     Diagnose(diagnose::DiagnoseArgs),
+    Audit(audit::AuditArgs),
     Dump(dump::DumpArgs),
     Fix(fix::FixArgs),
     Wait(wait::WaitArgs),
@@ -154,6 +156,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(args) => simulate::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Diagnose(args) => diagnose::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Fix(args) => fix::run(args),
         Command::Wait(args) => wait::run(args),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, ListParams, TypeMeta};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
@@ -189,17 +190,7 @@ pub async fn live_objects(
     namespace: Option<&str>,
     selector: Option<&str>,
 ) -> Result<Vec<(String, String)>, ServerError> {
-    let unfinished = "status.phase!=Succeeded,status.phase!=Failed";
-    let kinds = [
-        (ApiResource::erase::<Pod>(&()), Some(unfinished)),
-        (ApiResource::erase::<Deployment>(&()), None),
-        (ApiResource::erase::<ReplicaSet>(&()), None),
-        (ApiResource::erase::<StatefulSet>(&()), None),
-        (ApiResource::erase::<DaemonSet>(&()), None),
-        (ApiResource::erase::<Job>(&()), None),
-        (ApiResource::erase::<CronJob>(&()), None),
-        (ApiResource::erase::<ReplicationController>(&()), None),
-    ];
+    let kinds = pods_and_workloads();
     let mut texts = Vec::new();
     for (kind, fields) in kinds {
         let params = ListParams {
@@ -210,6 +201,37 @@ pub async fn live_objects(
         texts.extend(live_pages(client, &kind, namespace, params).await?);
     }
     Ok(texts)
+}
+
+/// The same with the claims, and where all namespaces are looked at with the volumes and classes: what an audit looks at.
+///
+/// # Errors
+/// When the cluster cannot be asked for one of the kinds.
+pub async fn audited_objects(client: &Client, namespace: Option<&str>) -> Result<Vec<(String, String)>, ServerError> {
+    let mut texts = live_objects(client, namespace, None).await?;
+    let claims = ApiResource::erase::<PersistentVolumeClaim>(&());
+    texts.extend(live_pages(client, &claims, namespace, ListParams::default()).await?);
+    if namespace.is_none() {
+        for kind in [ApiResource::erase::<PersistentVolume>(&()), ApiResource::erase::<StorageClass>(&())] {
+            texts.extend(live_pages(client, &kind, None, ListParams::default()).await?);
+        }
+    }
+    Ok(texts)
+}
+
+/// Kinds of which every object is looked at, each with the fields by which some are left out.
+fn pods_and_workloads() -> [(ApiResource, Option<&'static str>); 8] {
+    let unfinished = "status.phase!=Succeeded,status.phase!=Failed";
+    [
+        (ApiResource::erase::<Pod>(&()), Some(unfinished)),
+        (ApiResource::erase::<Deployment>(&()), None),
+        (ApiResource::erase::<ReplicaSet>(&()), None),
+        (ApiResource::erase::<StatefulSet>(&()), None),
+        (ApiResource::erase::<DaemonSet>(&()), None),
+        (ApiResource::erase::<Job>(&()), None),
+        (ApiResource::erase::<CronJob>(&()), None),
+        (ApiResource::erase::<ReplicationController>(&()), None),
+    ]
 }
 
 async fn live_pages(

@@ -174,6 +174,13 @@ impl Workload {
         self.metadata.namespace()
     }
 
+    /// The name of the claim that a StatefulSet's controller makes from a template for one Pod.
+    /// Source: `pkg/controller/statefulset/stateful_set_utils.go`, `getPersistentVolumeClaimName`.
+    #[must_use]
+    pub fn claim_name(&self, template: &Claim, ordinal: u32) -> String {
+        format!("{}-{}-{ordinal}", template.name(), self.name())
+    }
+
     /// A Pod as the workload's controller would make it, without the claims of a StatefulSet.
     #[must_use]
     pub fn pod(&self) -> Option<Pod> {

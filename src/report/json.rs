@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Counts, Report, Reported, Unread, harmless_json};
+use super::{AuditCounts, Counts, Report, Reported, Unread, harmless_json};
 
 /// The list as it is written; also the value behind YAML.
 #[derive(Serialize)]
@@ -14,6 +14,8 @@ pub(super) struct FindingList<'r> {
     kind: &'static str,
     latebind: &'static str,
     summary: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<AuditCounts>,
     assumptions: &'r [String],
     unread: &'r [Unread],
     not_judged: Vec<&'r super::Object>,
@@ -28,6 +30,7 @@ impl<'r> FindingList<'r> {
             kind: "FindingList",
             latebind: env!("CARGO_PKG_VERSION"),
             summary: report.counts(),
+            audit: report.audit,
             assumptions: &report.assumptions,
             unread: &report.unread,
             not_judged: report.not_judged.iter().map(AsRef::as_ref).collect(),

@@ -2,6 +2,7 @@
 //!
 //! Renderers are pure: they get a [`Report`] and write text. None of them lets a control character of the input through.
 
+mod audit;
 mod github;
 mod gitlab;
 mod json;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use crate::binding::{Code, FieldPath, Severity};
+pub use audit::AuditCounts;
+pub use policy_report::ReportKinds;
 use style::Style;
 
 /// How a report is written.
@@ -63,6 +66,8 @@ pub struct Report {
     pub not_judged: Vec<Arc<Object>>,
     /// Findings from this severity on make the run fail; none do where it is absent.
     pub fail_on: Option<Severity>,
+    /// What an audit of a cluster counts; absent for manifests.
+    pub audit: Option<AuditCounts>,
 }
 
 /// An object that was looked at.
@@ -275,7 +280,10 @@ impl Report {
     /// When `out` refuses.
     pub fn render(&self, format: Format, style: Style, out: &mut dyn Write) -> io::Result<()> {
         match format {
-            Format::Table => table::render(self, style, out),
+            Format::Table => match self.audit {
+                Some(counts) => audit::render(self, counts, style, out),
+                None => table::render(self, style, out),
+            },
             Format::Json => json::render(self, out),
             Format::Yaml => yaml::render(self, out),
             Format::Sarif => sarif::render(self, out),
@@ -283,9 +291,25 @@ impl Report {
             Format::Github => github::render(self, out),
             Format::Gitlab => gitlab::render(self, out),
             Format::Markdown => markdown::render(self, out),
-            Format::Openreports => policy_report::render(self, policy_report::Kinds::OpenReports, out),
-            Format::Policyreport => policy_report::render(self, policy_report::Kinds::PolicyReport, out),
+            Format::Openreports => policy_report::render(self, ReportKinds::OpenReports, out),
+            Format::Policyreport => policy_report::render(self, ReportKinds::PolicyReport, out),
         }
+    }
+
+    /// Name of the reports that are written to a cluster, and the value of their label `app.kubernetes.io/managed-by`.
+    pub const REPORTER: &str = policy_report::LATEBIND;
+
+    /// A report of a namespace in which there was nothing to look at.
+    #[must_use]
+    pub fn nothing_found(kinds: ReportKinds, namespace: &str) -> serde_json::Value {
+        policy_report::empty(kinds, namespace)
+    }
+
+    /// The same as objects to be written to a cluster: one for each namespace, and one for what belongs to none, with no more
+    /// than `most` results each. What is beyond is counted in one more result.
+    #[must_use]
+    pub fn policy_reports(&self, kinds: ReportKinds, most: usize) -> Vec<serde_json::Value> {
+        policy_report::objects(self, kinds, most)
     }
 }
 

@@ -13,15 +13,20 @@ use super::{Object, Report, Reported, State, yaml};
 use crate::binding::Severity;
 
 /// Which of the two.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Kinds {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportKinds {
+    /// `Report` and `ClusterReport` of openreports.io/v1alpha1
+    #[value(name = "openreports")]
     OpenReports,
+    /// `PolicyReport` and `ClusterPolicyReport` of wgpolicyk8s.io/v1alpha2
+    #[value(name = "policyreport")]
     PolicyReport,
 }
 
-impl Kinds {
+impl ReportKinds {
     /// Version, and the kinds for a namespace and for the whole cluster.
-    const fn names(self) -> (&'static str, &'static str, &'static str) {
+    #[must_use]
+    pub const fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::OpenReports => ("openreports.io/v1alpha1", "Report", "ClusterReport"),
             Self::PolicyReport => ("wgpolicyk8s.io/v1alpha2", "PolicyReport", "ClusterPolicyReport"),
@@ -29,11 +34,16 @@ impl Kinds {
     }
 }
 
-/// Name of each report, source and policy of each result.
-const LATEBIND: &str = "latebind";
+/// Name of each report, source and policy of each result, and the value of the label by which reports of ours are found.
+pub(super) const LATEBIND: &str = "latebind";
 
 /// Writes them. What belongs to no namespace, and what could not be read, stands in a report of the cluster.
-pub(super) fn render(report: &Report, kinds: Kinds, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn render(report: &Report, kinds: ReportKinds, out: &mut dyn Write) -> io::Result<()> {
+    yaml::write(&json!({ "apiVersion": "v1", "kind": "List", "items": objects(report, kinds, usize::MAX) }), out)
+}
+
+/// The reports. What is worst comes first where not all of it has room.
+pub(super) fn objects(report: &Report, kinds: ReportKinds, most: usize) -> Vec<Value> {
     let mut by_namespace: BTreeMap<&str, OfNamespace> = BTreeMap::new();
     for object in &report.objects {
         by_namespace.entry(&object.namespace).or_default().objects.push(object);
@@ -51,8 +61,12 @@ pub(super) fn render(report: &Report, kinds: Kinds, out: &mut dyn Write) -> io::
         let message = format!("{} could not be read: {}", unread.file, unread.message);
         by_namespace.entry("").or_default().results.push(result("error", "", &message, None));
     }
-    let items: Vec<Value> = by_namespace.into_iter().map(|(namespace, of)| of.into_object(namespace, kinds)).collect();
-    yaml::write(&json!({ "apiVersion": "v1", "kind": "List", "items": items }), out)
+    by_namespace.into_iter().map(|(namespace, of)| of.into_object(namespace, kinds, most)).collect()
+}
+
+/// The report of a namespace of which there is nothing to say.
+pub(super) fn empty(kinds: ReportKinds, namespace: &str) -> Value {
+    OfNamespace::default().into_object(namespace, kinds, 0)
 }
 
 /// What there is to say of one namespace.
@@ -89,7 +103,7 @@ impl<'r> OfNamespace<'r> {
         self.found.push(&finding.object);
     }
 
-    fn into_object(self, namespace: &str, kinds: Kinds) -> Value {
+    fn into_object(mut self, namespace: &str, kinds: ReportKinds, most: usize) -> Value {
         let (version, kind, cluster_kind) = kinds.names();
         let count = |outcome: &str| self.results.iter().filter(|result| result["result"] == outcome).count();
         let found: std::collections::HashSet<*const Object> =
@@ -99,16 +113,28 @@ impl<'r> OfNamespace<'r> {
         if !namespace.is_empty() {
             metadata["namespace"] = json!(namespace);
         }
+        let summary = json!({
+            "pass": passed, "fail": count("fail"), "warn": count("warn"), "error": count("error"), "skip": count("skip"),
+        });
+        if self.results.len() > most {
+            self.results.sort_by_key(|result| order(&result["result"]));
+            let more = self.results.len() - most;
+            self.results.truncate(most);
+            self.results.push(result("skip", "", &format!("{more} more results have no room in this report"), None));
+        }
         json!({
             "apiVersion": version,
             "kind": if namespace.is_empty() { cluster_kind } else { kind },
             "metadata": metadata,
-            "summary": {
-                "pass": passed, "fail": count("fail"), "warn": count("warn"), "error": count("error"), "skip": count("skip"),
-            },
+            "summary": summary,
             "results": self.results,
         })
     }
+}
+
+/// The worst first.
+fn order(outcome: &Value) -> usize {
+    ["fail", "error", "warn"].iter().position(|known| outcome == known).unwrap_or(usize::MAX)
 }
 
 fn result(outcome: &str, rule: &str, message: &str, object: Option<&Object>) -> Value {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use latebind_test_support::cases::{from_file, listed, stem};
-use latebind_test_support::objects::merge;
+use latebind_test_support::cases::{changed, from_file, listed, stem};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -98,36 +97,12 @@ pub fn read_all(directory: &Path) -> Result<Vec<(String, Case)>, String> {
     }
 }
 
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn identity(object: &Value) -> [&str; 3] {
-    ["/kind", "/metadata/namespace", "/metadata/name"].map(|pointer| text(object, pointer))
-}
-
 /// Adds to a case what its base has and the case neither leaves out nor replaces.
 fn expand(case: &mut Case, bases: &BTreeMap<String, Base>) -> Result<(), String> {
-    let mut objects = match &case.base {
-        Some(name) => bases.get(name).ok_or_else(|| format!("there is no base {name}"))?.objects.clone(),
-        None => Vec::new(),
+    let (name, objects) = match &case.base {
+        Some(name) => (name.as_str(), bases.get(name).ok_or_else(|| format!("there is no base {name}"))?.objects.clone()),
+        None => ("(none)", Vec::new()),
     };
-    for left_out in &case.without {
-        let before = objects.len();
-        objects.retain(|object| format!("{}/{}", text(object, "/kind"), text(object, "/metadata/name")) != *left_out);
-        if before == objects.len() {
-            return Err(format!("without: the base has no {left_out}"));
-        }
-    }
-    for change in std::mem::take(&mut case.objects) {
-        match objects.iter_mut().find(|object| identity(object) == identity(&change)) {
-            Some(object) => merge(object, &change),
-            None if change.get("apiVersion").is_none() => {
-                return Err(format!("the base has no {:?} to change", identity(&change)));
-            }
-            None => objects.push(change),
-        }
-    }
-    case.objects = objects;
+    case.objects = changed(name, objects, &case.without, std::mem::take(&mut case.objects))?;
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::ResourceExt;
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::devices::{self, Driver};
 use latebind_test_support::objects::{self, claim_spec};
 use serde_json::{Value, json};
 
@@ -63,6 +65,9 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
     install_from(scope, &install()?).await?;
     rows(scope, &node, &dynamic, &fixed).await?;
     dry_run_is_equal_to_create(scope, &node, &dynamic).await?;
+    let driver = Driver::start(scope, &node).await?;
+    let outcome = device(scope, &node, driver.class()).await;
+    driver.stop().await.and(outcome)?;
     // What was stuck before is the controller's to fix.
     runs_on(scope, "before", &node).await.context("the Pod that was stuck before the installation")?;
     restricted(scope).await?;
@@ -103,6 +108,16 @@ async fn rows(scope: &Scope, node: &str, dynamic: &str, fixed: &str) -> Result<(
     }
     let bound = scope.claim("row-5").await?.spec.and_then(|spec| spec.volume_name);
     ensure!(bound.as_deref() == Some(&existing), "row 5 did not take the volume that was there: {bound:?}");
+    Ok(())
+}
+
+/// Row 28: the Pod is rewritten, and given a device of a real driver.
+async fn device(scope: &Scope, node: &str, class: &str) -> Result<()> {
+    scope.create::<ResourceClaimTemplate>(devices::template("row-28", class)).await?;
+    let source = json!({ "resourceClaimTemplateName": "row-28" });
+    scope.create::<Pod>(devices::used_by(pinned("row-28", node, &[]), &source)).await?;
+    let pod = runs_on(scope, "row-28", node).await.context("row-28")?;
+    ensure!(pod.annotations().contains_key("latebind.dev/original-node-name"), "row-28 was not rewritten");
     Ok(())
 }
 

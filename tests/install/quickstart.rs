@@ -81,7 +81,7 @@ pub async fn a_stuck_pod_starts_as_it_stands_in_readme(scope: &Scope) -> Result<
     // It ends with 1, since there is something to say.
     let told = typed(scope, &format!("{} || [ $? = 1 ]", here(diagnose))).await?;
     ensure!(told.contains("blocked, Deadlock"), "{told}");
-    let told = typed(scope, "latebind lint --server -A || [ $? = 1 ]").await?;
+    let told = typed(scope, "latebind audit -A || [ $? = 1 ]").await?;
     let words = told.split_whitespace().collect::<Vec<_>>().join(" ");
     let command = format!("kubectl annotate pvc web -n {} ", scope.namespace());
     ensure!(words.contains(&command), "{command:?} is not in {told}");

@@ -13,6 +13,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use latebind::crd::{LocalNode, LocalVolume};
 use latebind_cluster::{Scope, SimulatedNode, eventually, holds_for};
+use latebind_test_support::diagnosed::diagnosed;
 use latebind_test_support::objects::{self, NO_PROVISIONER, SELECTED_NODE};
 use serde_json::{Value, json};
 
@@ -38,9 +39,7 @@ fn told(output: &Output) -> String {
 
 /// What is diagnosed of an object of the namespace.
 fn diagnosis(scope: &Scope, object: &str) -> Result<Value> {
-    let output = latebind(scope, &["diagnose", object, "-n", scope.namespace(), "-o", "json"])?;
-    let list: Value = serde_json::from_slice(&output.stdout).with_context(|| told(&output))?;
-    Ok(list["items"][0].clone())
+    diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), object)
 }
 
 /// Waits until the object has this cause, and gives the diagnosis.

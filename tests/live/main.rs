@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot run has failed")]
 
+mod audit;
 mod diagnose;
 mod server;
 
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
             server::commands_take_facts_from_the_cluster,
             server::a_cluster_that_is_not_there_or_refuses_is_told,
             server::lists_are_read_page_by_page,
+            audit::what_is_stuck_or_at_risk_is_listed_by_its_reason,
+            audit::reports_in_the_cluster_follow_what_an_audit_finds,
             diagnose::a_pod_that_names_its_node_is_explained_and_started,
             diagnose::a_watch_tells_the_answer_again_when_it_is_another,
             diagnose::waiting_ends_when_nothing_is_in_the_way_or_says_what_is,

@@ -8,6 +8,7 @@ use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::tests;
 
 mod claims;
+mod devices;
 mod kubelet;
 mod newer;
 mod objects;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
             kubelet::of_two_pods_that_share_a_local_claim_only_the_one_on_its_node_runs,
             newer::calls_of_a_webhook_service_are_spread_over_its_endpoints_since_1_37,
             newer::a_pod_that_names_its_node_waits_forever_for_a_device,
+            devices::only_a_pod_that_the_scheduler_places_is_given_a_device,
             kubelet::a_waiting_pod_is_pending_and_a_refused_one_failed_and_both_have_a_start_time,
         ]
     );

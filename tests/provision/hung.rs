@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use latebind::agent::AgentMetrics;
 use latebind::crd::{DISK_HUNG, LocalNode, LocalNodeStatus, LocalPool, condition};
 use latebind_cluster::{Scope, eventually};
+use latebind_test_support::diagnosed::ensure_diagnosed;
 use latebind_test_support::local::{PATIENCE, path_of};
 use latebind_test_support::objects;
 use rustix::process::{Pid, Signal, kill_process};
@@ -141,6 +142,8 @@ pub async fn a_disk_that_hangs_stops_no_claim_on_another(scope: &Scope) -> Resul
     ensure!(said.contains(disk.mounted.to_str().unwrap()), "{said}");
     let told = warned(scope, ground.node.name(), DISK_HUNG).await?;
     ensure!(told.contains("do not return"), "{told}");
+    let node = format!("node/{}", ground.node.name());
+    ensure_diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), &node, ("DiskHung", disk.mounted.to_str().unwrap()))?;
     ensure!(metrics.disks_hung() == 1);
     // What was known of the disk stays known: a report without it would say that the store was restored.
     let of = |status: &LocalNodeStatus| {

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use latebind::crd::{LocalNode, LocalPool, LocalVolume, NODE_REPLACED, condition};
 use latebind_cluster::{Scope, eventually, holds_for};
+use latebind_test_support::diagnosed::ensure_diagnosed;
 use latebind_test_support::local::PATIENCE;
 use serde_json::{Value, json};
 
@@ -127,6 +128,8 @@ pub async fn a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_a
     let new = made_anew(scope, &mut ground).await?;
     let said = replaced(scope, ground.node.name(), &old, "True").await?;
     ensure!(said.contains(ground.base().to_str().unwrap()), "{said}");
+    let object = format!("node/{}", ground.node.name());
+    ensure_diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), &object, ("NodeReplaced", ground.base().to_str().unwrap()))?;
     ground.claim("refused", json!({})).await?;
     unselected(scope, "refused").await?;
     scope.event("refused", "ProvisioningFailed", "was made anew under the same name", PATIENCE).await?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::ignore::{self, IGNORE, Ignores};
 use crate::binding::storage_findings::{StorageFacts, class_findings, config_map_findings, volume_findings};
 use crate::binding::{
-    Assumption, ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Rules, Severity, decide_pod,
+    Assumption, ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Risks, Rules, Severity, decide_pod,
     decide_workload,
 };
 use crate::cli::by_hand::by_hand;
@@ -19,53 +19,67 @@ use crate::report::{self, Point, Reported, State};
 
 /// What was found, and what could be rewritten.
 #[derive(Debug, Default)]
-pub(super) struct Checked {
+pub(in crate::cli) struct Checked {
     /// The findings, in the order of the input.
-    pub(super) findings: Vec<Reported>,
+    pub(in crate::cli) findings: Vec<Reported>,
     /// The objects that were looked at.
-    pub(super) objects: Vec<Arc<report::Object>>,
+    pub(in crate::cli) objects: Vec<Arc<report::Object>>,
     /// Pod specs that can be rewritten.
-    pub(super) rewrites: Vec<Rewrite>,
+    pub(in crate::cli) rewrites: Vec<Rewrite>,
     /// Pod specs that ought to be rewritten and must not be.
-    pub(super) refusals: Vec<Refused>,
+    pub(in crate::cli) refusals: Vec<Refused>,
     /// Objects that name a node and hold nothing that could be judged.
-    pub(super) not_judged: Vec<Arc<report::Object>>,
+    pub(in crate::cli) not_judged: Vec<Arc<report::Object>>,
     /// What all of it rests on besides the input.
-    pub(super) assumptions: BTreeSet<Assumption>,
+    pub(in crate::cli) assumptions: BTreeSet<Assumption>,
 }
 
 /// A Pod spec that can be rewritten.
 #[derive(Debug)]
-pub(super) struct Rewrite {
+pub(in crate::cli) struct Rewrite {
     /// Where its object was read.
-    pub(super) origin: Origin,
+    pub(in crate::cli) origin: Origin,
     /// Steps from the top of the document to the spec.
-    pub(super) spec: FieldPath,
+    pub(in crate::cli) spec: FieldPath,
     /// The pin.
-    pub(super) pin: Pin,
+    pub(in crate::cli) pin: Pin,
     /// The finding that the rewrite fixes first of all.
-    pub(super) finding: usize,
+    pub(in crate::cli) finding: usize,
     /// All findings that vanish with it.
-    pub(super) findings: std::ops::Range<usize>,
+    pub(in crate::cli) findings: std::ops::Range<usize>,
 }
 
 /// A Pod spec that must not be rewritten.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(in crate::cli) struct Refused {
     /// The finding that stands.
-    pub(super) finding: usize,
+    pub(in crate::cli) finding: usize,
     /// Why there is no rewrite.
-    pub(super) why: String,
+    pub(in crate::cli) why: String,
     /// Worth saying to somebody who did not ask for a fix.
-    pub(super) always: bool,
+    pub(in crate::cli) always: bool,
 }
 
-/// Looks at every object that is not a fact only.
-pub(super) fn check(manifests: &Manifests, view: &dyn ClusterView, rules: &Rules) -> Checked {
-    let storage = storage_facts(manifests);
+/// What objects are held against.
+struct Against<'a> {
+    storage: StorageFacts<'a>,
+    view: &'a dyn ClusterView,
+    rules: &'a Rules,
+    /// What an audit looks for besides.
+    risks: Option<&'a Risks>,
+}
+
+/// Looks at every object that is not a fact only; of an audit, for what threatens claims and StatefulSets too.
+pub(in crate::cli) fn check(
+    manifests: &Manifests,
+    view: &dyn ClusterView,
+    rules: &Rules,
+    risks: Option<&Risks>,
+) -> Checked {
+    let against = Against { storage: storage_facts(manifests), view, rules, risks };
     let mut checked = Checked::default();
     for object in manifests.checked() {
-        checked.object(object, &storage, view, rules);
+        checked.object(object, &against);
     }
     checked
 }
@@ -105,8 +119,8 @@ struct Decided {
 }
 
 impl Checked {
-    fn object(&mut self, object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) {
-        let all = decide(object, storage, view, rules);
+    fn object(&mut self, object: &Object, against: &Against<'_>) {
+        let all = decide(object, against);
         // Places cost a second look at the text, so they are asked for only where something was found.
         let line = if all.iter().all(|decided| decided.findings.is_empty()) {
             object.origin.document().start.line
@@ -199,17 +213,17 @@ fn is_left_aside(object: &Object) -> bool {
 }
 
 /// What was decided about the Pod specs of an object; one entry where it has none.
-fn decide(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Vec<Decided> {
+fn decide(object: &Object, against: &Against<'_>) -> Vec<Decided> {
     if let Subject::Other(found) = &object.subject
         && !found.is_empty()
     {
-        let mut all: Vec<Decided> = found.iter().map(|embedded| of_embedded(embedded, view, rules)).collect();
+        let mut all: Vec<Decided> = found.iter().map(|embedded| of_embedded(embedded, against.view, against.rules)).collect();
         if is_config_map(object) {
             all.push(Decided { findings: config_map_findings(&object.value), ..Decided::default() });
         }
         return all;
     }
-    vec![decide_alone(object, storage, view, rules)]
+    vec![decide_alone(object, against)]
 }
 
 /// A Pod of a controller that is not known.
@@ -227,26 +241,29 @@ fn of_embedded(embedded: &Embedded, view: &dyn ClusterView, rules: &Rules) -> De
     Decided { by_hand, ..decided }
 }
 
-fn decide_alone(object: &Object, storage: &StorageFacts<'_>, view: &dyn ClusterView, rules: &Rules) -> Decided {
+fn decide_alone(object: &Object, against: &Against<'_>) -> Decided {
+    let Against { storage, view, rules, risks } = against;
     let findings = |findings| Decided { findings, ..Decided::default() };
     match &object.subject {
         Subject::Workload(workload) => {
-            let verdict = decide_workload(workload, view, rules);
+            let verdict = decide_workload(workload, *view, rules);
             let spec = FieldPath::new(&["spec"]).beneath(workload.kind.template_path());
             let decided = of_pods(spec, verdict.pods.into_iter().map(|(_, verdict)| verdict).collect());
             let is_stored = object.value.pointer("/metadata/uid").is_some();
             let by_hand = (is_stored && workload.kind == WorkloadKind::Job).then(|| {
                 "the template of a Job that exists cannot be changed: delete the Job and create it again".to_owned()
             });
-            Decided { by_hand, ..decided }
+            let of_audit = risks.iter().flat_map(|risks| risks.of_workload(workload, *view));
+            Decided { by_hand, findings: decided.findings.into_iter().chain(of_audit).collect(), ..decided }
         }
         Subject::Fact(fact) => match fact.as_ref() {
             Fact::Pod(pod) if has_started(pod) => Decided::default(),
             Fact::Pod(pod) => {
-                let verdict = decide_pod(pod, view, rules);
+                let verdict = decide_pod(pod, *view, rules);
                 let by_hand = pod.is_stored().then(|| by_hand(pod, &verdict));
                 Decided { by_hand, ..of_pods(FieldPath::new(&["spec"]), vec![verdict]) }
             }
+            Fact::Claim(claim) => findings(risks.iter().flat_map(|risks| risks.of_claim(claim, *view)).collect()),
             Fact::Class(class) => findings(class_findings(class, storage)),
             Fact::Volume(volume) => findings(volume_findings(volume, storage)),
             _ => Decided::default(),

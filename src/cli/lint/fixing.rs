@@ -19,7 +19,7 @@ const CONTEXT: usize = 1;
 
 /// What is to be done with rewrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::cli) enum Mode {
     /// Tell them with the findings.
     Propose,
     /// Show them as a diff.
@@ -30,17 +30,17 @@ pub(super) enum Mode {
 
 /// What was done.
 #[derive(Debug, Default)]
-pub(super) struct Fixes {
+pub(in crate::cli) struct Fixes {
     /// Text for standard output: rewritten standard input, or a diff.
-    pub(super) output: String,
+    pub(in crate::cli) output: String,
     /// Standard output holds, or would hold, that text alone.
-    pub(super) stdout_is_taken: bool,
+    pub(in crate::cli) stdout_is_taken: bool,
     /// Files that could not be written.
-    pub(super) failures: Vec<String>,
+    pub(in crate::cli) failures: Vec<String>,
 }
 
 /// Adds fixes to the findings and, as the mode says, carries them out.
-pub(super) fn carry_out(checked: &mut Checked, stdin: Option<&Source>, mode: Mode) -> Fixes {
+pub(in crate::cli) fn carry_out(checked: &mut Checked, stdin: Option<&Source>, mode: Mode) -> Fixes {
     let stdout_is_taken = mode == Mode::Diff || (mode == Mode::Write && stdin.is_some());
     let mut outcome = Fixes { stdout_is_taken, ..Fixes::default() };
     for refused in checked.refusals.iter().filter(|refused| refused.always || mode != Mode::Propose) {

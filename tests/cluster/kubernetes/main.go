@@ -28,6 +28,8 @@ import (
 
 func main() {
 	switch name := filepath.Base(os.Args[0]); name {
+	case "device-driver":
+		run(newDeviceDriverCommand())
 	case "etcd":
 		etcdmain.Main(os.Args)
 	case "kube-apiserver":

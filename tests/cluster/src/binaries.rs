@@ -13,8 +13,16 @@ use crate::layout;
 use crate::versions::Version;
 
 /// What one binary is called by, to act as each of these.
-const COMPONENTS: [&str; 7] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
+const COMPONENTS: [&str; 8] = [
+    "device-driver",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
 
 /// How long binaries of an older module file stay after they were last asked for: another clone may be on an older commit.
 const KEPT_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -129,7 +137,7 @@ impl Recipe {
             title: format!("Kubernetes {release}"),
             sources: module.parent().map(Path::to_owned),
             module,
-            files: &["go.mod", "../main.go"],
+            files: &["go.mod", "../main.go", "../devices.go"],
             packages: &["."],
             // Without inlining a build takes a third less. What is tested every day is to be fast instead.
             compiler_flags: if version == Version::DEFAULT { "" } else { "-l" },

@@ -18,6 +18,7 @@ use crate::{cluster, eventually, guard, image, kubeconfig, leftovers, network, p
 const CONTAINERD: &str = "containerd";
 const KUBELET: &str = "kubelet";
 const KUBE_PROXY: &str = "kube-proxy";
+const DEVICE_DRIVER: &str = "device-driver";
 
 /// Directories of the host that each node has its own, empty form of. Where one cannot be hidden, those within it are.
 const PRIVATE: [(&str, &[&str]); 4] =
@@ -35,6 +36,8 @@ pub enum NodeComponent {
     Kubelet,
     /// kube-proxy; the rules that it made stay.
     KubeProxy,
+    /// A driver of two devices, `devices.latebind.test`, which no node has until it is started.
+    DeviceDriver,
 }
 
 impl NodeComponent {
@@ -43,6 +46,7 @@ impl NodeComponent {
             Self::Containerd => CONTAINERD,
             Self::Kubelet => KUBELET,
             Self::KubeProxy => KUBE_PROXY,
+            Self::DeviceDriver => DEVICE_DRIVER,
         }
     }
 }
@@ -197,6 +201,11 @@ impl Node {
             NodeComponent::KubeProxy => {
                 vec![self.plan.binary(KUBE_PROXY), format!("--config={}", file("kube-proxy.json"))]
             }
+            NodeComponent::DeviceDriver => vec![
+                self.plan.binary(DEVICE_DRIVER),
+                format!("--kubeconfig={}", file("kubelet.kubeconfig")),
+                format!("--node-name={}", self.name),
+            ],
         };
         self.start_as(component, argv).await
     }

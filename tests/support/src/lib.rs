@@ -13,6 +13,8 @@
 
 pub mod cases;
 pub mod chart;
+pub mod devices;
+pub mod diagnosed;
 pub mod installed;
 pub mod load;
 pub mod local;

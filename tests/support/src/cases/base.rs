@@ -23,25 +23,13 @@ pub fn expand(case: &mut Case, bases: &BTreeMap<String, Base>) -> Result<(), Str
     let Some(name) = &case.base else {
         return if case.without.is_empty() { Ok(()) } else { Err("without: there is no base".to_owned()) };
     };
-    let Base { mut objects, mut pod } = bases.get(name).cloned().ok_or_else(|| format!("there is no base {name}"))?;
-    for left_out in &case.without {
-        let before = objects.len() + usize::from(pod.is_some());
-        objects.retain(|object| kind_and_name(object) != *left_out);
-        pod = pod.filter(|pod| kind_and_name(pod) != *left_out);
-        if before == objects.len() + usize::from(pod.is_some()) {
-            return Err(format!("without: the base {name} has no {left_out}"));
-        }
+    let Base { objects, mut pod } = bases.get(name).cloned().ok_or_else(|| format!("there is no base {name}"))?;
+    let mut without = case.without.clone();
+    if let Some(left_out) = pod.as_ref().and_then(|pod| without.iter().position(|name| *name == kind_and_name(pod))) {
+        without.remove(left_out);
+        pod = None;
     }
-    for change in std::mem::take(&mut case.objects) {
-        match objects.iter_mut().find(|object| identity(object) == identity(&change)) {
-            Some(object) => merge(object, &change),
-            None if change.get("apiVersion").is_none() => {
-                return Err(format!("the base {name} has no {} to change", kind_and_name(&change)));
-            }
-            None => objects.push(change),
-        }
-    }
-    case.objects = objects;
+    case.objects = changed(name, objects, &without, std::mem::take(&mut case.objects))?;
     case.pod = match (pod, case.pod.take()) {
         (Some(mut pod), Some(change)) => {
             merge(&mut pod, &change);
@@ -52,6 +40,36 @@ pub fn expand(case: &mut Case, bases: &BTreeMap<String, Base>) -> Result<(), Str
         (_, None) => None,
     };
     Ok(())
+}
+
+/// The objects of a base without those that are left out, as `KIND/NAME`, and as they are changed: one of the same kind and name
+/// is merged, and one with an `apiVersion` is added.
+///
+/// # Errors
+/// When the base has nothing that is to be left out or changed.
+pub fn changed(
+    base: &str,
+    mut objects: Vec<Value>,
+    without: &[String],
+    changes: Vec<Value>,
+) -> Result<Vec<Value>, String> {
+    for left_out in without {
+        let before = objects.len();
+        objects.retain(|object| kind_and_name(object) != *left_out);
+        if before == objects.len() {
+            return Err(format!("without: the base {base} has no {left_out}"));
+        }
+    }
+    for change in changes {
+        match objects.iter_mut().find(|object| identity(object) == identity(&change)) {
+            Some(object) => merge(object, &change),
+            None if change.get("apiVersion").is_none() => {
+                return Err(format!("the base {base} has no {} to change", kind_and_name(&change)));
+            }
+            None => objects.push(change),
+        }
+    }
+    Ok(objects)
 }
 
 fn identity(object: &Value) -> [&str; 3] {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 mod base;
 
-pub use base::{Base, expand};
+pub use base::{Base, changed, expand};
 
 /// One file of a topic's folder in `tests/cases`.
 #[derive(Debug, Deserialize)]
