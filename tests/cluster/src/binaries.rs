@@ -121,6 +121,8 @@ struct Recipe {
     files: &'static [&'static str],
     /// Packages of programs. Each program is called like the last part of its package's path.
     packages: &'static [&'static str],
+    /// Build tags: what of the sources only some versions can be built with.
+    tags: &'static str,
     /// What the compiler is told about packages outside of the standard library.
     compiler_flags: &'static str,
     linker_flags: String,
@@ -137,8 +139,9 @@ impl Recipe {
             title: format!("Kubernetes {release}"),
             sources: module.parent().map(Path::to_owned),
             module,
-            files: &["go.mod", "../main.go", "../devices.go"],
+            files: &["go.mod", "../main.go", "../devices.go", "../devices_health.go"],
             packages: &["."],
+            tags: if version < Version::V1_37 { "" } else { "devicehealth" },
             // Without inlining a build takes a third less. What is tested every day is to be fast instead.
             compiler_flags: if version == Version::DEFAULT { "" } else { "-l" },
             linker_flags: names_version(version, &release),
@@ -157,6 +160,7 @@ impl Recipe {
             files: &["go.mod", "main.go"],
             packages: &["."],
             // As the default version, with which it shares packages.
+            tags: "",
             compiler_flags: "",
             linker_flags: "-s -w".to_owned(),
             links: &[],
@@ -179,6 +183,7 @@ impl Recipe {
                 "k8s.io/kubernetes/test/images/agnhost",
             ],
             // As the default version, with which it shares packages.
+            tags: "",
             compiler_flags: "",
             linker_flags: names_version(Version::DEFAULT, &release),
             links: &[],
@@ -196,6 +201,7 @@ impl Recipe {
             files: &["go.mod"],
             packages: &["helm.sh/helm/v3/cmd/helm"],
             // As the default version, with which it shares packages.
+            tags: "",
             compiler_flags: "",
             linker_flags: format!("-s -w -X helm.sh/helm/v3/internal/version.version={release}"),
             links: &[],
@@ -212,6 +218,7 @@ impl Recipe {
             sources: None,
             files: &["go.mod"],
             packages: &["sigs.k8s.io/krew/cmd/krew"],
+            tags: "",
             compiler_flags: "-l",
             linker_flags: "-s -w".to_owned(),
             links: &[],
@@ -228,6 +235,7 @@ impl Recipe {
             sources: None,
             files: &["go.mod"],
             packages: &["github.com/rancher/local-path-provisioner"],
+            tags: "",
             compiler_flags: "-l",
             linker_flags: "-s -w".to_owned(),
             links: &[],
@@ -240,7 +248,7 @@ impl Recipe {
         for file in self.files.iter().map(|file| self.module.join(file)) {
             digest.update(&fs::read(&file).with_context(|| file.display().to_string())?);
         }
-        let texts = [self.compiler_flags, &self.linker_flags, env::consts::ARCH];
+        let texts = [self.tags, self.compiler_flags, &self.linker_flags, env::consts::ARCH];
         for text in self.packages.iter().copied().chain(texts).chain(self.links.iter().copied()) {
             digest.update(text.as_bytes());
         }
@@ -281,7 +289,7 @@ impl Recipe {
         // The linker leaves debugging information out (`-w`); not to make it saves a seventh of the compiler's time.
         let compiler = format!("-gcflags=all=-dwarf=false {}", self.compiler_flags);
         command.args(["-v", "-trimpath", "-buildvcs=false", compiler.trim_end(), "-gcflags=std=-dwarf=false"]);
-        command.args(["-ldflags", &self.linker_flags, "-o"]);
+        command.args(["-tags", self.tags, "-ldflags", &self.linker_flags, "-o"]);
         // The empty part at the end says that it is a directory.
         command.arg(work.join("")).args(self.packages).stderr(Stdio::piped());
         let mut build = command.spawn()?;
