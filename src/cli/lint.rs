@@ -2,13 +2,13 @@
 
 mod check;
 mod fixing;
-mod ignore;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 
 use super::Exit;
 use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
@@ -34,6 +34,10 @@ Examples:
 
   # what is stuck in a cluster, for the dashboard that shows policy reports
   latebind lint --server -A -o openreports --fail-on=never | kubectl apply -f -
+
+  # hold it against the policies of the cluster, or against one that is being written
+  latebind lint -f pod.yaml --server
+  latebind lint -f pod.yaml --policy policy.yaml
 
   # show how nodeName would be rewritten, then do it
   latebind lint -f pod.yaml --fix --diff
@@ -118,7 +122,10 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     args.check_outputs()?;
     let manifests = args.input.read(&args.server, BTreeSet::new())?;
     let rules = args.rules.rules(args.assume.assumptions(Assumptions::in_order()));
-    let mut checked = check::check(&manifests, manifests.facts(), &rules);
+    let requester = args.input.requester();
+    let judge =
+        check::Judge { view: manifests.facts(), rules: &rules, requester: requester.as_ref(), now: Timestamp::now() };
+    let mut checked = check::check(&manifests, &judge);
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
     let outcome = fixing::carry_out(&mut checked, stdin.map(AsRef::as_ref), args.mode());
     let report = Report {

@@ -277,6 +277,17 @@ impl<K: Cached> Store<K> {
         Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect())
     }
 
+    /// Every object, if each can be read. Of a kind that is not served there is none.
+    pub fn every(&self) -> Lookup<Vec<Arc<K>>> {
+        let objects = self.read();
+        match (objects.synced, objects.malformed.is_empty()) {
+            (true, true) => Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect()),
+            (true, false) => Lookup::Unknown,
+            (false, _) if self.is_synced() => Lookup::Found(Vec::new()),
+            (false, _) => Lookup::Unknown,
+        }
+    }
+
     /// How many objects are held.
     pub fn len(&self) -> usize {
         self.read().by_name.len()
