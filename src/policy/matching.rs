@@ -135,7 +135,7 @@ fn of_classes(classes: Option<&[String]>, pod: &Pod, view: &dyn ClusterView) -> 
     let mut answer = Truth::No;
     for volume in claims.by_ref().take(MOST_CLAIMS) {
         answer = answer.or(|| match class_of(volume, pod, view) {
-            Lookup::Found(class) => Truth::of(classes.iter().any(|wanted| *wanted == class)),
+            Lookup::Found(class) => Truth::of(classes.contains(&class)),
             Lookup::Absent => Truth::No,
             Lookup::Unknown => Truth::Unknown(format!("the class of volume {:?} is not known", volume.name)),
         });

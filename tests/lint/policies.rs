@@ -53,10 +53,13 @@ fn policies(specs: &[Value]) -> String {
     specs.iter().enumerate().map(object).collect::<Vec<_>>().join("\n---\n")
 }
 
+/// Policies, a Pod, who creates it, and the findings that are expected.
+type Case = (Vec<Value>, Value, Option<&'static str>, &'static [&'static str]);
+
 /// Every case by `lint --policy` and by the webhook: the same findings, and refused is what lint calls an error.
 #[test]
 fn lint_finds_what_admission_says() {
-    let none: &[&str] = &[];
+    let none: &'static [&'static str] = &[];
     let deny = |more: Value| {
         let mut spec = json!({ "mode": "Deny" });
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -65,7 +68,7 @@ fn lint_finds_what_admission_says() {
     let only = |node: &str| json!({ "allowedNodes": { "names": [node] } });
     let exception = |until: &str| json!({ "allowedNodes": { "names": [] }, "exceptions": [{ "reason": "r", "expiresAt": until, "namespaces": ["a"] }] });
     let ignores = json!({ "annotations": { "latebind.dev/ignore": "LB001: by hand; LB302: mine" } });
-    let cases: Vec<(Vec<Value>, Value, Option<&str>, &[&str])> = vec![
+    let cases: Vec<Case> = vec![
         (vec![deny(only("n2"))], pod(None, &json!({})), None, &["LB302"]),
         (vec![deny(only("n1"))], pod(None, &json!({})), None, none),
         (vec![deny(only("n2"))], pod(Some("data"), &json!({})), None, &["LB001", "LB302"]),

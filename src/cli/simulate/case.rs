@@ -105,7 +105,7 @@ impl Simulator<'_> {
             Subject::Fact(fact) => match &**fact {
                 Fact::Pod(pod) if pod.is_stored() => case.pods.push(self.stored(title, pod, object.value.clone())),
                 Fact::Pod(pod) => {
-                    case.pods.push(self.pod(title, pod, object.value.clone(), self.facts, self.requester)?)
+                    case.pods.push(self.pod(title, pod, object.value.clone(), self.facts, self.requester)?);
                 }
                 _ => return Ok(None),
             },

@@ -280,12 +280,11 @@ impl<K: Cached> Store<K> {
     /// Every object, if each can be read. Of a kind that is not served there is none.
     pub fn every(&self) -> Lookup<Vec<Arc<K>>> {
         let objects = self.read();
-        match (objects.synced, objects.malformed.is_empty()) {
-            (true, true) => Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect()),
-            (true, false) => Lookup::Unknown,
-            (false, _) if self.is_synced() => Lookup::Found(Vec::new()),
-            (false, _) => Lookup::Unknown,
+        if objects.synced && objects.malformed.is_empty() {
+            return Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect());
         }
+        let is_not_served = !objects.synced && self.is_synced();
+        if is_not_served { Lookup::Found(Vec::new()) } else { Lookup::Unknown }
     }
 
     /// How many objects are held.
