@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Hook;
 use super::review::Answer;
+use super::review::PolicyOutcome;
 
 /// From a cached answer of a small Pod to the longest time that an API server waits, in seconds.
 const BUCKETS: [f64; 14] =
@@ -20,6 +21,14 @@ struct RequestLabels {
     hook: &'static str,
     decision: &'static str,
     code: &'static str,
+    dry_run: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    hook: &'static str,
+    mode: &'static str,
+    outcome: &'static str,
     dry_run: &'static str,
 }
 
@@ -39,6 +48,7 @@ struct RefusalLabels {
 pub struct AdmissionMetrics {
     requests: Family<RequestLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
+    policies: Family<PolicyLabels, Counter>,
     duration: Family<HookLabel, Histogram>,
 }
 
@@ -47,6 +57,7 @@ impl Default for AdmissionMetrics {
         Self {
             requests: Family::default(),
             refusals: Family::default(),
+            policies: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         }
     }
@@ -64,6 +75,11 @@ impl AdmissionMetrics {
             "admission_refusals",
             "Requests that were no review that could be answered, by HTTP status",
             self.refusals.clone(),
+        );
+        registry.register(
+            "policy_decisions",
+            "Pods and workloads about which PinPolicies had, or may have had, a say, by the mode that held",
+            self.policies.clone(),
         );
         registry.register_with_unit(
             "admission_duration",
@@ -85,6 +101,10 @@ impl AdmissionMetrics {
             dry_run: if dry_run { "true" } else { "false" },
         };
         self.requests.get_or_create(&labels).inc();
+        if let Some(PolicyOutcome { mode, outcome }) = answer.policy {
+            let (hook, dry_run) = (labels.hook, labels.dry_run);
+            self.policies.get_or_create(&PolicyLabels { hook, mode, outcome, dry_run }).inc();
+        }
         self.duration.get_or_create(&HookLabel { hook: hook.as_str() }).observe(took.as_secs_f64());
     }
 

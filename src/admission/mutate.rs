@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use super::patch::{annotate, bounded, operations, warnings};
-use super::review::{Answer, Decision, Request, Reviewed};
-use super::subject::{AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, said, spoken, subject, unchanged};
-use crate::binding::{Lookup, Pin, PodVerdict, Remedy, decide_pod};
+use super::review::{Answer, Decision, PolicyOutcome, Request, Reviewed};
+use super::subject::{
+    AUDIT_CHARS, Admission, Skip, Subject, audit_of_policies, codes, created_pod, left_by_policy, said, spoken,
+    subject, unchanged,
+};
+use crate::binding::{Lookup, Pin, PodVerdict, Remedy};
 use crate::model::{CLAIM_PROVISIONER, Claim, Pod};
-use crate::policy::Mode;
+use crate::policy::{self, Mode, judge};
 
 /// Answers a request of the mutating webhook. Only what is created is ever changed: Pods in mode `Rewrite` alone, claims
 /// in every mode, since the chart calls for claims only where the administrator asks for it.
@@ -16,7 +19,9 @@ use crate::policy::Mode;
 pub fn mutate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
     let answered = match subject(request) {
         Subject::Pod => created_pod(request, admission).map(|pod| {
-            answer(pod, &spoken(decide_pod(pod, admission.view, admission.rules), admission), admission.mode)
+            let decision = admission.decide(pod, request.requester().as_ref());
+            let verdict = judge(pod, admission.view, admission.rules, &decision);
+            answer(pod, &spoken(verdict, admission), &decision)
         }),
         Subject::Claim => created_claim(request, admission).map(|claim| announce(&claim, admission)),
         Subject::Workload(_) | Subject::Other => Err(Skip::Ignored),
@@ -57,11 +62,13 @@ fn announce(claim: &Claim, admission: &Admission<'_>) -> Answer {
     Answer { patch, audit, ..Answer::nothing(Decision::Announced) }
 }
 
-fn answer(pod: &Pod, verdict: &PodVerdict, mode: Mode) -> Answer {
+fn answer(pod: &Pod, verdict: &PodVerdict, decision: &policy::Decision) -> Answer {
+    let Some(mode) = decision.mode else { return left_by_policy(decision) };
     let mut answer = Answer {
         decision: said(verdict.findings.iter()),
         code: verdict.findings.first().map(|finding| finding.code),
-        audit: audit(verdict, mode),
+        audit: audit(verdict, mode, decision),
+        policy: PolicyOutcome::of(decision),
         ..Answer::default()
     };
     match mode {
@@ -88,8 +95,8 @@ fn answer(pod: &Pod, verdict: &PodVerdict, mode: Mode) -> Answer {
 }
 
 /// What the audit log keeps about a Pod that names its node.
-pub(super) fn audit(verdict: &PodVerdict, mode: Mode) -> BTreeMap<&'static str, String> {
-    let mut audit = BTreeMap::new();
+pub(super) fn audit(verdict: &PodVerdict, mode: Mode, decision: &policy::Decision) -> BTreeMap<&'static str, String> {
+    let mut audit = audit_of_policies(decision);
     if verdict.findings.is_empty() {
         return audit;
     }
@@ -145,6 +152,7 @@ mod tests {
             mode,
             exemptions: &exemptions,
             details: true,
+            now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         };
         let reply = respond(Hook::Mutate, review.to_string().as_bytes(), &admission).unwrap();
         let mut object = review["request"]["object"].clone();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::{Pod, Text};
+use crate::policy::Requester;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -114,7 +115,10 @@ pub struct GroupKind<'a> {
 
 /// Who asks.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Requester<'a> {
+pub struct UserInfo<'a> {
+    /// The user's name.
+    #[serde(borrow, default)]
+    pub username: BorrowedText<'a>,
     /// Groups of the user.
     #[serde(borrow, default)]
     pub groups: Option<Vec<BorrowedText<'a>>>,
@@ -136,7 +140,7 @@ pub struct Request<'a> {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     pub operation: BorrowedText<'a>,
     /// Who asks.
-    pub user_info: Option<Requester<'a>>,
+    pub user_info: Option<UserInfo<'a>>,
     /// The object as it would be stored; absent on `DELETE`.
     pub object: Reviewed<'a>,
     /// The object as it is stored; absent on `CREATE`.
@@ -266,6 +270,14 @@ impl<'a> Request<'a> {
         self.kind.group.is_empty() && &*self.kind.kind == "Pod"
     }
 
+    /// Who asks; nobody where the request does not say it.
+    #[must_use]
+    pub fn requester(&self) -> Option<Requester> {
+        let user = self.user_info.as_ref().filter(|user| !user.username.is_empty())?;
+        let groups = user.groups.iter().flatten().map(ToString::to_string).collect();
+        Some(Requester { user: user.username.to_string(), groups })
+    }
+
     /// True when nothing will be stored.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
@@ -314,6 +326,31 @@ pub struct Answer {
     pub audit: BTreeMap<&'static str, String>,
     /// For the log: why the object could not be read. It quotes nothing of the object.
     pub trouble: Option<String>,
+    /// For metrics: what PinPolicies said, where they had, or may have had, a say.
+    pub policy: Option<PolicyOutcome>,
+}
+
+/// What PinPolicies said about a Pod, as labels of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyOutcome {
+    /// The mode that holds; `off` leaves the Pod alone.
+    pub mode: &'static str,
+    /// `not_known`, `not_allowed`, `allowed`, or `excepted` where no other policy covers the Pod.
+    pub outcome: &'static str,
+}
+
+impl PolicyOutcome {
+    /// The outcome of a decision in which policies have a say.
+    pub(super) fn of(decision: &crate::policy::Decision) -> Option<Self> {
+        let outcome = match decision {
+            _ if !decision.is_of_policies() => return None,
+            _ if !decision.not_known.is_empty() => "not_known",
+            _ if !decision.not_allowed.is_empty() => "not_allowed",
+            _ if decision.covering.is_empty() => "excepted",
+            _ => "allowed",
+        };
+        Some(Self { mode: decision.mode.map_or("off", crate::policy::Mode::as_str), outcome })
+    }
 }
 
 /// What became of a review, as a label of metrics.

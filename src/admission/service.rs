@@ -11,12 +11,13 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::body::{BodyBudget, BodyLimits, BufferedBody};
-use super::facts::{AdmissionFacts, mode_of};
+use super::facts::AdmissionFacts;
 use super::metrics::AdmissionMetrics;
 use super::respond::{Hook, Reply, respond_to};
 use super::review::{Decision, Request as Review, ReviewError};
@@ -161,10 +162,10 @@ async fn large(service: &Arc<Service>, hook: Hook, body: BufferedBody) -> Result
 impl Service {
     fn respond(&self, hook: Hook, request: &Review<'_>, view: &View) -> Result<Reply, ReviewError> {
         let choices = &self.options;
-        let mode = mode_of(view, &request.namespace, choices.mode);
         let (rules, exemptions, details) = (&choices.rules, &choices.exemptions, choices.details);
         let provisioners = &choices.provisioners;
-        let admission = Admission { view, rules, provisioners, mode, exemptions, details };
+        let (mode, now) = (choices.mode, Timestamp::now());
+        let admission = Admission { view, rules, provisioners, mode, exemptions, details, now };
         respond_to(hook, request, &admission)
     }
 

@@ -1,9 +1,14 @@
 //! What a review is about, as far as it is looked at, and in which words it is answered.
 
-use super::review::{Answer, Decision, Request, Reviewed, place_of};
-use crate::binding::{ClusterView, Finding, PodVerdict, Remedy, Rules, Severity};
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::patch::bounded;
+use super::review::{Answer, Decision, PolicyOutcome, Request, Reviewed, place_of};
+use crate::binding::{ClusterView, Code, Finding, PodVerdict, Remedy, Rules, Severity};
 use crate::model::{Pod, WorkloadKind};
-use crate::policy::{Exemptions, Mode};
+use crate::policy::{self, Exemptions, Mode, PinRequest, Requester, evaluate};
 
 /// Group of kubelets. They create mirror Pods only, and the admission plugin NodeRestriction refuses those that were
 /// changed.
@@ -20,12 +25,49 @@ pub struct Admission<'a> {
     pub rules: &'a Rules,
     /// Names of provisioners that are latebind's to serve: claims of their classes are told so when they are created.
     pub provisioners: &'a [String],
-    /// How far they go.
+    /// How far they go where no PinPolicy and no label of the namespace says otherwise.
     pub mode: Mode,
     /// What they leave out.
     pub exemptions: &'a Exemptions,
     /// Whether answers name what is known of the cluster. Anybody who reaches the port may ask about anybody's claims.
     pub details: bool,
+    /// The moment, by which exceptions of policies expire.
+    pub now: Timestamp,
+}
+
+impl Admission<'_> {
+    /// What the policies say about a Pod. The requester is not known of Pods that a workload's controller will create.
+    pub(super) fn decide(&self, pod: &Pod, requester: Option<&Requester>) -> policy::Decision {
+        let request = PinRequest { pod, requester, mode: self.mode, now: self.now };
+        evaluate(&request, self.view)
+    }
+}
+
+/// The answer about what a policy of mode Off covers: nothing, but for the record.
+pub(super) fn left_by_policy(decision: &policy::Decision) -> Answer {
+    let audit = audit_of_policies(decision);
+    Answer { audit, policy: PolicyOutcome::of(decision), ..Answer::nothing(Decision::Exempt) }
+}
+
+/// What the audit log keeps of the policies that had a say.
+pub(super) fn audit_of_policies(decision: &policy::Decision) -> BTreeMap<&'static str, String> {
+    let mut audit = BTreeMap::new();
+    if !decision.is_of_policies() {
+        return audit;
+    }
+    audit.insert("mode", decision.mode.map_or("off", Mode::as_str).to_owned());
+    let mut keep = |key, text: String| {
+        if !text.is_empty() {
+            audit.insert(key, bounded(&text, AUDIT_CHARS));
+        }
+    };
+    keep("policy", decision.policy().unwrap_or_default().to_owned());
+    let of = |names: Vec<&str>| names.join(",");
+    keep("policies-violated", of(decision.not_allowed.iter().map(|it| it.policy.as_str()).collect()));
+    keep("policies-excepted", of(decision.excepted.iter().map(|it| it.policy.as_str()).collect()));
+    // Policies that are not known at all have no name.
+    keep("policies-not-known", of(decision.not_known.iter().map(|it| it.policy.as_deref().unwrap_or("*")).collect()));
+    audit
 }
 
 impl Exemptions {
@@ -109,7 +151,9 @@ pub(super) fn created_pod<'a>(request: &'a Request<'_>, admission: &Admission<'_
 /// The verdict in the words that the requester may hear.
 pub(super) fn spoken(mut verdict: PodVerdict, admission: &Admission<'_>) -> PodVerdict {
     if !admission.details {
-        verdict.findings.iter_mut().for_each(shorten);
+        // Who is refused by a policy must hear which one it was. Of its author's facts that tells nothing.
+        let names_policy = |code| matches!(code, Code::NodeNotAllowed | Code::IgnoreNotAllowed);
+        verdict.findings.iter_mut().filter(|finding| !names_policy(finding.code)).for_each(shorten);
     }
     verdict
 }

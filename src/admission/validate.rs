@@ -6,15 +6,17 @@ use std::hash::Hash;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::facts::mode_of;
 use super::mutate::audit;
 use super::patch::{MOST_WARNINGS, bounded, warnings, workload_warnings};
-use super::review::{Answer, Decision, Denial, Request, Reviewed, set_namespace};
+use super::review::{Answer, Decision, Denial, PolicyOutcome, Request, Reviewed, set_namespace};
 use super::subject::{
-    AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, said, shorten, spoken, subject, unchanged,
+    AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, left_by_policy, said, shorten, spoken, subject,
+    unchanged,
 };
-use crate::binding::{Finding, PodVerdict, Severity, WorkloadVerdict, decide_pod, decide_workload, poisoned_claim};
+use crate::binding::{Code, Finding, PodVerdict, Severity, WorkloadVerdict, decide_workload, poisoned_claim};
 use crate::model::{Claim, Workload, WorkloadError, WorkloadKind};
-use crate::policy::Mode;
+use crate::policy::{self, Mode, judge};
 
 /// Longest message of a denial, in characters.
 const DENIAL_CHARS: usize = 1024;
@@ -26,8 +28,11 @@ const DENIAL_CHARS: usize = 1024;
 #[must_use]
 pub fn validate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
     let answer = match subject(request) {
-        Subject::Pod => created_pod(request, admission)
-            .map(|pod| about_pod(&spoken(decide_pod(pod, admission.view, admission.rules), admission), admission.mode)),
+        Subject::Pod => created_pod(request, admission).map(|pod| {
+            let decision = admission.decide(pod, request.requester().as_ref());
+            let verdict = judge(pod, admission.view, admission.rules, &decision);
+            about_pod(&spoken(verdict, admission), &decision)
+        }),
         Subject::Workload(kind) => {
             written(request, admission).and_then(|object| about_workload(kind, object, request, admission))
         }
@@ -51,9 +56,11 @@ fn written<'a>(request: &Request<'a>, admission: &Admission<'_>) -> Result<&'a R
     }
 }
 
-fn about_pod(verdict: &PodVerdict, mode: Mode) -> Answer {
+fn about_pod(verdict: &PodVerdict, decision: &policy::Decision) -> Answer {
+    let Some(mode) = decision.mode else { return left_by_policy(decision) };
     let findings: Vec<&Finding> = verdict.findings.iter().collect();
-    finish(&findings, verdict.is_stuck(), warnings(&unchanged(verdict)), audit(verdict, mode), mode)
+    let audit = audit(verdict, mode, decision);
+    finish(&findings, verdict.is_stuck(), warnings(&unchanged(verdict)), audit, (mode, decision))
 }
 
 fn about_workload(
@@ -62,23 +69,29 @@ fn about_workload(
     request: &Request<'_>,
     admission: &Admission<'_>,
 ) -> Result<Answer, Skip> {
-    let read = |object: &RawValue| -> Result<WorkloadVerdict, Skip> {
+    let read = |object: &RawValue| -> Result<(WorkloadVerdict, policy::Decision), Skip> {
         let value: Value = serde_json::from_str(object.get())?;
         // The error's text may quote the object, its path does not.
         let mut workload = Workload::read(kind, &value).map_err(|WorkloadError::Field { path, .. }| {
             Skip::Unreadable(format!("a field of a wrong type in {path}"))
         })?;
         set_namespace(&mut workload.metadata.namespace, &request.namespace);
-        let WorkloadVerdict { pods } = decide_workload(&workload, admission.view, admission.rules);
-        let pods = pods.into_iter().map(|(pod, verdict)| (pod, spoken(verdict, admission)));
-        Ok(WorkloadVerdict { pods: pods.collect() })
+        // Its Pods will be created by its controller, under a name that depends on the cluster.
+        let decision = workload.pod().map(|pod| admission.decide(&pod, None)).unwrap_or_default();
+        let WorkloadVerdict { pods } = decide_workload(&workload, admission.view, &decision.rules(admission.rules));
+        let pods = pods.into_iter().map(|(pod, verdict)| {
+            let verdict = decision.apply(verdict, &pod, kind.template_path());
+            (pod, spoken(verdict, admission))
+        });
+        Ok((WorkloadVerdict { pods: pods.collect() }, decision))
     };
-    let verdict = read(object)?;
+    let (verdict, decision) = read(object)?;
+    let Some(mode) = decision.mode else { return Ok(left_by_policy(&decision)) };
     let mut findings: Vec<&Finding> = Vec::new();
     let mut texts = Vec::new();
     for (_, pod) in &verdict.pods {
         findings.extend(&pod.findings);
-        texts.extend(match admission.mode {
+        texts.extend(match mode {
             Mode::Rewrite => workload_warnings(pod),
             Mode::Audit | Mode::Warn | Mode::Deny => warnings(&unchanged(pod)),
         });
@@ -89,19 +102,19 @@ fn about_workload(
     texts.truncate(MOST_WARNINGS);
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
     let before = request.old_object.and_then(|old| read(old).ok());
-    if let Some(before) = before {
+    if let Some((before, _)) = before {
         let earlier: HashSet<&Finding> = before.pods.iter().flat_map(|(_, pod)| &pod.findings).collect();
         if findings.iter().all(|finding| earlier.contains(finding)) {
             return Ok(Answer::nothing(Decision::Clean));
         }
     }
     let stuck = verdict.pods.iter().any(|(_, pod)| pod.is_stuck());
-    let audit = verdict.pods.iter().map(|(_, pod)| audit(pod, admission.mode)).find(|audit| !audit.is_empty());
+    let audit = verdict.pods.iter().map(|(_, pod)| audit(pod, mode, &decision)).find(|audit| !audit.is_empty());
     let mut audit = audit.unwrap_or_default();
-    if !audit.is_empty() {
+    if !findings.is_empty() {
         audit.insert("findings", bounded(&codes(findings.iter().copied()), AUDIT_CHARS));
     }
-    Ok(finish(&findings, stuck, texts, audit, admission.mode))
+    Ok(finish(&findings, stuck, texts, audit, (mode, &decision)))
 }
 
 fn about_claim(object: &RawValue, request: &Request<'_>, admission: &Admission<'_>) -> Result<Answer, Skip> {
@@ -115,12 +128,14 @@ fn about_claim(object: &RawValue, request: &Request<'_>, admission: &Admission<'
         shorten(&mut finding);
     }
     let text = bounded(&format!("{}: {}", finding.code, finding.message), 256);
+    // A claim pins no Pod, so that no policy is about it.
+    let mode = mode_of(admission.view, &request.namespace, admission.mode);
     let audit = BTreeMap::from([
         ("findings", finding.code.to_string()),
-        ("mode", admission.mode.to_string()),
+        ("mode", mode.to_string()),
         ("remedy", format!("hopeless {}", finding.code)),
     ]);
-    Ok(finish(&[&finding], true, vec![text], audit, admission.mode))
+    Ok(finish(&[&finding], true, vec![text], audit, (mode, &policy::Decision::default())))
 }
 
 fn finish(
@@ -128,22 +143,26 @@ fn finish(
     stuck: bool,
     texts: Vec<String>,
     audit: BTreeMap<&'static str, String>,
-    mode: Mode,
+    (mode, decision): (Mode, &policy::Decision),
 ) -> Answer {
     let mut answer = Answer {
         decision: said(findings.iter().copied()),
         code: findings.first().map(|finding| finding.code),
         audit,
+        policy: PolicyOutcome::of(decision),
         ..Answer::default()
     };
     if mode != Mode::Audit {
         answer.warnings = texts;
     }
+    let errors = || findings.iter().filter(|finding| finding.severity == Severity::Error);
+    // What waits forever is refused for that, anything else for the node alone.
+    let worst = errors().find(|finding| stuck || finding.code == Code::NodeNotAllowed);
     if mode == Mode::Deny
-        && stuck
-        && let Some(worst) = findings.first().filter(|finding| finding.severity == Severity::Error)
+        && let Some(worst) = worst
     {
-        let message = format!("{}: {}. {}", worst.code, worst.message, worst.code.next());
+        let by = decision.policy().map(|policy| format!(" (PinPolicy {policy:?})")).unwrap_or_default();
+        let message = format!("{}: {}{by}. {}", worst.code, worst.message, worst.code.next());
         answer.denial = Some(Denial { message: bounded(&message, DENIAL_CHARS) });
         answer.decision = Decision::Denied;
     }

@@ -345,6 +345,18 @@ codes! {
         "A finding is to be ignored without a reason",
         "The annotation latebind.dev/ignore holds codes, each with a reason: \"LB001: the claim is bound by hand\". An entry without a reason, or with an unknown code, is not honoured.",
         "Write CODE: reason; several are separated by semicolons.";
+    NodeNotAllowed = "LB302", Error,
+        "A PinPolicy does not allow the node that the Pod names",
+        "A policy of the cluster covers the Pod and lists the nodes that it may name, and this is none of them. In mode Deny the Pod is refused; in mode Rewrite latebind ties nothing to the node; otherwise it is told. The message names the policy.",
+        "Name a node that the policy allows: kubectl get pinpolicy POLICY -o yaml. Or ask its author for an exception.";
+    IgnoreNotAllowed = "LB303", Warning,
+        "A PinPolicy does not let the Pod ignore findings",
+        "The annotation latebind.dev/ignore would accept a finding of this Pod, and a policy that covers the Pod does not say allowIgnore. The annotation does not count.",
+        "Remove the annotation, or ask the policy's author for allowIgnore or an exception.";
+    PolicyNotKnown = "LB304", Warning,
+        "Whether a PinPolicy covers the Pod, or allows its node, is not known",
+        "The policies, the labels of the namespace or of the node, the class of a claim, or who creates the Pod have not been read yet or are not in the input. What is not known refuses nothing, and nothing is done that the policy might forbid.",
+        "Add what the message names: --policy, --objects, or --requester for who creates the Pod.";
     LeftPendingByDrain = "LB401", Info,
         "A drain of the node would leave Pods Pending, since their volume is on that node alone",
         "The node affinity of the volume admits one node. A drain evicts the Pods that use it, and their controller makes new ones that no other node can take: they stay Pending with \"volume node affinity conflict\" until the node is back. Where the node is to go for good, so is the data on it. latebind audit says so beforehand; where the node is cordoned already it is a warning.",

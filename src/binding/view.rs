@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::crd::{Kept, PinPolicy};
 use crate::model::{
     AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
     StorageCapacity, Volume,
@@ -108,6 +109,11 @@ pub trait ClusterView {
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>>;
     /// A ResourceClaimTemplate by namespace and name.
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>>;
+
+    /// Every PinPolicy. Where there is nobody who could have written one, there is none.
+    fn policies(&self) -> Lookup<Vec<Arc<Kept<PinPolicy>>>> {
+        Lookup::Found(Vec::new())
+    }
 
     /// Another namespace in which there is a claim of that name, to be named in a message. Nothing where that would take
     /// a walk.
@@ -246,6 +252,10 @@ impl<T: LayeredView> ClusterView for T {
 
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
         LayeredView::resource_claim_template(self, namespace, name)
+    }
+
+    fn policies(&self) -> Lookup<Vec<Arc<Kept<PinPolicy>>>> {
+        self.beneath().policies()
     }
 
     fn claim_elsewhere(&self, namespace: &str, name: &str) -> Option<String> {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use clap::Args;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use super::Exit;
@@ -111,7 +112,9 @@ impl AuditArgs {
         let facts = manifests.facts();
         let risks = Risks::new(facts.nodes().cloned(), all_nodes);
         let rules = self.rules.rules(Assumptions::in_order());
-        let mut checked = check::check(&manifests, facts, &rules, Some(&risks));
+        let judge =
+            check::Judge { view: facts, rules: &rules, requester: None, now: Timestamp::now(), risks: Some(&risks) };
+        let mut checked = check::check(&manifests, &judge);
         let _nothing_is_written = fixing::carry_out(&mut checked, None, fixing::Mode::Propose);
         let unread = manifests.problems.iter().map(|problem| crate::report::Unread {
             file: problem.place.file.clone(),

@@ -156,7 +156,7 @@ fn propose(claim: Claim, known: &Known<'_>) -> Proposal {
         known.record.events("PersistentVolumeClaim", claim.namespace(), claim.name(), claim.metadata.uid.as_deref());
     let now = known.record.as_of().unwrap_or_default();
     let provisioner = Some(ProvisionerReport::read(&events, now));
-    let past = Past { given_back_for: LONG_AGO, provisioner, started: None };
+    let past = Past { given_back_for: LONG_AGO, provisioner, started: None, now };
     let plan = plan(&claim, known.view, known.rules, &past);
     Proposal { claim, plan }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 
 use super::Exit;
 use super::cluster::{ClusterArgs, RequestArgs};
 use crate::binding::{AssumedBinding, AssumedNode, AssumedStorage, Assumptions, Cluster, PinStyle, Rules};
-use crate::facts::files::{Input, Manifests, Request};
+use crate::facts::Fact;
+use crate::facts::files::{Input, Manifests, Object, Request, Subject};
 use crate::facts::server::{ClaimsOf, ServerFacts, live_objects};
 use crate::kubernetes::client;
+use crate::policy::Requester;
 use crate::report::style::{Style, clean};
 
 /// Which manifests to read.
@@ -56,6 +59,20 @@ pub struct InputArgs {
     #[arg(short = 'n', long, value_name = "NAME", env = "LATEBIND_NAMESPACE", hide_env = true)]
     pub namespace: Option<String>,
 
+    /// PinPolicies to judge by, besides those of the input and of the cluster. A policy that an API server would refuse is
+    /// an error.
+    #[arg(long, value_name = "FILE|DIR", num_args = 1.., value_hint = ValueHint::AnyPath, help_heading = "Policies")]
+    pub policy: Vec<String>,
+
+    /// Who creates the Pods that are given, for policies that ask for it: a user, or
+    /// system:serviceaccount:NAMESPACE:NAME. Without it that is not known. Pods of workloads are created by their controller.
+    #[arg(long, value_name = "USER", help_heading = "Policies")]
+    pub requester: Option<String>,
+
+    /// A group of that user; repeat it for several.
+    #[arg(long, value_name = "GROUP", requires = "requester", help_heading = "Policies")]
+    pub requester_group: Vec<String>,
+
     /// Every Node of the cluster is in the input: one that is not does not exist. A list of Nodes, as
     /// kubectl get nodes -o yaml writes it, says so by itself.
     #[arg(long)]
@@ -67,6 +84,37 @@ impl InputArgs {
     #[must_use]
     pub fn named(&self) -> &[String] {
         if self.filename.is_empty() { &self.paths } else { &self.filename }
+    }
+
+    /// Who creates the Pods that are given, if that is said.
+    #[must_use]
+    pub fn requester(&self) -> Option<Requester> {
+        let user = self.requester.clone()?;
+        let mut groups = self.requester_group.clone();
+        // The API server adds these by itself.
+        groups.push("system:authenticated".to_owned());
+        let account = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+        if let Some((namespace, _)) = account {
+            groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
+        }
+        Some(Requester { user, groups })
+    }
+
+    /// The files of `--policy` hold policies: a wrong name would otherwise look like a cluster without any.
+    fn check_policies(&self, manifests: &Manifests) -> anyhow::Result<()> {
+        for name in &self.policy {
+            let of_input = |file: &str| file == name || Path::new(file).starts_with(name);
+            let mut objects = manifests.objects.iter().filter(|object| of_input(&object.origin.source().name));
+            let is_policy =
+                |object: &Object| matches!(&object.subject, Subject::Fact(it) if matches!(**it, Fact::PinPolicy(_)));
+            if manifests.problems.iter().any(|problem| of_input(&problem.place.file)) {
+                bail!("--policy {name}: there is something wrong with it, so nothing is judged");
+            }
+            if !objects.any(is_policy) {
+                bail!("--policy {name}: there is no PinPolicy in it");
+            }
+        }
+        Ok(())
     }
 
     /// Reads the manifests, and tells on stderr what could not be read. Where a cluster is asked, what it knows are facts
@@ -81,7 +129,7 @@ impl InputArgs {
         let live = self.named().is_empty() && namespaces.is_empty();
         let mut request = Request {
             files: self.named().iter().map(|name| Input::of(name)).collect(),
-            objects: self.objects.iter().map(|name| Input::of(name)).collect(),
+            objects: self.objects.iter().chain(&self.policy).map(|name| Input::of(name)).collect(),
             recursive: self.recursive,
             namespace: Some(namespace.clone()),
             nodes_complete: self.nodes_complete,
@@ -89,6 +137,7 @@ impl InputArgs {
         let Some(session) = session else {
             let manifests = Manifests::read(&request)?;
             tell(&manifests).context("stderr")?;
+            self.check_policies(&manifests)?;
             return Ok(manifests);
         };
         session.runtime.block_on(async {
@@ -100,6 +149,7 @@ impl InputArgs {
             }
             let manifests = Manifests::read(&request)?;
             tell(&manifests).context("stderr")?;
+            self.check_policies(&manifests)?;
             namespaces.extend(manifests.namespaces());
             let scope = if live && scope.is_none() { ClaimsOf::All } else { ClaimsOf::Namespaces(namespaces) };
             let read = read_facts(&client, &scope).await?;

@@ -2,13 +2,13 @@
 
 pub(super) mod check;
 pub(super) mod fixing;
-mod ignore;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 
 use super::Exit;
 use super::input::{AssumeArgs, InputArgs, RulesArgs, ServerArgs, exit_of};
@@ -31,6 +31,10 @@ Examples:
 
   # for people here and for code scanning there
   latebind lint -f manifests/ -o table -o sarif=findings.sarif
+
+  # hold it against the policies of the cluster, or against one that is being written
+  latebind lint -f pod.yaml --server
+  latebind lint -f pod.yaml --policy policy.yaml
 
   # show how nodeName would be rewritten, then do it
   latebind lint -f pod.yaml --fix --diff
@@ -116,7 +120,10 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     args.check_outputs()?;
     let manifests = args.input.read(&args.server, BTreeSet::new())?;
     let rules = args.rules.rules(args.assume.assumptions(Assumptions::in_order()));
-    let mut checked = check::check(&manifests, manifests.facts(), &rules, None);
+    let requester = args.input.requester();
+    let judge =
+        check::Judge { view: manifests.facts(), rules: &rules, requester: requester.as_ref(), now: Timestamp::now(), risks: None };
+    let mut checked = check::check(&manifests, &judge);
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
     let outcome = fixing::carry_out(&mut checked, stdin.map(AsRef::as_ref), args.mode());
     let report = Report {

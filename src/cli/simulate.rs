@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Read};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Exit;
@@ -34,12 +35,15 @@ Examples:
   # only what changes, and the JSON Patch in a file
   latebind simulate -f pod.yaml -o diff -o patch=patch.json
 
+  # which policy decides, and why
+  latebind simulate -f pod.yaml --policy policy.yaml --requester jane
+
   # replay a recorded AdmissionReview: the bytes that /mutate would send
   latebind simulate --review review.json --objects facts.yaml -o json
 
 Exit codes:
   0  admission would let everything in, changed or not
-  1  admission would refuse something (--mode=deny)
+  1  admission would refuse something (--mode=deny, or a policy)
   2  a flag or an input is wrong
   5  some of the input could not be read; the rest was looked at";
 
@@ -107,7 +111,15 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<Exit> {
     let by_itself = if review.is_some() { Assumptions::default() } else { Assumptions::in_order() };
     let rules = args.rules.rules(args.assume.assumptions(by_itself));
     let exemptions = Exemptions::default();
-    let asker = Simulator { facts: manifests.facts(), rules: &rules, mode: args.mode, exemptions: &exemptions };
+    let requester = args.input.requester();
+    let asker = Simulator {
+        facts: manifests.facts(),
+        rules: &rules,
+        mode: args.mode,
+        exemptions: &exemptions,
+        requester: requester.as_ref(),
+        now: Timestamp::now(),
+    };
     match &review {
         Some((name, bytes)) => replay(args, name, bytes, &manifests, &asker),
         None => simulate(args, &manifests, &asker),

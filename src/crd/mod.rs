@@ -1,12 +1,14 @@
-//! The custom resources of provisioning, group `latebind.dev`, cluster-scoped: the types, their schemas and rules.
+//! The custom resources, group `latebind.dev`, cluster-scoped: the types, their schemas and rules.
 //!
-//! [`LocalPool`] is what an administrator writes, [`LocalNode`] what an agent reports, [`LocalVolume`] the order that
-//! passes between controller and agent. The schemas under `webhook-manifests/chart/files/crds` are generated from these types.
+//! [`PinPolicy`] says who may pin Pods to nodes. Of provisioning, [`LocalPool`] is what an administrator writes, [`LocalNode`]
+//! what an agent reports, [`LocalVolume`] the order that passes between controller and agent. The schemas under `webhook-manifests/chart/files/crds` are generated from these types.
 
 mod condition;
 mod kept;
 mod node;
 mod path;
+mod pin_policy;
+mod pin_policy_check;
 mod pool;
 mod volume;
 
@@ -17,6 +19,11 @@ pub use node::{
     orphan_allowance,
 };
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
+pub use pin_policy::{
+    AllowedNodes, LISTED_VIOLATIONS, NamespacesOf, Operator, PinBy, PinPolicy, PinPolicySpec, PinPolicyStatus,
+    PolicyException, PolicyMode, RequestersOf, Requirement, Selector, Violation,
+};
+pub use pin_policy_check::PolicyFault;
 pub use pool::{LocalPool, LocalPoolSpec, LocalPoolStatus, Placement, PoolNodes, PoolPath, Room};
 pub(crate) use volume::fnv1a;
 pub use volume::{
@@ -42,6 +49,9 @@ pub const ORPHANS_HELD: &str = "OrphansHeld";
 /// Condition of a [`LocalNode`]: calls to a disk do not return.
 pub const DISK_HUNG: &str = "DiskHung";
 
+/// Condition of a [`PinPolicy`]: an exception is past its time, and covers nobody any more.
+pub const EXCEPTIONS_EXPIRED: &str = "ExceptionsExpired";
+
 /// Reason of `Ready=False` of a [`LocalVolume`]: nothing was made, since a directory that an earlier claim of the same namespace and
 /// name has left is there, and is in the report.
 pub const EXISTING_DIRECTORY: &str = "ExistingDirectory";
@@ -49,7 +59,7 @@ pub const EXISTING_DIRECTORY: &str = "ExistingDirectory";
 /// The definitions, in the order in which they are to be applied.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd()]
+    vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd(), PinPolicy::crd()]
 }
 
 /// Each definition as a YAML file: its name and its text.

@@ -56,3 +56,63 @@ fn names_differ_by_node_and_stay_the_same_forever() {
     // Stored objects carry it: a change of the function would lose them.
     assert_eq!(LocalVolume::name_for("u", ""), "u-cbf29ce484222325");
 }
+
+/// What the API server refuses, a real one too: the suite `aspects` gives it the same file.
+#[test]
+fn a_policy_that_the_api_server_refuses_is_refused_offline_too() {
+    #[derive(serde::Deserialize)]
+    struct Refused {
+        why: String,
+        spec: serde_json::Value,
+    }
+    let text = include_str!("../../tests/data/policies/refused.json");
+    for Refused { why, spec } in serde_json::from_str::<Vec<Refused>>(text).unwrap() {
+        let read = serde_json::from_value::<PinPolicySpec>(spec.clone());
+        assert!(read.is_err() || read.unwrap().check(&spec).is_err(), "{why}");
+    }
+}
+
+#[test]
+fn what_a_policy_may_hold_is_bounded_and_the_largest_is_kept() {
+    let text = |length: usize| "x".repeat(length);
+    let names = |count: usize, length: usize| vec![text(length); count];
+    let wanted = serde_json::json!({ "key": text(317), "operator": "In", "values": names(16, 63) });
+    let labels: serde_json::Map<String, serde_json::Value> =
+        (0..32).map(|place| (format!("{place:0317}"), text(63).into())).collect();
+    let selector = serde_json::json!({ "matchLabels": labels, "matchExpressions": vec![wanted; 32] });
+    let account = format!("{}/{}", text(63), text(253));
+    let requesters =
+        serde_json::json!({ "users": names(16, 253), "groups": names(16, 253), "serviceAccounts": vec![account; 16] });
+    let exception = serde_json::json!({ "reason": text(512), "expiresAt": "2030-01-01T00:00:00Z",
+        "namespaces": names(32, 63), "requesters": requesters });
+    let mut spec = serde_json::json!({
+        "mode": "Rewrite", "pin": "Name", "allowIgnore": true,
+        "namespaces": { "names": names(256, 63), "selector": selector }, "objectSelector": selector,
+        "storageClasses": names(64, 253), "requesters": requesters,
+        "allowedNodes": { "names": names(256, 253), "selector": selector }, "exceptions": vec![exception.clone(); 32],
+    });
+    let read: PinPolicySpec = serde_json::from_value(spec.clone()).unwrap();
+    read.check(&spec).unwrap();
+    // What caches keep of one object.
+    assert!(format!("{:?}", PinPolicy::new("p", read)).len() < 1 << 20);
+    for (field, more) in [
+        ("/exceptions", vec![exception; 33]),
+        ("/namespaces/names", names(257, 63).into_iter().map(Into::into).collect()),
+    ] {
+        let before = std::mem::replace(spec.pointer_mut(field).unwrap(), more.into());
+        let read: PinPolicySpec = serde_json::from_value(spec.clone()).unwrap();
+        assert!(read.check(&spec).is_err(), "{field}");
+        *spec.pointer_mut(field).unwrap() = before;
+    }
+}
+
+#[test]
+fn a_field_that_there_is_not_is_found() {
+    let fault = |spec: serde_json::Value| {
+        serde_json::from_value::<PinPolicySpec>(spec.clone()).unwrap().check(&spec).map_err(|fault| fault.field)
+    };
+    assert_eq!(fault(serde_json::json!({ "mode": "Deny", "exceptions": [], "allowedNodes": { "names": [] } })), Ok(()));
+    assert_eq!(fault(serde_json::json!({ "mode": "Deny", "namespace": "a" })), Err("spec.namespace".to_owned()));
+    let deep = serde_json::json!({ "mode": "Deny", "namespaces": { "name": ["a"], "names": ["a"] } });
+    assert_eq!(fault(deep), Err("spec.namespaces.name".to_owned()));
+}

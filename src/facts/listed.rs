@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::binding::{
     AntiAffinityIndex, ClusterView, Kind, Lookup, anti_affinity_around, anti_affinity_of, default_class,
 };
+use crate::crd::{GROUP, Kept, PinPolicy};
 use crate::model::{
     AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Text, Volume,
@@ -50,6 +51,9 @@ pub struct Facts {
     resource_claim_templates: HashMap<Name, Arc<ResourceClaimTemplate>>,
     /// Namespaces of the claims of a name.
     claim_namespaces: HashMap<String, BTreeSet<String>>,
+    policies: BTreeMap<String, Arc<Kept<PinPolicy>>>,
+    /// Whether there are policies was asked, and not told.
+    policies_not_told: bool,
     complete: BTreeSet<Kind>,
 }
 
@@ -80,6 +84,10 @@ pub enum Fact {
     ResourceClaim(ResourceClaim),
     /// A ResourceClaimTemplate.
     ResourceClaimTemplate(ResourceClaimTemplate),
+    /// A PinPolicy.
+    PinPolicy(Box<Kept<PinPolicy>>),
+    /// That nobody says which PinPolicies there are.
+    PoliciesNotTold,
 }
 
 impl Fact {
@@ -103,9 +111,19 @@ impl Fact {
             ("resource.k8s.io", "ResourceClaimTemplate") => {
                 ResourceClaimTemplate::deserialize(object).map(Self::ResourceClaimTemplate)
             }
+            (GROUP, "PinPolicy") => policy(object).map(|policy| Self::PinPolicy(Box::new(policy))),
             _ => return None,
         })
     }
+}
+
+/// A policy as the API server would take it; one that it would refuse is an error.
+fn policy(object: &serde_json::Value) -> Result<Kept<PinPolicy>, serde_json::Error> {
+    use serde::Deserialize;
+    use serde::de::Error;
+    let policy = Kept::<PinPolicy>::deserialize(object)?;
+    policy.spec.check(&object["spec"]).map_err(serde_json::Error::custom)?;
+    Ok(policy)
 }
 
 impl Fact {
@@ -125,6 +143,8 @@ impl Fact {
             Self::AntiAffinityPod(object) => ("Pod", &object.metadata),
             Self::ResourceClaim(object) => ("ResourceClaim", &object.metadata),
             Self::ResourceClaimTemplate(object) => ("ResourceClaimTemplate", &object.metadata),
+            Self::PinPolicy(object) => return ("PinPolicy", "", object.name()),
+            Self::PoliciesNotTold => return ("PinPolicy", "", ""),
         };
         (kind, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
     }
@@ -139,6 +159,8 @@ impl Fact {
                 | Self::Namespace(_)
                 | Self::CsiDriver(_)
                 | Self::CsiNode(_)
+                | Self::PinPolicy(_)
+                | Self::PoliciesNotTold
         )
     }
 
@@ -156,7 +178,9 @@ impl Fact {
             | Self::Volume(_)
             | Self::Namespace(_)
             | Self::CsiDriver(_)
-            | Self::CsiNode(_) => None,
+            | Self::CsiNode(_)
+            | Self::PinPolicy(_)
+            | Self::PoliciesNotTold => None,
         }
     }
 }
@@ -203,6 +227,10 @@ impl Facts {
                 let name = (template.namespace().to_owned(), template.name().to_owned());
                 self.resource_claim_templates.insert(name, Arc::new(template));
             }
+            Fact::PinPolicy(policy) => {
+                self.policies.insert(policy.name().to_owned(), Arc::new(*policy));
+            }
+            Fact::PoliciesNotTold => self.policies_not_told = true,
         }
     }
 
@@ -337,6 +365,11 @@ impl ClusterView for Facts {
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
         let found = self.resource_claim_templates.get(&(namespace.to_owned(), name.to_owned()));
         Lookup::found_or(found.cloned(), self.otherwise())
+    }
+
+    /// Those that are given. Manifests without any are about a cluster without any.
+    fn policies(&self) -> Lookup<Vec<Arc<Kept<PinPolicy>>>> {
+        if self.policies_not_told { Lookup::Unknown } else { Lookup::Found(self.policies.values().cloned().collect()) }
     }
 
     fn knows_all(&self, kind: Kind) -> bool {

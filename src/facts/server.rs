@@ -11,7 +11,8 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 use super::Fact;
-use crate::kubernetes::api::{ApiError, deadline, in_time};
+use crate::crd::{Kept, PinPolicy};
+use crate::kubernetes::api::{ApiError, deadline, in_time, is_served};
 use crate::model::{
     AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, ModelObject, Namespace, Node, OrMalformed, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Volume, Wire,
@@ -95,6 +96,7 @@ impl ServerFacts {
         read.list(&capacities, some(Fact::StorageCapacity)).await?;
         let pods: Api<OrMalformed<AntiAffinityPod>> = Api::all(client.clone());
         read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::AntiAffinityPod(pod))).await?;
+        read.policies(client).await?;
         let namespaces = match claims_of {
             ClaimsOf::Namespaces(names) => names,
             ClaimsOf::All => {
@@ -128,6 +130,22 @@ impl ServerFacts {
         match self.list(api, fact).await {
             Err(ServerError::NotServed { .. }) => Ok(()),
             listed => listed,
+        }
+    }
+
+    /// Who may not read the policies does not know them, unless there can be none.
+    async fn policies(&mut self, client: &Client) -> Result<(), ServerError> {
+        let policies: Api<OrMalformed<Kept<PinPolicy>>> = Api::all(client.clone());
+        let (before, malformed) = (self.facts.len(), self.malformed.len());
+        match self.list_served(&policies, |policy| Some(Fact::PinPolicy(Box::new(policy)))).await {
+            Ok(()) if self.malformed.len() == malformed => Ok(()),
+            Err(ServerError::Refused { .. }) if is_served::<PinPolicy>(client).await == Some(false) => Ok(()),
+            Ok(()) | Err(ServerError::Refused { .. }) => {
+                self.facts.truncate(before);
+                self.facts.push(Fact::PoliciesNotTold);
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 

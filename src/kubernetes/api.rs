@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -159,7 +159,16 @@ where
     }
 }
 
-/// The same for something that may not be there.
+/// Whether the API server has the kind, as its discovery says; `None` where it does not answer.
+pub(crate) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Option<bool> {
+    match in_time(client.list_api_group_resources(&K::api_version(&()))).await {
+        Ok(found) => Some(found.resources.iter().any(|resource| resource.name == K::plural(&()))),
+        Err(error) if error.is_not_found() => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// A call about something that may not be there.
 pub(crate) async fn if_found<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<Option<T>, ApiError> {
     match in_time(call).await {
         Ok(found) => Ok(Some(found)),

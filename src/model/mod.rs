@@ -109,6 +109,8 @@ pub const WEBHOOK_LABEL: &str = "latebind.dev/webhook";
 pub const RESCUE_LABEL: &str = "latebind.dev/rescue";
 /// Namespace label that holds its name, on every namespace that an API server has stored.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// Annotation by which an object accepts findings, each with a reason.
+pub const IGNORE: &str = "latebind.dev/ignore";
 /// Annotation in which latebind keeps the node name that a rewritten Pod came with.
 pub const ORIGINAL_NODE_NAME: &str = "latebind.dev/original-node-name";
 

@@ -1,14 +1,30 @@
-//! How far latebind may go with a Pod that it finds stuck: one answer for admission and for the rescue loop.
+//! How far latebind may go with a Pod that names its node: one answer for admission, the rescue loop and the offline
+//! commands. The flags, the namespace's labels, and the PinPolicies of the cluster ([`pins`]).
+
+mod ignore;
+mod judge;
+mod matching;
+mod pins;
+#[cfg(test)]
+mod pins_tests;
+mod request;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::binding::Lookup;
-use crate::model::{MODE_LABEL, Namespace, RESCUE_LABEL, WEBHOOK_LABEL};
+use crate::binding::{ClusterView, Code, Lookup};
+use crate::model::{IGNORE, MODE_LABEL, Namespace, Pod, RESCUE_LABEL, WEBHOOK_LABEL};
+
+pub use ignore::{Ignores, read as read_ignores};
+pub use judge::judge;
+pub use matching::is_expired;
+pub use pins::{DecidedBy, Decision, Excepted, NotAllowed, NotKnown, evaluate, evaluate_one};
+pub use request::{PinRequest, Requester};
 
 /// What admission does with a finding, from the least to the most that the requester notices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,9 +62,20 @@ impl Mode {
 /// Who may label a namespace may thereby not get around what the administrator chose.
 #[must_use]
 pub fn mode_in(namespace: &Namespace, for_all: Mode) -> Mode {
-    // A word that is no mode is as good as none.
-    let asked = namespace.metadata.label(MODE_LABEL).and_then(|word| word.parse::<Mode>().ok());
-    asked.map_or(for_all, |asked| asked.max(for_all))
+    asked_by(namespace).map_or(for_all, |asked| asked.max(for_all))
+}
+
+/// The mode that the namespace's label asks for. A word that is no mode is as good as none.
+fn asked_by(namespace: &Namespace) -> Option<Mode> {
+    namespace.metadata.label(MODE_LABEL).and_then(|word| word.parse::<Mode>().ok())
+}
+
+/// The same, by what is known of the namespace.
+fn namespace_mode(namespace: &Lookup<Arc<Namespace>>) -> Option<Mode> {
+    match namespace {
+        Lookup::Found(namespace) => asked_by(namespace),
+        Lookup::Absent | Lookup::Unknown => None,
+    }
 }
 
 /// What is not looked at by anybody.
@@ -88,8 +115,8 @@ impl Default for RescuePolicy {
     }
 }
 
-/// How far the rescue loop goes in a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far the rescue loop goes, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// Nothing is looked at.
     Leave,
@@ -114,11 +141,37 @@ impl RescuePolicy {
         if is_disabled(WEBHOOK_LABEL) || is_disabled(RESCUE_LABEL) {
             return Some(Reach::Leave);
         }
-        Some(match mode_in(namespace, self.mode) {
-            Mode::Audit => Reach::Count,
-            Mode::Warn => Reach::Tell,
-            Mode::Rewrite | Mode::Deny => Reach::Write,
-        })
+        Some(Reach::in_mode(Some(mode_in(namespace, self.mode))))
+    }
+
+    /// How far the loop goes for a Pod, by the policies that cover it; none while it is not known which there are. Who
+    /// created the Pod is not known any more.
+    #[must_use]
+    pub fn reach_for(&self, pod: &Pod, view: &dyn ClusterView, now: Timestamp) -> Option<(Reach, Decision)> {
+        if matches!(view.policies(), Lookup::Unknown) {
+            return None;
+        }
+        let decision = evaluate(&PinRequest { pod, requester: None, mode: self.mode, now }, view);
+        let reach = Reach::in_mode(decision.least);
+        let accepted = || pod.metadata.annotation(IGNORE).map(read_ignores).unwrap_or_default().reasons;
+        let reach = match decision.allows_ignore {
+            Some(true) if accepted().contains_key(&Code::PinnedToDelayedClaim) => Reach::Leave,
+            _ if decision.withheld => reach.min(Reach::Tell),
+            _ => reach,
+        };
+        Some((reach, decision))
+    }
+}
+
+impl Reach {
+    /// As far as admission goes.
+    const fn in_mode(mode: Option<Mode>) -> Self {
+        match mode {
+            None => Self::Leave,
+            Some(Mode::Audit) => Self::Count,
+            Some(Mode::Warn) => Self::Tell,
+            Some(Mode::Rewrite | Mode::Deny) => Self::Write,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, RoleError};
 use crate::binding::Rules;
+use crate::controllers::policies::{Policies, PoliciesOptions};
 use crate::controllers::rescue::{Rescue, RescueOptions};
 use crate::controllers::volumes::{Options as ProvisionerOptions, Provisioner};
 use crate::facts::live::{LiveCluster, Observer, WatchedPods};
@@ -71,6 +72,14 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         contender.register(&mut process.registry);
     }
     let leadership = contender.as_ref().map(Contender::leadership);
+    let policies = PoliciesOptions {
+        client: client.clone(),
+        live: live.clone(),
+        rules: rules.clone(),
+        policy: policy.clone(),
+        leadership: leadership.clone(),
+    };
+    let policies = Policies::new(policies, &mut process.registry);
     let rescue = RescueOptions {
         client: client.clone(),
         live: live.clone(),
@@ -85,7 +94,7 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
 
     let facts = process.readiness.part("facts");
     let contender = contender.map(|contender| contender.telling(process.readiness.part("lease")));
-    let mut observers: Vec<Arc<dyn Observer>> = vec![rescue.observer()];
+    let mut observers: Vec<Arc<dyn Observer>> = vec![rescue.observer(), policies.observer()];
     match provisioner {
         Some(options) => {
             let registry = &mut process.registry;
@@ -110,6 +119,8 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
     });
     let stop = process.stop.clone();
     process.spawn("rescue", rescue.run(stop));
+    let stop = process.stop.clone();
+    process.spawn("policies", policies.run(stop));
     process.run_until_shutdown(&shutdown, std::future::ready, DRAIN).await
 }
 

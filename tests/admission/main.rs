@@ -5,5 +5,6 @@
 mod command;
 mod hostile;
 mod lifecycle;
+mod policies;
 mod reviews;
 mod support;

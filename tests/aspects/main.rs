@@ -4,6 +4,7 @@
 mod installed;
 mod known;
 mod neighbours;
+mod policies;
 mod table;
 
 use std::process::ExitCode;
@@ -29,6 +30,16 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "known::devices_are_allocated_to_pods_that_are_rewritten",
         known::devices_are_allocated_to_pods_that_are_rewritten,
+    );
+    suite.test(
+        Needs::Api,
+        "policies::the_api_server_refuses_what_no_policy_can_mean",
+        policies::the_api_server_refuses_what_no_policy_can_mean,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "policies::follow_an_administrator_and_bind_a_tenant",
+        policies::follow_an_administrator_and_bind_a_tenant,
     );
     suite.run()
 }

@@ -240,3 +240,56 @@ fn a_pod_that_admission_leaves_alone_comes_with_the_real_reason() {
         assert!(text.contains(reason), "{pod}\n{text}");
     }
 }
+
+const POLICIES: &str = "\
+apiVersion: latebind.dev/v1alpha1
+kind: PinPolicy
+metadata: {name: racks}
+spec:
+  mode: Deny
+  requesters: {groups: [devs]}
+  allowedNodes: {names: [n2]}
+---
+apiVersion: latebind.dev/v1alpha1
+kind: PinPolicy
+metadata: {name: all}
+spec:
+  mode: Audit
+---
+apiVersion: latebind.dev/v1alpha1
+kind: PinPolicy
+metadata: {name: none}
+spec:
+  mode: Deny
+  exceptions:
+    - {reason: moving out, expiresAt: '2900-01-01T00:00:00Z', namespaces: [default]}
+";
+
+#[test]
+fn the_policy_that_decides_is_named_with_its_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file(directory.path(), "policies.yaml", POLICIES.as_bytes());
+    let simulate = |more: &[&str]| {
+        let args = [&["simulate", "-f", "-", "--policy", file.to_str().unwrap()], more].concat();
+        run_with(&args, POD.as_bytes(), &[])
+    };
+    let run = simulate(&["--requester", "jane", "--requester-group", "devs"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    for line in [
+        "policy: mode deny, by PinPolicy \"racks\", the strictest of 2 that cover the Pod",
+        "policy: PinPolicy \"all\" covers it too, mode audit",
+        "policy: PinPolicy \"racks\" (mode deny) does not allow the node that it names",
+        "policy: PinPolicy \"none\" does not cover it until 2900-01-01T00:00:00Z: moving out",
+    ] {
+        assert!(run.stdout.contains(line), "{line}: {}", run.stdout);
+    }
+    assert!(run.stdout.contains("refused: LB302"), "{}", run.stdout);
+    // Without a requester nobody knows, and so nobody is refused.
+    let run = simulate(&["-o", "json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let list: Value = serde_json::from_str(&run.stdout).unwrap();
+    let pod = &list["items"][0]["pods"][0];
+    assert_eq!((pod["allowed"].as_bool(), pod["decision"].as_str()), (Some(true), Some("warned")), "{pod}");
+    assert!(pod["policies"].to_string().contains("who creates the Pod is not known"), "{pod}");
+    assert_eq!(simulate(&["--requester", "joe", "-o", "json"]).code, 0);
+}

@@ -9,6 +9,7 @@ mod formats;
 mod ignored;
 mod mixed;
 mod not_said;
+mod policies;
 mod rewriting;
 mod storage;
 

@@ -88,6 +88,11 @@ fn main() -> ExitCode {
         "policy::where_admission_does_nothing_the_rescue_loop_writes_nothing",
         policy::where_admission_does_nothing_the_rescue_loop_writes_nothing,
     );
+    suite.alone(
+        Needs::ControlPlane,
+        "policy::what_a_pin_policy_forbids_is_not_done_and_its_status_says_so",
+        policy::what_a_pin_policy_forbids_is_not_done_and_its_status_says_so,
+    );
     suite.alone(Needs::ControlPlane, "rights::are_enough_and_all_used", rights::are_enough_and_all_used);
     suite.alone(Needs::Nodes, "nodes::existing_pods_start", nodes::existing_pods_start);
     suite.alone(

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume};
-use kube::api::{Patch, PatchParams};
+use kube::CustomResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use latebind::crd::{PinPolicy, PinPolicyStatus};
 use latebind_cluster::{Cluster, Scope, eventually, holds_for};
 use serde_json::{Value, json};
 
@@ -114,6 +116,64 @@ pub async fn where_admission_does_nothing_the_rescue_loop_writes_nothing(scope: 
     let rescuer = Rescuer::start(cluster, &[]).await?;
     ensure!(bound_to(scope, "fixed").await? == disk);
     selected(scope, "made").await?;
+    rescuer.signal("TERM").await?;
+    Ok(())
+}
+
+/// Waits for a status of the policy, and for what it says.
+async fn status(scope: &Scope, name: &str, wanted: impl Fn(&PinPolicyStatus) -> bool) -> Result<PinPolicyStatus> {
+    let policies = scope.all::<PinPolicy>();
+    eventually("the status of the policy", PATIENCE, async || {
+        let policy = policies.get(name).await?;
+        let status = policy.status.filter(|it| it.observed_generation == policy.metadata.generation);
+        Ok(status.filter(|status| wanted(status)))
+    })
+    .await
+}
+
+/// A policy is one for admission and rescue: a Pod that got by admission is not helped to a node that it may not have, and the
+/// policy's status names it. Once the node is allowed, it is helped.
+pub async fn what_a_pin_policy_forbids_is_not_done_and_its_status_says_so(scope: &Scope) -> Result<()> {
+    let cluster = scope.cluster()?;
+    leave(cluster).await?;
+    latebind_test_support::local::install(&scope.client(), [PinPolicy::crd()]).await?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let class = class(scope, "dynamic", PROVISIONER).await?;
+    claim(scope, "data", &class, "1Gi").await?;
+    stuck(scope, "app", node.name(), &["data"]).await?;
+    let name = scope.unique("nodes");
+    let spec =
+        json!({ "mode": "Deny", "namespaces": { "names": [scope.namespace()] }, "allowedNodes": { "names": [] } });
+    scope.create::<PinPolicy>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
+
+    let rescuer = Rescuer::start(cluster, &[]).await?;
+    let told = scope.event("app", "RescueWithheld", &name, PATIENCE).await?;
+    ensure!(told.contains("does not allow the Pod's node"), "{told}");
+    let said = status(scope, &name, |status| status.total_violations == 1).await?;
+    ensure!((said.matched_pods, said.violations.len()) == (1, 1), "{said:?}");
+    let violation = &said.violations[0];
+    ensure!((violation.name.as_str(), violation.reason.as_str()) == ("app", "NodeNotAllowed"), "{violation:?}");
+    ensure!(violation.namespace == scope.namespace() && violation.node == node.name(), "{violation:?}");
+    ensure!(rescuer.metric("latebind_policy_violations ").await? == 1.0);
+    holds_for("the claim to have no node", QUIET, async || {
+        let claim = scope.claim("data").await?;
+        let selected = claim.metadata.annotations.is_some_and(|found| found.contains_key(SELECTED_NODE));
+        ensure!(!selected, "a volume was ordered for a node that is not allowed");
+        Ok(())
+    })
+    .await?;
+
+    let patch = json!({ "spec": { "allowedNodes": { "names": [node.name()] } } });
+    scope.all::<PinPolicy>().patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    selected(scope, "data").await?;
+    // A Pod that waits forever, and would be refused by now.
+    let said = status(scope, &name, |status| status.total_violations == 1).await?;
+    ensure!(said.violations[0].reason == "WaitsForever", "{said:?}");
+    scope.all::<PinPolicy>().delete(&name, &DeleteParams::default()).await?;
+    eventually("the violations to be forgotten", PATIENCE, async || {
+        Ok((rescuer.metric("latebind_policy_violations ").await? == 0.0).then_some(()))
+    })
+    .await?;
     rescuer.signal("TERM").await?;
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::jiff::SignedDuration;
+use kube::CustomResourceExt;
 use kube::api::{DeleteParams, ListParams};
+use latebind::crd::PinPolicy;
 use latebind_cluster::{Cluster, Scope, eventually};
 use serde::Deserialize;
 use serde_json::json;
@@ -20,6 +22,7 @@ pub async fn are_enough_and_all_used(scope: &Scope) -> Result<()> {
     let cluster = scope.cluster()?;
     leave(cluster).await?;
     // An API server that has just restarted refuses for a moment, and another test restarts it.
+    latebind_test_support::local::install(&scope.client(), [PinPolicy::crd()]).await?;
     let earlier = deeds(cluster)?.len();
     let rescuer = Rescuer::start(cluster, &[]).await?;
     exercise(scope).await?;
@@ -70,6 +73,7 @@ fn every_write_names_what_was_decided_on(cluster: &Cluster) -> Result<()> {
 
 /// Everything that rescue ever does, once.
 async fn exercise(scope: &Scope) -> Result<()> {
+    policy(scope).await?;
     let node = scope.simulated_node("node", &[]).await?;
     let (made, fixed) = (class(scope, "dynamic", PROVISIONER).await?, class(scope, "static", NO_PROVISIONER).await?);
     volume(scope, "disk", &fixed, node.name(), "1Gi").await?;
@@ -106,6 +110,17 @@ async fn exercise(scope: &Scope) -> Result<()> {
         let events = scope.api::<Event>().list(&fields).await?.items;
         let counts = |event: &Event| event.series.as_ref().and_then(|series| series.count) == Some(2);
         Ok(events.iter().any(counts).then_some(()))
+    })
+    .await
+}
+
+/// A policy about nobody, which gets its status all the same.
+async fn policy(scope: &Scope) -> Result<()> {
+    let name = scope.unique("nobody");
+    let spec = json!({ "mode": "Audit", "namespaces": { "names": ["nobody"] } });
+    scope.create::<PinPolicy>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
+    eventually("the status of the policy", PATIENCE, async || {
+        Ok(scope.all::<PinPolicy>().get(&name).await?.status.map(drop))
     })
     .await
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::ignore::{self, IGNORE, Ignores};
 use crate::binding::storage_findings::{StorageFacts, class_findings, config_map_findings, volume_findings};
 use crate::binding::{
     Assumption, ClusterView, Code, FieldPath, Finding, Pin, PodVerdict, Remedy, Risks, Rules, Severity, decide_pod,
@@ -14,7 +14,8 @@ use crate::binding::{
 use crate::cli::by_hand::by_hand;
 use crate::facts::Fact;
 use crate::facts::files::{Embedded, Manifests, Object, Origin, Subject, names_a_node};
-use crate::model::{Node, Pod, Volume, WorkloadKind};
+use crate::model::{IGNORE, Node, Pod, Volume, WorkloadKind};
+use crate::policy::{Decision, Ignores, Mode, PinRequest, Requester, evaluate, read_ignores};
 use crate::report::{self, Point, Reported, State};
 
 /// What was found, and what could be rewritten.
@@ -60,26 +61,48 @@ pub(in crate::cli) struct Refused {
     pub(in crate::cli) always: bool,
 }
 
-/// What objects are held against.
-struct Against<'a> {
-    storage: StorageFacts<'a>,
-    view: &'a dyn ClusterView,
-    rules: &'a Rules,
+/// How Pods are judged.
+#[derive(Clone, Copy)]
+pub(in crate::cli) struct Judge<'a> {
+    pub view: &'a dyn ClusterView,
+    pub rules: &'a Rules,
+    /// Who would create the Pods that are given; nobody knows who creates those of workloads.
+    pub requester: Option<&'a Requester>,
+    /// The moment, by which exceptions of policies expire.
+    pub now: Timestamp,
     /// What an audit looks for besides.
-    risks: Option<&'a Risks>,
+    pub risks: Option<&'a Risks>,
+}
+
+impl Judge<'_> {
+    /// What policies say about a Pod that is to be created.
+    fn decision(&self, pod: &Pod, requester: Option<&Requester>) -> Decision {
+        let request = PinRequest { pod, requester, mode: Mode::default(), now: self.now };
+        let decision = evaluate(&request, self.view);
+        // What is accepted is told as such here, and not left out.
+        Decision { allows_ignore: decision.allows_ignore.filter(|allowed| !allowed), ..decision }
+    }
+
+    /// The verdict on a Pod, and whether its annotation that accepts findings counts.
+    fn pod(&self, pod: &Pod) -> (PodVerdict, bool) {
+        // Who created a Pod that exists is not known any more.
+        let decision = self.decision(pod, self.requester.filter(|_| !pod.is_stored()));
+        let verdict = decide_pod(pod, self.view, &decision.rules(self.rules));
+        // The scheduler, too, gives Pods their node. Of one that exists only what it waits for tells that it came with it.
+        if pod.is_stored() && !verdict.is_stuck() {
+            return (verdict, true);
+        }
+        let counts = decision.allows_ignore.is_none();
+        (decision.apply(verdict, pod, &[]), counts)
+    }
 }
 
 /// Looks at every object that is not a fact only; of an audit, for what threatens claims and StatefulSets too.
-pub(in crate::cli) fn check(
-    manifests: &Manifests,
-    view: &dyn ClusterView,
-    rules: &Rules,
-    risks: Option<&Risks>,
-) -> Checked {
-    let against = Against { storage: storage_facts(manifests), view, rules, risks };
+pub(in crate::cli) fn check(manifests: &Manifests, judge: &Judge<'_>) -> Checked {
+    let storage = storage_facts(manifests);
     let mut checked = Checked::default();
     for object in manifests.checked() {
-        checked.object(object, &against);
+        checked.object(object, &storage, judge);
     }
     checked
 }
@@ -116,11 +139,13 @@ struct Decided {
     pods: Option<(FieldPath, Vec<PodVerdict>)>,
     /// Why the file cannot be rewritten, and what to do instead.
     by_hand: Option<String>,
+    /// A policy does not let the object accept findings.
+    refuses_ignore: bool,
 }
 
 impl Checked {
-    fn object(&mut self, object: &Object, against: &Against<'_>) {
-        let all = decide(object, against);
+    fn object(&mut self, object: &Object, storage: &StorageFacts<'_>, judge: &Judge<'_>) {
+        let all = decide(object, storage, judge);
         // Places cost a second look at the text, so they are asked for only where something was found.
         let line = if all.iter().all(|decided| decided.findings.is_empty()) {
             object.origin.document().start.line
@@ -155,7 +180,17 @@ impl Checked {
     /// Takes in what was decided about one Pod spec of an object; gives what is wrong with its annotations.
     fn decided(&mut self, decided: Decided, object: &Object, subject: &Arc<report::Object>) -> Vec<Finding> {
         let template = decided.pods.as_ref().map(|(spec, _)| FieldPath::new(&spec.0[..spec.0.len().saturating_sub(1)]));
-        let (ignores, faults) = ignores(object, template.as_ref());
+        let (mut ignores, mut faults) = ignores(object, template.as_ref());
+        if decided.refuses_ignore {
+            let refused = decided.findings.iter().any(|finding| ignores.reasons.contains_key(&finding.code));
+            let is_told = decided.findings.iter().any(|finding| finding.code == Code::IgnoreNotAllowed);
+            if refused && !is_told {
+                let path = FieldPath::new(&["metadata", "annotations", IGNORE]);
+                let message = format!("{IGNORE} does not count: a PinPolicy does not say allowIgnore");
+                faults.push(Code::IgnoreNotAllowed.at(path, message));
+            }
+            ignores.reasons.clear();
+        }
         let first = self.findings.len();
         for finding in decided.findings {
             let state = match ignores.reasons.get(&finding.code) {
@@ -213,22 +248,22 @@ fn is_left_aside(object: &Object) -> bool {
 }
 
 /// What was decided about the Pod specs of an object; one entry where it has none.
-fn decide(object: &Object, against: &Against<'_>) -> Vec<Decided> {
+fn decide(object: &Object, storage: &StorageFacts<'_>, judge: &Judge<'_>) -> Vec<Decided> {
     if let Subject::Other(found) = &object.subject
         && !found.is_empty()
     {
-        let mut all: Vec<Decided> = found.iter().map(|embedded| of_embedded(embedded, against.view, against.rules)).collect();
+        let mut all: Vec<Decided> = found.iter().map(|embedded| of_embedded(embedded, judge)).collect();
         if is_config_map(object) {
             all.push(Decided { findings: config_map_findings(&object.value), ..Decided::default() });
         }
         return all;
     }
-    vec![decide_alone(object, against)]
+    vec![decide_alone(object, storage, judge)]
 }
 
 /// A Pod of a controller that is not known.
-fn of_embedded(embedded: &Embedded, view: &dyn ClusterView, rules: &Rules) -> Decided {
-    let mut verdict = decide_pod(&embedded.pod, view, rules);
+fn of_embedded(embedded: &Embedded, judge: &Judge<'_>) -> Decided {
+    let (mut verdict, counts) = judge.pod(&embedded.pod);
     for finding in &mut verdict.findings {
         finding.path = match finding.path.0.split_first() {
             Some((_, within)) if !embedded.is_text => FieldPath(within.to_vec()).beneath(&embedded.path.0),
@@ -238,32 +273,39 @@ fn of_embedded(embedded: &Embedded, view: &dyn ClusterView, rules: &Rules) -> De
     let decided = of_pods(embedded.path.clone(), vec![verdict]);
     let by_hand =
         embedded.is_text.then(|| "the Pod stands in a text of the object; change nodeName there by hand".to_owned());
-    Decided { by_hand, ..decided }
+    Decided { by_hand, refuses_ignore: !counts, ..decided }
 }
 
-fn decide_alone(object: &Object, against: &Against<'_>) -> Decided {
-    let Against { storage, view, rules, risks } = against;
+fn decide_alone(object: &Object, storage: &StorageFacts<'_>, judge: &Judge<'_>) -> Decided {
     let findings = |findings| Decided { findings, ..Decided::default() };
     match &object.subject {
         Subject::Workload(workload) => {
-            let verdict = decide_workload(workload, *view, rules);
+            // Its Pods are created by its controller, whoever that is.
+            let decision = workload.pod().map(|pod| judge.decision(&pod, None)).unwrap_or_default();
+            let verdict = decide_workload(workload, judge.view, &decision.rules(judge.rules));
+            let verdicts = verdict.pods.into_iter();
+            let verdicts =
+                verdicts.map(|(pod, verdict)| decision.apply(verdict, &pod, workload.kind.template_path())).collect();
             let spec = FieldPath::new(&["spec"]).beneath(workload.kind.template_path());
-            let decided = of_pods(spec, verdict.pods.into_iter().map(|(_, verdict)| verdict).collect());
+            let decided = of_pods(spec, verdicts);
             let is_stored = object.value.pointer("/metadata/uid").is_some();
             let by_hand = (is_stored && workload.kind == WorkloadKind::Job).then(|| {
                 "the template of a Job that exists cannot be changed: delete the Job and create it again".to_owned()
             });
-            let of_audit = risks.iter().flat_map(|risks| risks.of_workload(workload, *view));
-            Decided { by_hand, findings: decided.findings.into_iter().chain(of_audit).collect(), ..decided }
+            let of_audit = judge.risks.iter().flat_map(|risks| risks.of_workload(workload, judge.view));
+            let findings = decided.findings.into_iter().chain(of_audit).collect();
+            Decided { by_hand, findings, refuses_ignore: decision.allows_ignore.is_some(), ..decided }
         }
         Subject::Fact(fact) => match fact.as_ref() {
             Fact::Pod(pod) if has_started(pod) => Decided::default(),
             Fact::Pod(pod) => {
-                let verdict = decide_pod(pod, *view, rules);
+                let (verdict, counts) = judge.pod(pod);
                 let by_hand = pod.is_stored().then(|| by_hand(pod, &verdict));
-                Decided { by_hand, ..of_pods(FieldPath::new(&["spec"]), vec![verdict]) }
+                Decided { by_hand, refuses_ignore: !counts, ..of_pods(FieldPath::new(&["spec"]), vec![verdict]) }
             }
-            Fact::Claim(claim) => findings(risks.iter().flat_map(|risks| risks.of_claim(claim, *view)).collect()),
+            Fact::Claim(claim) => {
+                findings(judge.risks.iter().flat_map(|risks| risks.of_claim(claim, judge.view)).collect())
+            }
             Fact::Class(class) => findings(class_findings(class, storage)),
             Fact::Volume(volume) => findings(volume_findings(volume, storage)),
             _ => Decided::default(),
@@ -302,7 +344,7 @@ fn of_pods(spec: FieldPath, verdicts: Vec<PodVerdict>) -> Decided {
     });
     let mut findings: Vec<Finding> = told.collect();
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
-    Decided { findings, pods: Some((spec, verdicts)), by_hand: None }
+    Decided { findings, pods: Some((spec, verdicts)), ..Decided::default() }
 }
 
 /// The pin that is right for every Pod of the spec, or why there is none.
@@ -360,7 +402,7 @@ fn ignores(object: &Object, template: Option<&FieldPath>) -> (Ignores, Vec<Findi
     for path in [Some(metadata), in_template].into_iter().flatten() {
         let found = path.0.iter().try_fold(&object.value, |value, step| value.get(step));
         let Some(text) = found.and_then(Value::as_str) else { continue };
-        let ignores = ignore::read(text);
+        let ignores = read_ignores(text);
         faults.extend(
             ignores
                 .faults

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::cli::by_hand::by_hand;
 use crate::facts::files::{Embedded, Object, Subject};
 use crate::facts::{Fact, Facts};
 use crate::model::{Claim, Pod, Workload, WorkloadKind, daemon_tolerations};
-use crate::policy::Mode;
+use crate::policy::{self, Mode, PinRequest, Requester, evaluate, judge};
 use crate::volumes::{ClassParameters, PROVISIONER, refusal};
 
 /// Asks admission, as the API server does.
@@ -23,6 +24,10 @@ pub(super) struct Simulator<'a> {
     pub rules: &'a Rules,
     pub mode: Mode,
     pub exemptions: &'a Exemptions,
+    /// Who creates the Pods that are given, if that is said.
+    pub requester: Option<&'a Requester>,
+    /// The moment, by which exceptions of policies expire.
+    pub now: Timestamp,
 }
 
 /// One object, and what admission says about it.
@@ -49,6 +54,8 @@ pub(super) struct PodCase {
     pub before: Value,
     pub after: Value,
     pub verdict: PodVerdict,
+    /// What policies say.
+    pub policies: policy::Decision,
     /// From the mutating webhook.
     pub mutated: Answer,
     /// From the validating webhook, about the Pod after that.
@@ -89,14 +96,17 @@ impl Simulator<'_> {
                 for (pod, _) in &verdict.pods {
                     let facts = self.facts_with_claims(workload, pod);
                     let title = format!("Pod {namespace}/{}", pod.display_name());
-                    case.pods.push(self.pod(title, pod, pod_object(workload, &object.value, pod), &*facts)?);
+                    let object = pod_object(workload, &object.value, pod);
+                    case.pods.push(self.pod(title, pod, object, &*facts, None)?);
                 }
-                let review = review(&object.group, &object.kind, namespace, name, &object.value);
+                let review = review(&object.group, &object.kind, namespace, name, &object.value, self.requester);
                 case.itself = Some(self.ask(Hook::Validate, &review, self.facts)?);
             }
             Subject::Fact(fact) => match &**fact {
                 Fact::Pod(pod) if pod.is_stored() => case.pods.push(self.stored(title, pod, object.value.clone())),
-                Fact::Pod(pod) => case.pods.push(self.pod(title, pod, object.value.clone(), self.facts)?),
+                Fact::Pod(pod) => {
+                    case.pods.push(self.pod(title, pod, object.value.clone(), self.facts, self.requester)?);
+                }
                 _ => return Ok(None),
             },
             Subject::Other(found) if found.is_empty() => return Ok(None),
@@ -104,7 +114,7 @@ impl Simulator<'_> {
                 for embedded in found {
                     let pod = &embedded.pod;
                     let title = format!("Pod {}/{}", pod.namespace(), pod.display_name());
-                    case.pods.push(self.pod(title, pod, embedded_object(embedded, &object.value), self.facts)?);
+                    case.pods.push(self.pod(title, pod, embedded_object(embedded, &object.value), self.facts, None)?);
                 }
             }
         }
@@ -123,7 +133,8 @@ impl Simulator<'_> {
             Some(pod) => {
                 let before = serde_json::from_slice::<Value>(bytes)?["request"]["object"].take();
                 let after = applied(&before, &reply.answer)?;
-                let verdict = decide_pod(pod, self.facts, self.rules);
+                let policies = self.decision(pod, request.requester().as_ref(), self.facts);
+                let verdict = judge(pod, self.facts, self.rules, &policies);
                 let (mutated, validated) = match hook {
                     Hook::Mutate => (reply.answer, Answer::default()),
                     Hook::Validate => (Answer::default(), reply.answer),
@@ -131,7 +142,18 @@ impl Simulator<'_> {
                 let exempt = self.exempt(pod, true);
                 let refused = refused(pod, self.facts);
                 let stored = None;
-                case.pods.push(PodCase { title, before, after, verdict, mutated, validated, exempt, stored, refused });
+                case.pods.push(PodCase {
+                    title,
+                    before,
+                    after,
+                    verdict,
+                    policies,
+                    mutated,
+                    validated,
+                    exempt,
+                    stored,
+                    refused,
+                });
             }
             None => case.itself = Some(reply.answer),
         }
@@ -147,7 +169,12 @@ impl Simulator<'_> {
             mode: self.mode,
             exemptions: self.exemptions,
             details: true,
+            now: self.now,
         }
+    }
+
+    fn decision(&self, pod: &Pod, requester: Option<&Requester>, view: &dyn ClusterView) -> policy::Decision {
+        evaluate(&PinRequest { pod, requester, mode: self.mode, now: self.now }, view)
     }
 
     /// The facts at the moment when a StatefulSet's Pod is created: its controller has made the Pod's claims just before.
@@ -184,6 +211,7 @@ impl Simulator<'_> {
             before: object.clone(),
             after: object,
             verdict,
+            policies: policy::Decision::default(),
             mutated: Answer::default(),
             validated: Answer::default(),
             exempt: None,
@@ -205,16 +233,25 @@ impl Simulator<'_> {
         }
     }
 
-    fn pod(&self, title: String, pod: &Pod, before: Value, view: &dyn ClusterView) -> anyhow::Result<PodCase> {
+    fn pod(
+        &self,
+        title: String,
+        pod: &Pod,
+        before: Value,
+        view: &dyn ClusterView,
+        requester: Option<&Requester>,
+    ) -> anyhow::Result<PodCase> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let ask = |hook, object: &Value| self.ask(hook, &review("", "Pod", pod.namespace(), name, object), view);
+        let ask =
+            |hook, object: &Value| self.ask(hook, &review("", "Pod", pod.namespace(), name, object, requester), view);
         let mutated = ask(Hook::Mutate, &before)?;
         let after = applied(&before, &mutated)?;
         let validated = ask(Hook::Validate, &after)?;
-        let verdict = decide_pod(pod, view, self.rules);
+        let policies = self.decision(pod, requester, view);
+        let verdict = judge(pod, view, self.rules, &policies);
         let exempt = self.exempt(pod, false);
         let refused = refused(pod, view);
-        Ok(PodCase { title, before, after, verdict, mutated, validated, exempt, stored: None, refused })
+        Ok(PodCase { title, before, after, verdict, policies, mutated, validated, exempt, stored: None, refused })
     }
 
     fn ask(&self, hook: Hook, review: &Value, view: &dyn ClusterView) -> anyhow::Result<Answer> {
@@ -263,7 +300,15 @@ fn created_pod<'a>(request: &'a Request<'_>) -> Option<&'a Pod> {
     }
 }
 
-fn review(group: &str, kind: &str, namespace: &str, name: &str, object: &Value) -> Value {
+fn review(
+    group: &str,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    object: &Value,
+    requester: Option<&Requester>,
+) -> Value {
+    let user = requester.map(|requester| json!({"username": requester.user, "groups": requester.groups}));
     json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
@@ -273,6 +318,7 @@ fn review(group: &str, kind: &str, namespace: &str, name: &str, object: &Value) 
             "operation": "CREATE",
             "namespace": namespace,
             "name": name,
+            "userInfo": user,
             "object": object,
         },
     })
@@ -412,6 +458,9 @@ impl PodCase {
             "auditAnnotations": self.mutated.audit,
             "after": self.after,
         });
+        if self.policies.is_of_policies() {
+            json["policies"] = json!(self.policies.lines());
+        }
         if !self.refused.is_empty() {
             json["refusedByProvisioner"] = json!(self.refused);
         }

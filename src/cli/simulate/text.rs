@@ -93,6 +93,11 @@ impl Page {
         };
         self.line(2, &format!("names node {}", clean(node)));
         self.volumes(pod);
+        if pod.exempt.is_none() && pod.policies.is_of_policies() {
+            for line in pod.policies.lines() {
+                self.labelled("policy:", &self.style.info("policy:"), &line);
+            }
+        }
         for finding in &pod.verdict.findings {
             let label = format!("{} {}", finding.severity.as_str(), finding.code);
             let painted = self.style.severity(finding.severity, &label);
@@ -199,9 +204,10 @@ fn counted(count: usize, what: &str) -> String {
 fn outcome(pod: &PodCase) -> (bool, String) {
     let node = pod.verdict.node.as_deref().unwrap_or_default();
     match (pod.decision(), &pod.verdict.remedy) {
-        (Decision::Exempt, _) => {
-            (!pod.verdict.is_stuck(), format!("left alone: {}", pod.exempt.unwrap_or("it is exempt")))
-        }
+        (Decision::Exempt, _) => (
+            !pod.verdict.is_stuck(),
+            format!("left alone: {}", pod.exempt.unwrap_or("a PinPolicy of mode Off covers it")),
+        ),
         (Decision::Denied, _) => (false, "refused".to_owned()),
         (Decision::Rewritten, Remedy::Rewrite { pin: Pin::Hostname(value) }) => (
             true,

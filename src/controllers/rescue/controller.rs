@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -216,6 +217,7 @@ impl Claims {
                     .filter(|(_, read)| fresh(read))
                     .map(|(report, _)| report.clone()),
                 started: self.started.get().and_then(|started| started(claim.metadata.uid.as_deref()?)),
+                now: Timestamp::now(),
             };
             let view = Promised { view: &self.live, reservations: &reservations };
             let mut plan = plan_within(&self.policy, claim, &view, &self.rules, &past);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::{GAVE_UP, ProvisionerReport, SELECTIONS};
 use crate::binding::{
     ClaimRemedy, ClaimVerdict, ClusterView, Code, FieldPath, Finding, Lookup, Rules, Severity, decide_claim, decide_pod,
 };
 use crate::model::selector::untolerated;
 use crate::model::{Claim, NO_PROVISIONER, PROVISIONER, Pod, Text};
-use crate::policy::{Reach, RescuePolicy};
+use crate::policy::{Decision, Mode, Reach, RescuePolicy};
 
 /// How often a node is selected for one Pod before it is given up: with the pauses between, for half an hour.
 pub const MOST_SELECTIONS: u32 = 10;
@@ -31,6 +33,8 @@ pub struct Past {
     pub provisioner: Option<ProvisionerReport>,
     /// Whether anything has been made for the claim, where the provisioner is latebind's own.
     pub started: Option<bool>,
+    /// The moment, by which exceptions of policies expire.
+    pub now: Timestamp,
 }
 
 /// One write. Everything in it comes from the objects that were decided on.
@@ -132,27 +136,53 @@ impl Plan {
 #[must_use]
 pub fn plan_within(policy: &RescuePolicy, claim: &Claim, view: &dyn ClusterView, rules: &Rules, past: &Past) -> Plan {
     let namespace = claim.namespace();
-    match policy.reach(namespace, &view.namespace(namespace)) {
-        None => Plan { step: Step::Later(UNKNOWN), ..Plan::not_stuck() },
-        Some(Reach::Leave) => Plan::not_stuck(),
-        Some(Reach::Count) => Plan { step: Step::Nothing, report: None, ..plan(claim, view, rules, past) },
-        Some(Reach::Tell) => told_only(plan(claim, view, rules, past)),
-        Some(Reach::Write) if policy.tainted_nodes_for.contains(namespace) => plan(claim, view, rules, past),
-        Some(Reach::Write) => without_disks_of_others(plan(claim, view, rules, past), view),
+    let not_yet = || Plan { step: Step::Later(UNKNOWN), ..Plan::not_stuck() };
+    let Some(in_namespace) = policy.reach(namespace, &view.namespace(namespace)) else { return not_yet() };
+    if in_namespace == Reach::Leave {
+        return Plan::not_stuck();
+    }
+    let plan = plan(claim, view, rules, past);
+    let (reach, decision) = match &plan.consumer {
+        // An order that is taken back is latebind's own.
+        None => (in_namespace, Decision::default()),
+        Some(pod) => match policy.reach_for(pod, view, past.now) {
+            None => return not_yet(),
+            Some(found) => found,
+        },
+    };
+    match reach {
+        Reach::Leave => Plan::not_stuck(),
+        Reach::Count => Plan { step: Step::Nothing, report: None, ..plan },
+        Reach::Tell => told_only(plan, &decision),
+        Reach::Write if policy.tainted_nodes_for.contains(namespace) => plan,
+        Reach::Write => without_disks_of_others(plan, view),
     }
 }
 
 /// Of a plan what may be told.
-fn told_only(plan: Plan) -> Plan {
+fn told_only(plan: Plan, decision: &Decision) -> Plan {
     let report = match &plan.step {
         Step::Write(write) => Some(Report {
             reason: "RescueWithheld".to_owned(),
-            note: format!("{} would help; nothing is written in mode warn", write.kind().replace('_', " ")),
+            note: format!("{} would help; {}", write.kind().replace('_', " "), why_withheld(decision)),
             warning: true,
         }),
         _ => plan.report,
     };
     Plan { step: Step::Nothing, report, ..plan }
+}
+
+/// Why a write is withheld that would help.
+fn why_withheld(decision: &Decision) -> String {
+    let names =
+        |policy: &Option<String>| policy.as_ref().map(|name| format!("PinPolicy {name:?}: ")).unwrap_or_default();
+    let not_allowed = decision.not_allowed.iter().find(|it| it.mode >= Mode::Rewrite);
+    match (not_allowed, decision.not_known.first(), decision.policy()) {
+        (Some(it), _, _) => format!("PinPolicy {:?} does not allow the Pod's node", it.policy),
+        (None, Some(it), _) => format!("nothing is written while it is not known: {}{}", names(&it.policy), it.what),
+        (None, None, Some(policy)) => format!("nothing is written in mode warn, which PinPolicy {policy:?} asks for"),
+        (None, None, None) => "nothing is written in mode warn".to_owned(),
+    }
 }
 
 /// An existing volume of a node that keeps Pods away by a taint is somebody else's, as the node is: a Pod that names the

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::SELECTED_BY;
 use super::tracking::{ClaimKey, Tracking};
 use crate::binding::ClusterView;
+use crate::crd::{Kept, PinPolicy};
 use crate::facts::live::{Change, Changed, LiveCluster, Observer};
 use crate::model::{Claim, Class, Node, Pod, Text, Volume};
 use crate::runtime::queue::Queue;
@@ -126,7 +127,18 @@ impl Observer for Triggers {
             Change::Volume(change) => self.volume(&change),
             Change::Class(change) => self.class(&change),
             Change::Node(change) => self.node(&change),
+            // A policy may cover any Pod, and changes when an administrator writes it.
+            Change::Policy(change) if has_new_spec(&change) => self.enqueue_all(),
+            Change::Policy(_) => {}
         }
+    }
+}
+
+/// False where only the status is new.
+fn has_new_spec(change: &Changed<Kept<PinPolicy>>) -> bool {
+    match (&change.before, &change.after) {
+        (Some(before), Some(after)) => before.spec != after.spec,
+        _ => true,
     }
 }
 

@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::NodeSelectorTerm;
 
 use super::store::{Cached, Key};
 use crate::binding::{AntiAffinityIndex, anti_affinity_of};
-use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete};
+use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::{
     AntiAffinityPod, BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode,
-    DEFAULT_CLASS, HOSTNAME_LABEL, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
-    Namespace, Node, PROVISIONED_BY, Pod, PodStatus, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE,
-    StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
+    DEFAULT_CLASS, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata,
+    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodStatus, ResourceClaim, ResourceClaimTemplate,
+    SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -256,8 +256,11 @@ impl Cached for Pod {
     }
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key == MIRROR_POD);
-        self.metadata.labels = None;
+        trim(&mut self.metadata, texts, |key| key == MIRROR_POD || key == IGNORE);
+        // Policies select Pods by label, and are about those that name a node.
+        if self.pinned_node().is_none() {
+            self.metadata.labels = None;
+        }
         for constraint in &mut self.spec.topology_spread_constraints {
             (constraint.label_selector, constraint.match_label_keys) = (None, None);
         }
@@ -408,6 +411,18 @@ impl Cached for Kept<LocalNode> {
         let kept = self.status.iter().flat_map(|status| &status.kept);
         let claims: BTreeSet<Text> = kept.map(|it| same_claim(&it.namespace, &it.name)).collect();
         claims.into_iter().collect()
+    }
+}
+
+impl Cached for Kept<PinPolicy> {
+    type Index = ();
+
+    const MAY_BE_MISSING: bool = true;
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<()> {
+        Vec::new()
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) use self::kinds::same_claim;
 use self::metrics::{CacheCollector, WatchMetrics};
 use self::store::Store;
 use crate::binding::{ClusterView, Lookup, anti_affinity_around, default_class};
+use crate::crd::{Kept, PinPolicy};
 use crate::model::{
     AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Volume,
@@ -63,6 +64,8 @@ pub enum Change {
     Node(Changed<Node>),
     /// Of a Pod.
     Pod(Changed<Pod>),
+    /// Of a PinPolicy.
+    Policy(Changed<Kept<PinPolicy>>),
 }
 
 /// Hears of every change after it is visible in the view. Called by the watch itself: it must not block.
@@ -162,6 +165,7 @@ struct Caches {
     driver_nodes: Cache<CsiNode>,
     capacities: Cache<StorageCapacity>,
     namespaces: Cache<Namespace>,
+    policies: Cache<Kept<PinPolicy>>,
     pods: Cache<Pod>,
     anti_affinity_pods: Cache<AntiAffinityPod>,
     resource_claims: Cache<ResourceClaim>,
@@ -179,6 +183,7 @@ impl HasCacheStats for Caches {
             self.driver_nodes.figures(),
             self.capacities.figures(),
             self.namespaces.figures(),
+            self.policies.figures(),
         ];
         match self.pods_watched {
             WatchedPods::None => {}
@@ -216,6 +221,7 @@ impl LiveCluster {
             driver_nodes: Cache::new("csinodes"),
             capacities: Cache::new("csistoragecapacities"),
             namespaces: Cache::new("namespaces"),
+            policies: Cache::new("pinpolicies"),
             pods: Cache::new("pods"),
             // Of one resource; never both are watched.
             anti_affinity_pods: Cache::new("pods"),
@@ -275,6 +281,7 @@ impl LiveCluster {
         watch!(driver_nodes, None, |_: &dyn Observer, _| {});
         watch!(capacities, None, |_: &dyn Observer, _| {});
         watch!(namespaces, None, |_: &dyn Observer, _| {});
+        watch!(policies, None, |observer: &dyn Observer, change| observer.changed(Change::Policy(change)));
         match self.0.pods_watched {
             WatchedPods::None => {}
             WatchedPods::Pending => {
@@ -307,6 +314,7 @@ impl LiveCluster {
             caches.driver_nodes.store.subscribe(),
             caches.capacities.store.subscribe(),
             caches.namespaces.store.subscribe(),
+            caches.policies.store.subscribe(),
         ];
         match caches.pods_watched {
             WatchedPods::None => {}
@@ -365,6 +373,12 @@ impl LiveCluster {
     #[must_use]
     pub fn nodes(&self) -> Lookup<Vec<Arc<Node>>> {
         self.0.nodes.store.all()
+    }
+
+    /// A PinPolicy by name.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Lookup<Arc<Kept<PinPolicy>>> {
+        self.0.policies.store.get(&Key::new("", name))
     }
 
     /// Every Pod that is watched.
@@ -439,6 +453,11 @@ impl ClusterView for LiveCluster {
             }
         }
         Lookup::Found(all)
+    }
+
+    /// None where the API server has no such kind.
+    fn policies(&self) -> Lookup<Vec<Arc<Kept<PinPolicy>>>> {
+        self.0.policies.store.every()
     }
 
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {

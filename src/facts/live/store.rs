@@ -277,6 +277,16 @@ impl<K: Cached> Store<K> {
         Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect())
     }
 
+    /// Every object, if each can be read. Of a kind that is not served there is none.
+    pub fn every(&self) -> Lookup<Vec<Arc<K>>> {
+        let objects = self.read();
+        if objects.synced && objects.malformed.is_empty() {
+            return Lookup::Found(objects.by_name.values().map(|entry| Arc::clone(&entry.object)).collect());
+        }
+        let is_not_served = !objects.synced && self.is_synced();
+        if is_not_served { Lookup::Found(Vec::new()) } else { Lookup::Unknown }
+    }
+
     /// How many objects are held.
     pub fn len(&self) -> usize {
         self.read().by_name.len()

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::store::{Cached, Outcome, Store};
 use super::{LiveCluster, WatchedPods};
-use crate::binding::{Code, PodVerdict, Remedy, Rules, decide_pod};
+use crate::binding::{ClusterView, Code, PodVerdict, Remedy, Rules, decide_pod};
 use crate::model::{HOSTNAME_LABEL, OrMalformed, Pod};
 
 fn apply<K: Cached>(store: &Store<K>, object: &Value) {
@@ -43,6 +43,7 @@ fn ground() -> LiveCluster {
     synced(&caches.driver_nodes.store, &[]);
     synced(&caches.capacities.store, &[]);
     synced(&caches.namespaces.store, &[json!({"metadata": {"name": "ns", "labels": {"team": "x"}}})]);
+    synced(&caches.policies.store, &[]);
     live
 }
 
@@ -87,8 +88,8 @@ fn every_kind_is_counted_under_its_own_name() {
     assert!(series.contains(&"watch_synced{kind=\"persistentvolumeclaims\"} 0.0"), "{text}");
     series.sort_unstable();
     series.dedup();
-    assert_eq!(series.len(), 11, "{series:?}");
-    assert_eq!(live.not_synced().len(), 11);
+    assert_eq!(series.len(), 12, "{series:?}");
+    assert_eq!(live.not_synced().len(), 12);
 }
 
 #[test]
@@ -181,4 +182,27 @@ fn what_an_api_server_does_not_serve_is_not_waited_for_and_not_known() {
     assert!(matches!(live.0.resource_claims.store.get(&super::Key::new("ns", "gpu")), super::Lookup::Unknown));
     synced(&live.0.resource_claims.store, &[]);
     assert!(matches!(live.0.resource_claims.store.get(&super::Key::new("ns", "gpu")), super::Lookup::Absent));
+}
+
+#[test]
+fn policies_are_known_when_all_of_them_are_and_none_are_where_there_is_no_such_kind() {
+    let policy =
+        |name: &str, mode: &Value| json!({"metadata": {"name": name, "generation": 1}, "spec": {"mode": mode}});
+    let known = |live: &LiveCluster| live.policies().found().map(|all| all.len());
+    let live = LiveCluster::new(WatchedPods::None);
+    let store = &live.0.policies.store;
+    assert_eq!(known(&live), None, "before the first list has ended");
+    assert!(live.not_synced().contains(&"pinpolicies"));
+    store.not_served();
+    assert_eq!(known(&live), Some(0));
+    assert!(!live.not_synced().contains(&"pinpolicies"));
+    store.apply(Event::Init);
+    apply(store, &policy("a", &json!("Deny")));
+    store.apply(Event::InitDone);
+    assert_eq!(known(&live), Some(1));
+    // One that cannot be read may say anything.
+    apply(store, &policy("b", &json!("Newer")));
+    assert_eq!(known(&live), None);
+    apply(store, &policy("b", &json!("Warn")));
+    assert_eq!(known(&live), Some(2));
 }

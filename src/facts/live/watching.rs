@@ -12,6 +12,7 @@ use super::metrics::WatchMetrics;
 use super::pacing::{Pacing, paced};
 use super::pause::pause;
 use super::store::{CacheEvent, Cached, Outcome, Store};
+use crate::kubernetes::api::is_served;
 use crate::model::OrMalformed;
 
 /// After this many failures in a row a watch begins anew, with a list: the version that it holds on to may be one that
@@ -46,7 +47,7 @@ pub(super) async fn keep<K: Cached>(
                     failures = 0;
                     take(store, event, &metrics, &mut tell);
                 }
-                Err(error) if K::MAY_BE_MISSING && is_not_served(&error) => {
+                Err(error) if K::MAY_BE_MISSING && is_not_served::<K>(&client, &error).await => {
                     store.not_served();
                     if stop.run_until_cancelled(tokio::time::sleep(NOT_SERVED_PAUSE)).await.is_none() {
                         return;
@@ -117,11 +118,12 @@ fn lacks_streaming_lists(error: &Error) -> bool {
     }
 }
 
-/// True for the answer of an API server that has no such kind.
-fn is_not_served(error: &Error) -> bool {
+/// True where the API server has no such kind. Whoever has no right to it is refused before that is looked at, and finds out
+/// by what everybody may ask: which kinds there are.
+async fn is_not_served<K: Cached>(client: &Client, error: &Error) -> bool {
     match error {
         Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status)) => {
-            status.code == 404
+            status.code == 404 || (status.code == 403 && is_served::<K::Kind>(client).await == Some(false))
         }
         _ => false,
     }

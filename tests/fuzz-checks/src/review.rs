@@ -24,7 +24,9 @@ pub fn review(data: &[u8]) {
 /// Either an error, or a whole answer: within the API server's limits, and with a patch that applies.
 pub fn review_in(view: &dyn ClusterView, body: &[u8], mode: Mode) {
     let (rules, exemptions) = (Rules::default(), Exemptions::default());
-    let admission = Admission { view, rules: &rules, provisioners: &[], mode, exemptions: &exemptions, details: true };
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    let admission =
+        Admission { view, rules: &rules, provisioners: &[], mode, exemptions: &exemptions, details: true, now };
     for hook in [Hook::Mutate, Hook::Validate] {
         let Ok(reply) = respond(hook, body, &admission) else { continue };
         let answer: Value = serde_json::from_slice(&reply.json).unwrap_or_else(|error| panic!("no JSON: {error}"));

@@ -40,7 +40,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and .Values.webhook.enabled (eq .Values.tls.mode "self-managed") }}true{{ end }}
 {{- end }}
 
-{{/* Which Pods are of interest: those that name a node and use a claim, of a volume or of devices. `at` is the path of the Pod's spec. */}}
+{{/* Which Pods are of interest: those that name a node, and, where no policy may be about others, use a claim, of a volume or of devices. `at` is the path of the Pod's spec. */}}
 {{- define "latebind.pinned" -}}
 - name: names-a-node
   expression: 'has({{ .at }}.nodeName) && {{ .at }}.nodeName != ""'
@@ -52,8 +52,10 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "latebind.podConditions" -}}
 {{ include "latebind.pinned" (dict "at" "object.spec") }}
+{{- if not .Values.policies.enabled }}
 - name: uses-claims
   expression: '{{ include "latebind.usesClaims" (dict "at" "object.spec") }}'
+{{- end }}
 - name: not-mirror
   expression: '!(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)'
 - name: not-gated

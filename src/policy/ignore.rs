@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 
 use crate::binding::Code;
 
-/// The annotation, on an object or its Pod template.
-pub(super) const IGNORE: &str = "latebind.dev/ignore";
+/// Findings about annotations and policies, which whoever writes the object does not accept on behalf of others.
+const NEVER_IGNORED: [Code; 4] =
+    [Code::IgnoredWithoutReason, Code::NodeNotAllowed, Code::IgnoreNotAllowed, Code::PolicyNotKnown];
 
 /// What one annotation says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ignores {
+pub struct Ignores {
     /// Reasons by code.
-    pub(super) reasons: BTreeMap<Code, String>,
+    pub reasons: BTreeMap<Code, String>,
     /// What is wrong with entries that are not honoured.
-    pub(super) faults: Vec<String>,
+    pub faults: Vec<String>,
 }
 
 /// Reads `CODE: reason; CODE: reason`. A semicolon within a reason is part of it unless a code follows.
-pub(super) fn read(text: &str) -> Ignores {
+#[must_use]
+pub fn read(text: &str) -> Ignores {
     let mut ignores = Ignores::default();
     let mut entries: Vec<String> = Vec::new();
     for part in text.split([';', '\n']) {
@@ -39,9 +41,7 @@ pub(super) fn read(text: &str) -> Ignores {
             (Ok(code), "") => {
                 ignores.faults.push(format!("{code} has no reason; write \"{code}: why it is accepted\""));
             }
-            (Ok(Code::IgnoredWithoutReason), _) => {
-                ignores.faults.push(format!("{} cannot be ignored", Code::IgnoredWithoutReason));
-            }
+            (Ok(code), _) if NEVER_IGNORED.contains(&code) => ignores.faults.push(format!("{code} cannot be ignored")),
             (Ok(code), reason) => {
                 ignores.reasons.insert(code, reason.to_owned());
             }
