@@ -169,7 +169,10 @@ pub fn deeds(cluster: &Cluster) -> Result<Vec<Deed>> {
             Deed {
                 verb: text(&event["verb"]),
                 group: text(&object["apiGroup"]),
-                resource: text(&object["resource"]),
+                resource: match &object["subresource"] {
+                    Value::String(part) => format!("{}/{part}", text(&object["resource"])),
+                    _ => text(&object["resource"]),
+                },
                 namespace: text(&object["namespace"]),
                 name: text(&object["name"]),
                 code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
