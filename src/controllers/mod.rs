@@ -1,4 +1,5 @@
 //! The loops that change objects of the cluster.
 
+pub mod parameter;
 pub mod rescue;
 pub mod volumes;

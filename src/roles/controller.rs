@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, RoleError};
 use crate::binding::Rules;
+use crate::controllers::parameter::{Parameter, ParameterOptions};
 use crate::controllers::rescue::{Rescue, RescueOptions};
 use crate::controllers::volumes::{Options as ProvisionerOptions, Provisioner};
 use crate::facts::live::{LiveCluster, Observer, WatchedPods};
@@ -38,6 +39,8 @@ pub struct ControllerOptions {
     pub metrics_listen: Option<SocketAddr>,
     /// What is kept of certificates; nothing where somebody else does.
     pub certificates: Option<CertificateOptions>,
+    /// Keep the parameter of the admission policies.
+    pub policy_parameter: bool,
     /// How volumes are provisioned; not at all where absent.
     pub provisioner: Option<ProvisionerOptions>,
 }
@@ -57,11 +60,21 @@ pub struct CertificateOptions {
 /// # Errors
 /// When an address is taken, an essential task has died, or work under way did not end in time.
 pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> Result<(), RoleError> {
-    let ControllerOptions { client, dry_run, rules, policy, lease, metrics_listen, certificates, provisioner } =
-        options;
+    let ControllerOptions {
+        client,
+        dry_run,
+        rules,
+        policy,
+        lease,
+        metrics_listen,
+        certificates,
+        policy_parameter,
+        provisioner,
+    } = options;
     let (namespace, name) = lease;
     let mut process = Process::new(metrics_listen).await?;
-    let live = LiveCluster::new(WatchedPods::Pending);
+    let watched = if policy_parameter { WatchedPods::PendingAndOnNodes } else { WatchedPods::Pending };
+    let live = LiveCluster::new(watched);
     let identity = identity();
     let contender = (!dry_run).then(|| {
         let terms = LeaseTerms::new(namespace.clone(), name.clone(), identity.clone());
@@ -71,6 +84,16 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         contender.register(&mut process.registry);
     }
     let leadership = contender.as_ref().map(Contender::leadership);
+    let parameter = policy_parameter.then(|| {
+        let options = ParameterOptions {
+            client: client.clone(),
+            live: live.clone(),
+            mode: policy.mode,
+            schedulers: rules.schedulers.clone(),
+            leadership: leadership.clone(),
+        };
+        Parameter::new(options, &mut process.registry)
+    });
     let rescue = RescueOptions {
         client: client.clone(),
         live: live.clone(),
@@ -86,6 +109,11 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
     let facts = process.readiness.part("facts");
     let contender = contender.map(|contender| contender.telling(process.readiness.part("lease")));
     let mut observers: Vec<Arc<dyn Observer>> = vec![rescue.observer()];
+    if let Some(parameter) = parameter {
+        observers.push(parameter.observer());
+        let stop = process.stop.clone();
+        process.spawn("parameter", parameter.run(stop));
+    }
     match provisioner {
         Some(options) => {
             let registry = &mut process.registry;

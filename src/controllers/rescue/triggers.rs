@@ -126,6 +126,7 @@ impl Observer for Triggers {
             Change::Volume(change) => self.volume(&change),
             Change::Class(change) => self.class(&change),
             Change::Node(change) => self.node(&change),
+            Change::Driver(_) | Change::DriverNode(_) | Change::AntiAffinityPod(_) => {}
         }
     }
 }
