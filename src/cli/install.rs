@@ -15,6 +15,12 @@ const VARIANTS: &str = include_str!("../../webhook-manifests/variants.yaml");
 const HEAD: &str = "# Rendered from webhook-manifests/chart by `make update`; change the chart, not this file.\n";
 const HEAD_OF_PROVISIONER: &str = "# All of install.yaml, and local volumes.\n";
 
+/// What the binding of the policy that refuses has, unless mode `deny` is that of every namespace.
+const REFUSED_BY_LABEL: &str = "  \
+  # Where a namespace may ask for it, and nowhere else: each policy costs every Pod a little.
+  matchResources: {namespaceSelector: {matchExpressions: [{key: latebind.dev/mode, operator: Exists}]}}
+";
+
 /// What the chart names, where nothing else is asked for.
 const NAMESPACE: &str = "latebind-system";
 const REPOSITORY: &str = "ghcr.io/latebind/latebind";
@@ -161,6 +167,9 @@ impl InstallArgs {
         }
         let mode = format!("- --mode={}\n", self.mode);
         text = text.replace("- --mode=rewrite\n", &mode).replace(NAMESPACE, &self.namespace);
+        if self.mode == Mode::Deny {
+            text = text.replace(REFUSED_BY_LABEL, "");
+        }
         for before in ["{port: ", "- --listen=0.0.0.0:", "containerPort: "] {
             text = text.replace(&format!("{before}{PORT}"), &format!("{before}{}", self.webhook_port));
         }

@@ -25,7 +25,7 @@ use latebind_test_support::cases::{Case, View, group_and_kind, read_all};
 use latebind_test_support::policies::served;
 use serde_json::{Value, json};
 
-use crate::installed::{admitted, install, uninstall, until};
+use crate::installed::{admitted, install, install_with, uninstall, until};
 
 /// A claim and a node that every parameter lists, so that a Pod which asks for them shows when it is followed.
 const PROBE: &str = "latebind-probe";
@@ -155,15 +155,20 @@ async fn follow(scope: &Scope, namespace: &str, number: usize, mut spec: Admissi
     if everywhere {
         spec.claims.entry(asked.to_owned()).or_default().insert(format!("{PROBE}-{number}"), true);
     }
-    let object = AdmissionParameter::new(PARAMETER, spec);
-    let apply = PatchParams::apply("test").force();
-    scope.all::<AdmissionParameter>().patch(PARAMETER, &apply, &Patch::Apply(&object)).await?;
+    store(scope, spec).await?;
     until("the policies to follow the parameter", async || {
         let seen = admitted(scope, asked, probe(number)).await?;
         let seen = seen.map_err(|status| anyhow::anyhow!("{}", status.message))?;
         Ok(seen["spec"]["nodeName"].is_null().then_some(()))
     })
     .await
+}
+
+async fn store(scope: &Scope, spec: AdmissionParameterSpec) -> Result<()> {
+    let object = AdmissionParameter::new(PARAMETER, spec);
+    let apply = PatchParams::apply("test").force();
+    scope.all::<AdmissionParameter>().patch(PARAMETER, &apply, &Patch::Apply(&object)).await?;
+    Ok(())
 }
 
 async fn namespaces(scope: &Scope, names: &BTreeSet<String>) -> Result<()> {
@@ -297,19 +302,21 @@ async fn modes(scope: &Scope) -> Result<()> {
         ("audit", None, "nothing"),
         ("warn", None, "left as it is"),
         ("rewrite", None, "rewritten to a nodeSelector"),
-        ("deny", None, "refused"),
         ("audit", Some("Warn"), "left as it is"),
         ("warn", Some("rewrite"), "rewritten to a nodeSelector"),
         ("rewrite", Some("audit"), "rewritten to a nodeSelector"),
         ("rewrite", Some("dEnY"), "refused"),
         ("rewrite", Some("nonsense"), "rewritten to a nodeSelector"),
+        ("deny", None, "refused"),
     ] {
         number += 1;
+        if for_all == "deny" {
+            // Who refuses everywhere looks everywhere.
+            install_with(scope.cluster()?, &["--set=mode=deny"]).await?;
+        }
         let labels = Patch::Merge(json!({ "metadata": { "labels": { "latebind.dev/mode": label } } }));
         scope.all::<Namespace>().patch(namespace, &PatchParams::default(), &labels).await?;
-        let object = AdmissionParameter::new(PARAMETER, spec(number, for_all));
-        let apply = PatchParams::apply("test").force();
-        scope.all::<AdmissionParameter>().patch(PARAMETER, &apply, &Patch::Apply(&object)).await?;
+        store(scope, spec(number, for_all)).await?;
         let mut last = String::new();
         let followed = until("the policies to do what the mode says", async || {
             last = told(scope, number).await?;
@@ -317,6 +324,7 @@ async fn modes(scope: &Scope) -> Result<()> {
         });
         followed.await.with_context(|| format!("mode {for_all}, label {label:?}: {last}"))?;
     }
+    store(scope, spec(number, "rewrite")).await?;
     // A selector of the namespace may contradict the hostname, and the API server would refuse the rewritten Pod.
     let selector = Patch::Merge(json!({ "metadata": { "annotations": { NAMESPACE_NODE_SELECTOR: "a=b" } } }));
     scope.all::<Namespace>().patch(namespace, &PatchParams::default(), &selector).await?;

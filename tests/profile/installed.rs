@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use kube::core::{DynamicObject, Status};
 use kube::discovery::ApiResource;
+use latebind::binding::MOST_POLICY_CLAIMS;
 use latebind_cluster::{Cluster, Scope, eventually};
 use latebind_test_support::chart::objects_of;
 use latebind_test_support::policies::served;
@@ -17,15 +18,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const SET: usize = 10;
 
 /// Everything but what would run Pods: these tests run the controller themselves.
-fn manifest() -> Result<String> {
-    let objects = objects_of(SET, &[])?;
+fn manifest(settings: &[&str]) -> Result<String> {
+    let objects = objects_of(SET, settings)?;
     let runs = |object: &String| object.contains("\nkind: Deployment\n") || object.starts_with("kind: Deployment\n");
     Ok(objects.into_iter().filter(|object| !runs(object)).collect::<Vec<_>>().join("\n---\n"))
 }
 
 /// Installs it, and waits until the definition of the parameter is served.
 pub async fn install(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &manifest()?).await?.success()?;
+    install_with(cluster, &[]).await
+}
+
+/// The same with settings of the chart. What is installed already becomes so.
+pub async fn install_with(cluster: &Cluster, settings: &[&str]) -> Result<()> {
+    cluster.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &manifest(settings)?).await?.success()?;
     let ready = ["wait", "--for=condition=Established", "--timeout=30s", "crd/admissionparameters.latebind.dev"];
     cluster.kubectl(&ready).await?.success().map(drop)
 }
@@ -33,7 +39,7 @@ pub async fn install(cluster: &Cluster) -> Result<()> {
 /// Removes it. Other tests of this cluster have their own.
 pub async fn uninstall(cluster: &Cluster) -> Result<()> {
     let arguments = ["delete", "--ignore-not-found", "--wait=true", "--timeout=90s", "-f", "-"];
-    cluster.kubectl_with_input(&arguments, &manifest()?).await?.success().map(drop)
+    cluster.kubectl_with_input(&arguments, &manifest(&[])?).await?.success().map(drop)
 }
 
 /// What the API server would store of a Pod, without storing it.
@@ -58,7 +64,9 @@ pub async fn what_the_chart_renders_is_accepted(scope: &Scope) -> Result<()> {
     let arguments = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
     // The namespace is not there yet when the objects in it are tried, so they are tried in one that is.
     let here = format!("namespace: {}", scope.namespace());
-    let manifest = manifest()?.replace("namespace: latebind-system", &here);
+    let bound = format!("<= {MOST_POLICY_CLAIMS}\n");
+    ensure!(manifest(&[])?.contains(&bound), "the chart has another bound of claims");
+    let manifest = manifest(&[])?.replace("namespace: latebind-system", &here);
     let output = scope.cluster()?.kubectl_with_input(&arguments, &manifest).await?;
     ensure!(!output.stderr.contains("Warning"), "{}", output.stderr);
     output.success()?;
