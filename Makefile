@@ -9,7 +9,7 @@ export KUBE_VERSION
 OLDER_VERSIONS := 1.36 1.35 1.34
 NEXT_VERSION := 1.38
 # Suites that start a real Kubernetes; all the others need none.
-CLUSTER_TESTS := migrate install faults provision rescue agreement aspects platform live local
+CLUSTER_TESTS := migrate install faults provision rescue agreement aspects platform profile live local
 # Those of them that generate what they test with.
 PROPERTY_TESTS := fuzzed properties fix admission
 FAST_TESTS := latebind $(filter-out $(CLUSTER_TESTS) conformance,$(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))

@@ -3,6 +3,7 @@
 //! Everything here is a pure function of a [`ClusterView`] and an object. The webhook, the rescue loop and the offline
 //! commands call the same entry points and differ in the view that they hand in and in what they do with the verdict.
 
+mod anywhere;
 mod asked;
 pub mod assume;
 mod claim;
@@ -26,6 +27,7 @@ mod view;
 mod volume_choice;
 mod workload;
 
+pub use anywhere::{Away, MOST_POLICY_CLAIMS, binds_anywhere, keeps_away_from, open_node, waits_anywhere};
 pub use assume::{AssumedBinding, AssumedNode, AssumedStorage, Assumption, Assumptions};
 pub use claim::{decide_claim, poisoned_claim};
 pub use finding::{Code, FieldPath, Finding, ParseCodeError, Severity};

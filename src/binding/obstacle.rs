@@ -336,7 +336,7 @@ fn not_known(claim: &Declared) -> Finding {
 
 /// A name with a slash is that of no CSI driver, and so of nobody who publishes capacity.
 /// Source: `pkg/apis/storage/validation/validation.go`, `ValidateCSIDriverName`.
-fn may_be_csi(driver: &str) -> bool {
+pub(super) fn may_be_csi(driver: &str) -> bool {
     !driver.contains('/')
 }
 

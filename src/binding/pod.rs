@@ -336,7 +336,7 @@ fn pin(pod: &Pod, place: &Place, asked: &Asked<'_>, style: PinStyle) -> Result<P
 }
 
 /// The hostname label that alone leads to the Node, if there is one.
-fn own_hostname(place: &Place, asked: &Asked<'_>) -> Option<String> {
+pub(super) fn own_hostname(place: &Place, asked: &Asked<'_>) -> Option<String> {
     let hostname = place.hostname()?;
     let Lookup::Found(carriers) = asked.nodes_with_hostname(&hostname) else { return None };
     if carriers.iter().any(|carrier| carrier.name() != place.name()) {

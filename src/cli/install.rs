@@ -15,6 +15,12 @@ const VARIANTS: &str = include_str!("../../webhook-manifests/variants.yaml");
 const HEAD: &str = "# Rendered from webhook-manifests/chart by `make update`; change the chart, not this file.\n";
 const HEAD_OF_PROVISIONER: &str = "# All of install.yaml, and local volumes.\n";
 
+/// What the binding of the policy that refuses has, unless mode `deny` is that of every namespace.
+const REFUSED_BY_LABEL: &str = "  \
+  # Where a namespace may ask for it, and nowhere else: each policy costs every Pod a little.
+  matchResources: {namespaceSelector: {matchExpressions: [{key: latebind.dev/mode, operator: Exists}]}}
+";
+
 /// What the chart names, where nothing else is asked for.
 const NAMESPACE: &str = "latebind-system";
 const REPOSITORY: &str = "ghcr.io/latebind/latebind";
@@ -35,12 +41,20 @@ Examples:
   # nothing in the way of any request: Pods are helped once they are stuck
   latebind install --without webhook | kubectl apply -f -
 
+  # nothing in the way either, and Pods are rewritten by the API server itself (Kubernetes 1.36)
+  latebind install --profile policy | kubectl apply -f -
+
   # local volumes alone
   latebind install --with provisioner --without webhook,rescue | kubectl apply -f -
 
   # an image of your own registry, and see first what would be done
   latebind install --image registry.example/latebind:0.1.0 --mode audit | kubectl apply -f -")]
 pub struct InstallArgs {
+    /// By what Pods are rewritten when they are created: webhook; policy, a MutatingAdmissionPolicy of the API server (1.36 or
+    /// newer), which leaves more to the rescue loop; or rescue, nothing.
+    #[arg(long, value_name = "PROFILE", default_value = "webhook")]
+    profile: Profile,
+
     /// A part that is not installed by itself: provisioner. Repeatable.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     with: Vec<Part>,
@@ -66,6 +80,17 @@ pub struct InstallArgs {
     webhook_port: u16,
 }
 
+/// By what Pods are rewritten when they are created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// The webhook
+    Webhook,
+    /// Policies of the API server
+    Policy,
+    /// Nothing: Pods are helped once they are stuck
+    Rescue,
+}
+
 /// A part of latebind that can be installed without the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Part {
@@ -75,6 +100,9 @@ enum Part {
     Rescue,
     /// Makes local volumes
     Provisioner,
+    /// Policies of the API server, in place of the webhook
+    #[value(skip)]
+    Policy,
 }
 
 impl Part {
@@ -83,6 +111,7 @@ impl Part {
             Self::Webhook => "webhook",
             Self::Rescue => "rescue",
             Self::Provisioner => "provisioner",
+            Self::Policy => "policy",
         }
     }
 }
@@ -99,7 +128,19 @@ pub fn run(args: &InstallArgs) -> anyhow::Result<Exit> {
 
 impl InstallArgs {
     fn parts(&self) -> anyhow::Result<BTreeSet<Part>> {
-        let mut parts: BTreeSet<Part> = [Part::Webhook, Part::Rescue].into();
+        let mut parts: BTreeSet<Part> = match self.profile {
+            Profile::Webhook => [Part::Webhook, Part::Rescue].into(),
+            Profile::Policy => [Part::Policy, Part::Rescue].into(),
+            Profile::Rescue => [Part::Rescue].into(),
+        };
+        if self.profile != Profile::Webhook {
+            if self.with.contains(&Part::Webhook) {
+                bail!("--with webhook: only --profile webhook has it");
+            }
+            if self.without.contains(&Part::Rescue) {
+                bail!("--without rescue: what this profile leaves is for the rescue loop");
+            }
+        }
         if let Some(both) = self.with.iter().find(|part| self.without.contains(part)) {
             bail!("--with {0} and --without {0} contradict each other", both.name());
         }
@@ -114,7 +155,7 @@ impl InstallArgs {
     fn manifest(&self, parts: &BTreeSet<Part>) -> String {
         let name = parts.iter().map(|part| part.name()).collect::<Vec<_>>().join("+");
         let mut text = HEAD.to_owned();
-        if parts.len() == 3 {
+        if parts.len() == 3 && parts.contains(&Part::Provisioner) {
             text += HEAD_OF_PROVISIONER;
         }
         for document in VARIANTS.split("---\n# for: ").skip(1) {
@@ -126,6 +167,9 @@ impl InstallArgs {
         }
         let mode = format!("- --mode={}\n", self.mode);
         text = text.replace("- --mode=rewrite\n", &mode).replace(NAMESPACE, &self.namespace);
+        if self.mode == Mode::Deny {
+            text = text.replace(REFUSED_BY_LABEL, "");
+        }
         for before in ["{port: ", "- --listen=0.0.0.0:", "containerPort: "] {
             text = text.replace(&format!("{before}{PORT}"), &format!("{before}{}", self.webhook_port));
         }

@@ -207,6 +207,7 @@ impl RunArgs {
             lease: (given.lease_namespace.unwrap_or_else(|| self.namespace.clone()), given.lease_name),
             metrics_listen: probes,
             certificates: self.certificates_kept()?,
+            policy_parameter: given.policy_parameter == Switch::On,
             provisioner: self.provisioner()?,
         })
     }

@@ -1,5 +1,6 @@
 //! The loops that change objects of the cluster.
 
+pub mod parameter;
 pub mod policies;
 pub mod rescue;
 pub mod volumes;

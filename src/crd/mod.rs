@@ -1,11 +1,13 @@
 //! The custom resources, group `latebind.dev`, cluster-scoped: the types, their schemas and rules.
 //!
-//! [`PinPolicy`] says who may pin Pods to nodes. Of provisioning, [`LocalPool`] is what an administrator writes, [`LocalNode`]
-//! what an agent reports, [`LocalVolume`] the order that passes between controller and agent. The schemas under `webhook-manifests/chart/files/crds` are generated from these types.
+//! [`PinPolicy`] says who may pin Pods to nodes, and [`AdmissionParameter`] holds what admission policies know. Of provisioning,
+//! [`LocalPool`] is what an administrator writes, [`LocalNode`] what an agent reports, [`LocalVolume`] the order that passes between
+//! controller and agent. The schemas under `webhook-manifests/chart/files` are generated from these types.
 
 mod condition;
 mod kept;
 mod node;
+mod parameter;
 mod path;
 mod pin_policy;
 mod pin_policy_check;
@@ -17,6 +19,9 @@ pub use kept::{Kept, SpecAndStatus};
 pub use node::{
     KeptDirectory, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan,
     orphan_allowance,
+};
+pub use parameter::{
+    AdmissionParameter, AdmissionParameterSpec, AdmissionParameterStatus, COMPLETE, EVERY_NODE, Names, PARAMETER,
 };
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
 pub use pin_policy::{
@@ -56,25 +61,38 @@ pub const EXCEPTIONS_EXPIRED: &str = "ExceptionsExpired";
 /// name has left is there, and is in the report.
 pub const EXISTING_DIRECTORY: &str = "ExistingDirectory";
 
-/// The definitions, in the order in which they are to be applied.
+/// The definition that the admission policies need.
+#[must_use]
+pub fn policy_definition() -> CustomResourceDefinition {
+    AdmissionParameter::crd()
+}
+
+/// The definitions of provisioning, in the order in which they are to be applied.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd(), PinPolicy::crd()]
 }
 
-/// Each definition as a YAML file: its name and its text.
+/// Each definition of provisioning as a YAML file: its name and its text.
 ///
 /// # Errors
 /// When a definition cannot be written as YAML, which no definition of this crate should cause.
 pub fn files() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
-    definitions()
-        .iter()
-        .map(|definition| {
-            let name = definition.metadata.name.clone().unwrap_or_default();
-            let text = serde_saphyr::to_string(definition)?;
-            Ok((format!("{name}.yaml"), format!("# Generated from the types in src/crd.\n{text}")))
-        })
-        .collect()
+    definitions().iter().map(file).collect()
+}
+
+/// The definition that the admission policies need, as a YAML file: its name and its text.
+///
+/// # Errors
+/// As [`files`].
+pub fn policy_file() -> Result<(String, String), serde_saphyr::ser::Error> {
+    file(&policy_definition())
+}
+
+fn file(definition: &CustomResourceDefinition) -> Result<(String, String), serde_saphyr::ser::Error> {
+    let name = definition.metadata.name.clone().unwrap_or_default();
+    let text = serde_saphyr::to_string(definition)?;
+    Ok((format!("{name}.yaml"), format!("# Generated from the types in src/crd.\n{text}")))
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use crate::model::Node;
 
 #[test]
 fn the_files_are_those_of_the_types() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("webhook-manifests/chart/files/crds");
-    for (name, text) in files().unwrap() {
-        let path = directory.join(&name);
+    let of_chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("webhook-manifests/chart/files");
+    let provisioning = files().unwrap().into_iter().map(|file| ("crds", file));
+    for (directory, (name, text)) in provisioning.chain([("policy-crds", policy_file().unwrap())]) {
+        let path = of_chart.join(directory).join(&name);
         if std::env::var_os("LATEBIND_UPDATE").is_some() {
-            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::create_dir_all(of_chart.join(directory)).unwrap();
             std::fs::write(&path, &text).unwrap();
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
@@ -19,7 +20,7 @@ fn the_files_are_those_of_the_types() {
 
 #[test]
 fn every_kind_has_columns_and_a_schema_without_open_ends() {
-    for definition in definitions() {
+    for definition in definitions().into_iter().chain([policy_definition()]) {
         let version = &definition.spec.versions[0];
         assert!(version.additional_printer_columns.as_ref().is_some_and(|columns| columns.len() > 2));
         let schema = version.schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();

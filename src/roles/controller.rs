@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, RoleError};
 use crate::binding::Rules;
+use crate::controllers::parameter::{Parameter, ParameterOptions};
 use crate::controllers::policies::{Policies, PoliciesOptions};
 use crate::controllers::rescue::{Rescue, RescueOptions};
 use crate::controllers::volumes::{Options as ProvisionerOptions, Provisioner};
@@ -39,6 +40,8 @@ pub struct ControllerOptions {
     pub metrics_listen: Option<SocketAddr>,
     /// What is kept of certificates; nothing where somebody else does.
     pub certificates: Option<CertificateOptions>,
+    /// Keep the parameter of the admission policies.
+    pub policy_parameter: bool,
     /// How volumes are provisioned; not at all where absent.
     pub provisioner: Option<ProvisionerOptions>,
 }
@@ -58,11 +61,21 @@ pub struct CertificateOptions {
 /// # Errors
 /// When an address is taken, an essential task has died, or work under way did not end in time.
 pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> Result<(), RoleError> {
-    let ControllerOptions { client, dry_run, rules, policy, lease, metrics_listen, certificates, provisioner } =
-        options;
+    let ControllerOptions {
+        client,
+        dry_run,
+        rules,
+        policy,
+        lease,
+        metrics_listen,
+        certificates,
+        policy_parameter,
+        provisioner,
+    } = options;
     let (namespace, name) = lease;
     let mut process = Process::new(metrics_listen).await?;
-    let live = LiveCluster::new(WatchedPods::Pending);
+    let watched = if policy_parameter { WatchedPods::PendingAndOnNodes } else { WatchedPods::Pending };
+    let live = LiveCluster::new(watched);
     let identity = identity();
     let contender = (!dry_run).then(|| {
         let terms = LeaseTerms::new(namespace.clone(), name.clone(), identity.clone());
@@ -80,6 +93,16 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         leadership: leadership.clone(),
     };
     let policies = Policies::new(policies, &mut process.registry);
+    let parameter = policy_parameter.then(|| {
+        let options = ParameterOptions {
+            client: client.clone(),
+            live: live.clone(),
+            mode: policy.mode,
+            schedulers: rules.schedulers.clone(),
+            leadership: leadership.clone(),
+        };
+        Parameter::new(options, &mut process.registry)
+    });
     let rescue = RescueOptions {
         client: client.clone(),
         live: live.clone(),
@@ -95,6 +118,11 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
     let facts = process.readiness.part("facts");
     let contender = contender.map(|contender| contender.telling(process.readiness.part("lease")));
     let mut observers: Vec<Arc<dyn Observer>> = vec![rescue.observer(), policies.observer()];
+    if let Some(parameter) = parameter {
+        observers.push(parameter.observer());
+        let stop = process.stop.clone();
+        process.spawn("parameter", parameter.run(stop));
+    }
     match provisioner {
         Some(options) => {
             let registry = &mut process.registry;

@@ -5,6 +5,7 @@ use latebind_cluster::{Scope, project_root};
 use serde_json::Value;
 
 use latebind_test_support::chart::{chart, helm, install, objects_of, render, sets, variants};
+use latebind_test_support::policies::served;
 
 pub async fn the_rendered_manifest_is_current(_: &Scope) -> Result<()> {
     is_current("webhook-manifests/install.yaml", &install()?)
@@ -112,8 +113,17 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "exemptionPolicy.groups=admins",
         "networkPolicy.enabled=often",
         "metrics.prometheusRule.runbooks=pages",
+        "profile=sometimes",
+        // Helm says here that the cluster is older than the first that serves such policies.
+        "profile=policy",
+        "profile=rescue,rescue.enabled=false",
     ] {
         ensure!(render(&["--set", wrong]).is_err(), "{wrong} was accepted");
+    }
+    for wrong in ["pin=name", "rescue.enabled=false"] {
+        let policy = ["--kube-version=1.36.0", "--set=profile=policy"];
+        ensure!(render(&policy).is_ok(), "the profile does not render");
+        ensure!(render(&[&policy[..], &["--set", wrong]].concat()).is_err(), "{wrong} was accepted");
     }
     Ok(())
 }
@@ -189,7 +199,13 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         &["--set=tls.mode=secret", "--set=tls.caBundle=pem", "--set=webhook.validateWorkloads=false"],
         &["--set=webhook.validateClaims=false", "--set=podDisruptionBudget.enabled=false"],
     ];
+    let policies = served(scope).await?;
     for variant in variants.into_iter().chain(ci.iter().map(<[&str; 1]>::as_slice)) {
+        let needs_policies = variant.iter().any(|argument| argument.ends_with("policy-values.yaml"));
+        if needs_policies && !policies {
+            continue;
+        }
+        let variant: &[&str] = if needs_policies { &[variant, &["--kube-version=1.36.0"]].concat() } else { variant };
         let text = render(&[&["--set=namespace.create=true", "--skip-tests"], variant].concat())?;
         // The namespace is not there yet when the objects in it are tried, so they are tried in one that is.
         let here = format!("namespace: {}", scope.namespace());

@@ -9,9 +9,11 @@ use latebind_cluster::tests;
 
 mod claims;
 mod devices;
+mod engines;
 mod kubelet;
 mod newer;
 mod objects;
+mod policies;
 mod remedies;
 mod scheduler;
 mod webhooks;
@@ -49,6 +51,19 @@ fn main() -> ExitCode {
             newer::a_claim_that_is_not_bound_never_says_whether_a_pod_uses_it,
             newer::a_drained_node_is_unschedulable_and_has_no_condition_that_says_so,
             newer::a_scheduling_group_is_dropped,
+            engines::the_example_for_kyverno_rewrites_a_pinned_pod_with_a_claim,
+            engines::the_example_for_gatekeeper_refuses_a_pinned_pod_with_a_claim,
+            policies::a_policy_takes_a_pod_its_node_name_since_1_36,
+            policies::a_policys_patch_that_does_not_apply_is_ignored_under_failure_policy_ignore,
+            policies::a_policys_patch_with_a_test_that_fails_changes_nothing,
+            policies::a_policys_patch_that_leaves_no_pod_rejects_despite_failure_policy_ignore,
+            policies::a_policy_sees_no_generated_name_and_a_validating_one_does,
+            policies::a_policy_sees_the_namespace_in_its_patch_and_not_in_its_conditions,
+            policies::a_policy_that_costs_too_much_leaves_the_pod_alone,
+            policies::a_policy_looks_a_key_up_in_a_large_parameter,
+            policies::a_policy_follows_its_parameter_and_does_nothing_without_it,
+            policies::a_policy_may_have_the_claims_of_the_namespace_as_parameters,
+            policies::a_stateful_sets_pod_is_created_whether_its_claim_is_seen_or_not,
         ]
     );
     tests!(
@@ -63,6 +78,8 @@ fn main() -> ExitCode {
             webhooks::an_eviction_denied_with_429_makes_drain_retry_until_its_timeout,
             webhooks::an_eviction_denied_with_403_ends_drain_at_once_with_the_message,
             webhooks::warnings_of_a_node_hook_are_printed_by_cordon_drain_and_uncordon,
+            policies::a_policy_whose_condition_becomes_true_only_through_a_webhook_does_nothing,
+            policies::a_policy_without_condition_is_invoked_again_after_a_webhook,
         ]
     );
     tests!(

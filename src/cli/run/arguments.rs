@@ -152,6 +152,18 @@ pub(super) struct ControllerRole {
     #[arg(long, value_name = "WHEN", default_value = "on", env = "LATEBIND_RESCUE", hide_env = true)]
     pub(super) rescue: Switch,
 
+    /// Keep AdmissionParameter latebind up to date, which is what the policies of profile policy know: on or off. Their
+    /// definition must be installed.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "off",
+        conflicts_with = "dry_run",
+        env = "LATEBIND_POLICY_PARAMETER",
+        hide_env = true
+    )]
+    pub(super) policy_parameter: Switch,
+
     /// A namespace whose Pods may get existing volumes of nodes with a NoSchedule taint that they do not tolerate; repeat it
     /// for several.
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_TAINTED_NODES_FOR", hide_env = true)]

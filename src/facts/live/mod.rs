@@ -46,6 +46,18 @@ pub enum WatchedPods {
     /// Those on a node, of which is kept where their required anti-affinity keeps others away, and ResourceClaims: for
     /// admission, which decides whether the scheduler could place a Pod.
     OnNodes,
+    /// Both: for a controller that tells policies of the API server what admission would know.
+    PendingAndOnNodes,
+}
+
+impl WatchedPods {
+    const fn pending(self) -> bool {
+        matches!(self, Self::Pending | Self::PendingAndOnNodes)
+    }
+
+    const fn on_nodes(self) -> bool {
+        matches!(self, Self::OnNodes | Self::PendingAndOnNodes)
+    }
 }
 
 /// Pods that may keep others away. Which have anti-affinity cannot be asked for.
@@ -66,6 +78,12 @@ pub enum Change {
     Pod(Changed<Pod>),
     /// Of a PinPolicy.
     Policy(Changed<Kept<PinPolicy>>),
+    /// Of a CSIDriver.
+    Driver(Changed<CsiDriver>),
+    /// Of a CSINode.
+    DriverNode(Changed<CsiNode>),
+    /// Of a Pod on a node with required anti-affinity.
+    AntiAffinityPod(Changed<AntiAffinityPod>),
 }
 
 /// Hears of every change after it is visible in the view. Called by the watch itself: it must not block.
@@ -185,10 +203,11 @@ impl HasCacheStats for Caches {
             self.namespaces.figures(),
             self.policies.figures(),
         ];
-        match self.pods_watched {
-            WatchedPods::None => {}
-            WatchedPods::Pending => rows.push(self.pods.figures()),
-            WatchedPods::OnNodes => rows.push(self.anti_affinity_pods.figures()),
+        if self.pods_watched.pending() {
+            rows.push(self.pods.figures());
+        }
+        if self.pods_watched.on_nodes() {
+            rows.push(self.anti_affinity_pods.figures());
         }
         if self.pods_watched != WatchedPods::None {
             rows.extend([self.resource_claims.figures(), self.resource_claim_templates.figures()]);
@@ -223,8 +242,8 @@ impl LiveCluster {
             namespaces: Cache::new("namespaces"),
             policies: Cache::new("pinpolicies"),
             pods: Cache::new("pods"),
-            // Of one resource; never both are watched.
-            anti_affinity_pods: Cache::new("pods"),
+            // Of one resource. Where both are watched, metrics tell them apart.
+            anti_affinity_pods: Cache::new(if pods_watched.pending() { "pods on nodes" } else { "pods" }),
             resource_claims: Cache::new("resourceclaims"),
             resource_claim_templates: Cache::new("resourceclaimtemplates"),
         }))
@@ -277,20 +296,19 @@ impl LiveCluster {
         watch!(claims, None, |observer: &dyn Observer, change| observer.changed(Change::Claim(change)));
         watch!(volumes, None, |observer: &dyn Observer, change| observer.changed(Change::Volume(change)));
         watch!(classes, None, |observer: &dyn Observer, change| observer.changed(Change::Class(change)));
-        watch!(drivers, None, |_: &dyn Observer, _| {});
-        watch!(driver_nodes, None, |_: &dyn Observer, _| {});
+        watch!(drivers, None, |observer: &dyn Observer, change| observer.changed(Change::Driver(change)));
+        watch!(driver_nodes, None, |observer: &dyn Observer, change| observer.changed(Change::DriverNode(change)));
         watch!(capacities, None, |_: &dyn Observer, _| {});
         watch!(namespaces, None, |_: &dyn Observer, _| {});
         watch!(policies, None, |observer: &dyn Observer, change| observer.changed(Change::Policy(change)));
-        match self.0.pods_watched {
-            WatchedPods::None => {}
-            WatchedPods::Pending => {
-                let fields = Some("status.phase=Pending");
-                watch!(pods, fields, |observer: &dyn Observer, change| observer.changed(Change::Pod(change)));
-            }
-            WatchedPods::OnNodes => {
-                watch!(anti_affinity_pods, Some(ON_NODES), |_: &dyn Observer, _| {});
-            }
+        if self.0.pods_watched.pending() {
+            let fields = Some("status.phase=Pending");
+            watch!(pods, fields, |observer: &dyn Observer, change| observer.changed(Change::Pod(change)));
+        }
+        if self.0.pods_watched.on_nodes() {
+            watch!(anti_affinity_pods, Some(ON_NODES), |observer: &dyn Observer, change| {
+                observer.changed(Change::AntiAffinityPod(change));
+            });
         }
         if self.0.pods_watched != WatchedPods::None {
             watch!(resource_claims, None, |_: &dyn Observer, _| {});
@@ -316,10 +334,11 @@ impl LiveCluster {
             caches.namespaces.store.subscribe(),
             caches.policies.store.subscribe(),
         ];
-        match caches.pods_watched {
-            WatchedPods::None => {}
-            WatchedPods::Pending => parts.push(caches.pods.store.subscribe()),
-            WatchedPods::OnNodes => parts.push(caches.anti_affinity_pods.store.subscribe()),
+        if caches.pods_watched.pending() {
+            parts.push(caches.pods.store.subscribe());
+        }
+        if caches.pods_watched.on_nodes() {
+            parts.push(caches.anti_affinity_pods.store.subscribe());
         }
         if caches.pods_watched != WatchedPods::None {
             parts.extend([caches.resource_claims.store.subscribe(), caches.resource_claim_templates.store.subscribe()]);
@@ -367,6 +386,12 @@ impl LiveCluster {
             }
         }
         Lookup::Found(found)
+    }
+
+    /// Every class.
+    #[must_use]
+    pub fn classes(&self) -> Lookup<Vec<Arc<Class>>> {
+        self.0.classes.store.all()
     }
 
     /// Every Node.

@@ -38,9 +38,11 @@ pub fn install() -> Result<String> {
 }
 
 /// The parts that can be installed without each other.
-const PARTS: [&str; 3] = ["webhook", "rescue", "provisioner"];
+const PARTS: [&str; 4] = ["webhook", "rescue", "provisioner", POLICY];
+/// In place of the webhook, and never without rescue.
+const POLICY: &str = "policy";
 /// Every set of them, as bits. In this order each set's objects can be put between those of the sets before it.
-const SETS: [usize; 7] = [3, 7, 5, 6, 1, 2, 4];
+const SETS: [usize; 9] = [7, 3, 14, 10, 5, 6, 1, 2, 4];
 
 fn parts(set: usize) -> Vec<&'static str> {
     PARTS.into_iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, part)| part).collect()
@@ -49,8 +51,11 @@ fn parts(set: usize) -> Vec<&'static str> {
 /// The objects of a set of parts as the chart renders them, with more settings.
 pub fn objects_of(set: usize, settings: &[&str]) -> Result<Vec<String>> {
     let chosen = parts(set);
-    let switches: Vec<String> =
-        PARTS.iter().map(|part| format!("--set={part}.enabled={}", chosen.contains(part))).collect();
+    let switch = |part: &&str| format!("--set={part}.enabled={}", chosen.contains(part));
+    let mut switches: Vec<String> = PARTS.iter().filter(|part| **part != POLICY).map(switch).collect();
+    if chosen.contains(&POLICY) {
+        switches.extend(["--set=profile=policy".to_owned(), "--kube-version=1.36.0".to_owned()]);
+    }
     let mut arguments = vec!["--set", "namespace.create=true", "--skip-tests"];
     arguments.extend(switches.iter().map(String::as_str));
     arguments.extend(settings);
@@ -87,9 +92,15 @@ pub fn variants() -> Result<String> {
 pub fn sets() -> Vec<(usize, Vec<String>)> {
     let flags = |set: usize| {
         let chosen = parts(set);
-        let without = ["webhook", "rescue"].into_iter().filter(|part| !chosen.contains(part));
+        let profile = chosen.contains(&POLICY).then(|| "--profile=policy".to_owned());
+        let needed: &[&str] = if profile.is_some() { &[] } else { &["webhook", "rescue"] };
+        let without = needed.iter().filter(|part| !chosen.contains(part));
         let without = without.map(|part| format!("--without={part}"));
-        without.chain(chosen.contains(&"provisioner").then(|| "--with=provisioner".to_owned())).collect()
+        profile
+            .into_iter()
+            .chain(without)
+            .chain(chosen.contains(&"provisioner").then(|| "--with=provisioner".to_owned()))
+            .collect()
     };
     SETS.into_iter().map(|set| (set, flags(set))).collect()
 }

@@ -20,6 +20,7 @@ pub mod load;
 pub mod local;
 pub mod machine;
 pub mod objects;
+pub mod policies;
 pub mod process;
 pub mod provisioner;
 pub mod rancher;

@@ -11,6 +11,9 @@ use latebind_cluster::{Authority, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// The name by which the API server calls the webhook's Service.
+const SERVICE: &str = "latebind-webhook.latebind-system.svc";
+
 /// Where a webhook is to listen, and the certificate that it is to show there.
 pub struct Place {
     host: String,
@@ -19,11 +22,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// A place on an address of this machine.
+    /// A place on an address of this machine, and behind the Service that the chart makes.
     pub fn new(host: &str) -> Result<Self> {
         let authority = Authority::new("webhook")?;
         let place = Self { host: host.to_owned(), authority, certificates: tempfile::tempdir()? };
-        let identity = place.authority.server(&[host])?;
+        let identity = place.authority.server(&[host, SERVICE])?;
         std::fs::write(place.certificate(), identity.certificate)?;
         std::fs::write(place.key(), identity.key)?;
         Ok(place)
@@ -109,6 +112,16 @@ impl Served {
         let url = format!("https://{}{path}", self.address);
         webhook["clientConfig"] =
             json!({ "url": url, "caBundle": STANDARD.encode(self.place.authority.certificate()) });
+    }
+
+    /// The port that it serves admission at.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The certificate, in PEM, of the authority that signed its own.
+    pub fn authority(&self) -> &str {
+        self.place.authority.certificate()
     }
 
     /// What probes and metrics say, asked the plain way, with the head of the answer.

@@ -35,9 +35,14 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end }}
 
+{{/* Admission goes through the webhook. */}}
+{{- define "latebind.hasWebhook" -}}
+{{- if and .Values.webhook.enabled (eq .Values.profile "webhook") }}true{{ end }}
+{{- end }}
+
 {{/* The controller makes the webhook's certificates. */}}
 {{- define "latebind.makesCertificates" -}}
-{{- if and .Values.webhook.enabled (eq .Values.tls.mode "self-managed") }}true{{ end }}
+{{- if and (include "latebind.hasWebhook" .) (eq .Values.tls.mode "self-managed") }}true{{ end }}
 {{- end }}
 
 {{/* Which Pods are of interest: those that name a node, and, where no policy may be about others, use a claim, of a volume or of devices. `at` is the path of the Pod's spec. */}}
@@ -52,7 +57,11 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "latebind.podConditions" -}}
 {{ include "latebind.pinned" (dict "at" "object.spec") }}
-{{- if not .Values.policies.enabled }}
+{{ include "latebind.claimConditions" . }}
+{{- end }}
+
+{{- define "latebind.claimConditions" -}}
+{{- if or (not .Values.policies.enabled) (eq .Values.profile "policy") }}
 - name: uses-claims
   expression: '{{ include "latebind.usesClaims" (dict "at" "object.spec") }}'
 {{- end }}
@@ -83,20 +92,25 @@ clientConfig:
 {{- if eq .root.Values.tls.mode "secret" }}
   caBundle: {{ .root.Values.tls.caBundle | b64enc }}
 {{- end }}
+{{ include "latebind.namespaces" .root }}
+{{- end }}
+
+{{/* The namespaces that admission looks at. */}}
+{{- define "latebind.namespaces" -}}
 namespaceSelector:
   matchExpressions:
     - key: kubernetes.io/metadata.name
       operator: NotIn
       values:
         - kube-system
-        - {{ .root.Release.Namespace }}
-{{- range .root.Values.webhook.exemptNamespaces }}
+        - {{ .Release.Namespace }}
+{{- range .Values.webhook.exemptNamespaces }}
         - {{ . }}
 {{- end }}
     - key: latebind.dev/webhook
       operator: NotIn
       values: [disabled]
-{{- with .root.Values.webhook.namespaceMatchExpressions }}
+{{- with .Values.webhook.namespaceMatchExpressions }}
 {{ toYaml . | indent 4 }}
 {{- end }}
 {{- end }}
@@ -170,3 +184,50 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- $needed | uniq | toJson -}}
 {{- end -}}
+
+{{/* Claims of one Pod up to which the policies decide. The controller lists no node that can hold fewer volumes. */}}
+{{- define "latebind.mostPolicyClaims" -}}
+8
+{{- end -}}
+
+{{/* What the policies ask of a Pod and of their parameter. */}}
+{{- define "latebind.policyVariables" -}}
+# The stricter of the mode for all and that of the namespace. A word that is no mode is as good as none.
+- name: modes
+  expression: '["audit", "warn", "rewrite", "deny"]'
+- name: mode
+  expression: >-
+    [variables.modes.indexOf(string(params.spec.mode)),
+    variables.modes.indexOf(namespaceObject.metadata.?labels[?"latebind.dev/mode"].orValue("").lowerAscii())].max()
+- name: volumes
+  expression: object.spec.?volumes.orValue([])
+- name: claims
+  expression: >-
+    variables.volumes.filter(v, has(v.persistentVolumeClaim)).map(v, v.persistentVolumeClaim.claimName)
+- name: ephemeral
+  expression: variables.volumes.filter(v, has(v.ephemeral))
+# Claims of the namespace that wait for the scheduler.
+- name: listed
+  expression: params.spec.?claims[?request.namespace].orValue({})
+# Ephemeral volumes whose claims will.
+- name: delayed
+  expression: >-
+    variables.ephemeral.filter(v, has(v.ephemeral.volumeClaimTemplate)
+    && v.ephemeral.volumeClaimTemplate.spec.?volumeName.orValue("") == ""
+    && v.ephemeral.volumeClaimTemplate.?metadata.?annotations.orValue({}).all(k,
+    k != "volume.beta.kubernetes.io/storage-class" && k != "volume.kubernetes.io/selected-node")
+    && (has(v.ephemeral.volumeClaimTemplate.spec.storageClassName)
+    ? v.ephemeral.volumeClaimTemplate.spec.storageClassName in params.spec.?classes.orValue({})
+    : params.spec.?defaultClass.hasValue())).map(v, v.name)
+# The kubelet waits for what a container mounts, and for nothing else.
+- name: mounted
+  expression: >-
+    (object.spec.containers + object.spec.?initContainers.orValue([])).map(c,
+    c.?volumeMounts.orValue([]).map(m, m.name) + c.?volumeDevices.orValue([]).map(d, d.name))
+- name: stuck
+  expression: >-
+    variables.volumes.filter(v, (has(v.persistentVolumeClaim)
+    ? v.persistentVolumeClaim.claimName in variables.listed : v.name in variables.delayed)
+    && variables.mounted.exists(names, v.name in names)).map(v,
+    has(v.persistentVolumeClaim) ? "claim \"" + v.persistentVolumeClaim.claimName + "\"" : "ephemeral volume \"" + v.name + "\"")
+{{- end }}
