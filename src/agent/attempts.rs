@@ -2,8 +2,11 @@
 //!
 //! An attempt has a random name that nobody knew before, so that its confirmation cannot be older than itself. It counts for
 //! a while by a clock that nobody sets, and once: after it was acted upon, or was too long in coming, another one is begun.
+//!
+//! Few are in progress at a time. If all orders of a node asked at once, and API server and controller were too slow to answer
+//! them all while they count, each would be answered too late, and nothing would ever be removed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// For how long an attempt may be acted upon after it was begun: what was true of the volume when the controller looked is
@@ -11,6 +14,12 @@ use std::time::{Duration, Instant};
 pub const ATTEMPT_LASTS: Duration = Duration::from_secs(10);
 /// The longest time between two questions that nobody answers: the controller may be away for long.
 const LONGEST_WAIT: Duration = Duration::from_secs(160);
+/// Questions that wait for an answer at a time: as many as orders are followed at once beneath one base.
+const ASKED_AT_ONCE: usize = 8;
+/// All orders that wait for their turn look for it so often, together.
+const LOOK: Duration = Duration::from_millis(10);
+/// The shortest and the longest time between two looks of one of them.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// More attempts than this are not remembered: whoever is forgotten asks again. One is some 150 bytes.
 const REMEMBERED: usize = 65_536;
 
@@ -22,6 +31,24 @@ struct Attempt {
     wait: Duration,
     /// It was acted upon.
     spent: bool,
+    /// How many before it, one after the other, were answered too late.
+    late: u32,
+}
+
+impl Attempt {
+    /// For how long it stands, when it was answered or was not, before another one is begun.
+    fn stands(&self, is_answered: bool) -> Duration {
+        match (self.spent, is_answered) {
+            (true, _) => ATTEMPT_LASTS,
+            (false, false) => self.wait,
+            // The controller may have been away, and is asked again at once; or it is too slow for all that is asked of it, and
+            // then asking again would keep it so.
+            (false, true) => match self.late.checked_sub(1) {
+                None => ATTEMPT_LASTS,
+                Some(before) => ATTEMPT_LASTS + (ATTEMPT_LASTS * (1 << before.min(8))).min(LONGEST_WAIT),
+            },
+        }
+    }
 }
 
 /// What to do next about an order.
@@ -37,40 +64,78 @@ pub enum Next {
 
 /// The attempts in progress, by the UID of the LocalVolume.
 #[derive(Debug, Default)]
-pub struct Attempts(HashMap<String, Attempt>);
+pub struct Attempts {
+    all: HashMap<String, Attempt>,
+    /// The questions that wait for an answer, no more than [`ASKED_AT_ONCE`], and until when they do.
+    asked: Vec<(String, Instant)>,
+    /// Orders that wait for their turn to ask.
+    waiting: HashSet<String>,
+}
 
 impl Attempts {
     /// What to do next, where `confirmed` is the attempt that the controller has confirmed last.
     #[must_use]
     pub fn next(&mut self, volume: &str, confirmed: Option<&str>, now: Instant) -> Next {
-        let known = self.0.get_mut(volume);
-        let mut wait = ATTEMPT_LASTS;
-        if let Some(attempt) = known {
+        let (mut wait, mut late) = (ATTEMPT_LASTS, 0);
+        if let Some(attempt) = self.all.get_mut(volume) {
             let age = now.saturating_duration_since(attempt.begun);
             let is_answered = confirmed == Some(attempt.name.as_str());
+            if is_answered {
+                self.asked.retain(|(asked, _)| asked != volume);
+            }
             if is_answered && !attempt.spent && age < ATTEMPT_LASTS {
                 attempt.spent = true;
                 return Next::Act(attempt.begun);
             }
-            let rest = if attempt.spent { ATTEMPT_LASTS } else { attempt.wait };
-            if (attempt.spent || !is_answered) && age < rest {
+            let rest = attempt.stands(is_answered);
+            if age < rest {
                 return Next::Wait(rest.saturating_sub(age));
             }
             if !is_answered {
-                wait = (attempt.wait * 2).min(LONGEST_WAIT);
+                (wait, late) = ((attempt.wait * 2).min(LONGEST_WAIT), attempt.late);
+            } else if !attempt.spent {
+                late = attempt.late + 1;
             }
         }
-        if self.0.len() >= REMEMBERED {
-            self.0.clear();
+        if !self.may_ask(volume, now) {
+            return Next::Wait(self.wait_for_turn(volume));
+        }
+        self.waiting.remove(volume);
+        self.asked.push((volume.to_owned(), now + wait));
+        if self.all.len() >= REMEMBERED {
+            self.all.clear();
         }
         let name = random_name();
-        self.0.insert(volume.to_owned(), Attempt { name: name.clone(), begun: now, wait, spent: false });
+        self.all.insert(volume.to_owned(), Attempt { name: name.clone(), begun: now, wait, spent: false, late });
         Next::Ask(name)
+    }
+
+    /// How much longer an order waits that has waited for its turn. Nothing when it may ask now, or has asked.
+    #[must_use]
+    pub fn wait(&mut self, volume: &str, now: Instant) -> Option<Duration> {
+        (self.waiting.contains(volume) && !self.may_ask(volume, now)).then(|| self.wait_for_turn(volume))
     }
 
     /// There is no order any more.
     pub fn forget(&mut self, volume: &str) {
-        self.0.remove(volume);
+        self.all.remove(volume);
+        self.waiting.remove(volume);
+        self.asked.retain(|(asked, _)| asked != volume);
+    }
+
+    /// Whether a question may be asked. One of the same order is none any more, whose time is over.
+    fn may_ask(&mut self, volume: &str, now: Instant) -> bool {
+        self.asked.retain(|(asked, until)| asked != volume && now < *until);
+        self.asked.len() < ASKED_AT_ONCE
+    }
+
+    fn wait_for_turn(&mut self, volume: &str) -> Duration {
+        if self.waiting.len() >= REMEMBERED {
+            self.waiting.clear();
+        }
+        self.waiting.insert(volume.to_owned());
+        let all = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        LOOK.saturating_mul(all).clamp(LOOKS.0, LOOKS.1)
     }
 }
 
@@ -139,6 +204,102 @@ mod tests {
             now += wait;
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 160, 160]);
+    }
+
+    /// A controller that answers so many questions a second in the order in which they came, about so many volumes; how many
+    /// seconds it takes until all are removed, for an hour at most.
+    fn removed_after(volumes: usize, a_second: usize) -> Option<u64> {
+        let (mut attempts, mut now, start) = (Attempts::default(), Instant::now(), Instant::now());
+        let names: Vec<String> = (0..volumes).map(|number| number.to_string()).collect();
+        let mut confirmed: HashMap<usize, String> = HashMap::new();
+        let mut line: Vec<(usize, String)> = Vec::new();
+        let mut due: Vec<Option<Instant>> = vec![Some(now); volumes];
+        while now < start + Duration::from_secs(3600) {
+            for answered in line.drain(..line.len().min(a_second)) {
+                due[answered.0] = due[answered.0].map(|_| now);
+                confirmed.insert(answered.0, answered.1);
+            }
+            for number in 0..volumes {
+                if due[number].is_none_or(|due| due > now) {
+                    continue;
+                }
+                let confirmed = confirmed.get(&number).map(String::as_str);
+                due[number] = match attempts.next(&names[number], confirmed, now) {
+                    Next::Ask(name) => {
+                        // A newer question stands for the one before.
+                        match line.iter_mut().find(|(asked, _)| *asked == number) {
+                            Some(asked) => asked.1 = name,
+                            None => line.push((number, name)),
+                        }
+                        Some(now + ATTEMPT_LASTS)
+                    }
+                    Next::Wait(left) => Some(now + left),
+                    Next::Act(_) => {
+                        attempts.forget(&names[number]);
+                        None
+                    }
+                };
+            }
+            if due.iter().all(Option::is_none) {
+                return Some((now - start).as_secs());
+            }
+            now += Duration::from_secs(1);
+        }
+        None
+    }
+
+    #[test]
+    fn a_controller_that_is_too_slow_for_all_at_once_gets_through_them() {
+        let took = removed_after(300, 2).expect("they are removed within the hour");
+        assert!(took <= 300 / 2 * 2, "{took} s, where answering alone takes 150 s");
+    }
+
+    #[test]
+    fn a_controller_that_is_too_slow_for_as_many_as_may_ask_gets_through_them_too() {
+        // One answer in two seconds: the eighth would come after sixteen. Nothing shorter than a second is played, so that
+        // every answer stands for two here.
+        let took = removed_after(8, 1).expect("they are removed within the hour");
+        assert!(took <= 16, "{took} s");
+    }
+
+    #[test]
+    fn answers_that_are_late_again_and_again_are_asked_for_less_and_less_often() {
+        let (mut attempts, mut now, mut last) = (Attempts::default(), Instant::now(), None::<String>);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let asked_at = now;
+            let name = loop {
+                match attempts.next("v", last.as_deref(), now) {
+                    Next::Ask(name) => break name,
+                    Next::Wait(left) => now += left,
+                    Next::Act(_) => panic!("it was too late"),
+                }
+            };
+            pauses.push((now - asked_at).as_secs());
+            // The answer comes after eleven seconds.
+            (last, now) = (Some(name), now + Duration::from_secs(11));
+        }
+        assert_eq!(pauses, [0, 0, 9, 19, 39, 79, 159]);
+    }
+
+    #[test]
+    fn those_who_wait_for_their_turn_look_no_more_often_the_more_they_are() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let mut waits = Vec::new();
+        for number in 0..2000 {
+            if let Next::Wait(wait) = attempts.next(&number.to_string(), None, now) {
+                waits.push(wait);
+            }
+        }
+        assert_eq!(waits.len(), 2000 - ASKED_AT_ONCE);
+        assert_eq!((waits[0], *waits.last().unwrap()), (LOOKS.0, LOOKS.1));
+        assert_eq!(attempts.wait("1000", now), Some(LOOKS.1));
+        attempts.forget("0");
+        assert_eq!(attempts.wait("1000", now), None, "there is a place");
+        asked(attempts.next("1000", None, now));
+        assert_eq!(attempts.wait("1000", now), None, "it has asked");
+        // Nobody holds a place for longer than it waits.
+        assert_eq!(attempts.wait("1001", now + ATTEMPT_LASTS), None);
     }
 
     proptest! {

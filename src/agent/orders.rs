@@ -148,6 +148,9 @@ fn may_hold_data(local: &LocalVolume) -> bool {
 /// Takes a directory away. The order alone does not permit it: each attempt has to be confirmed by the controller, which
 /// asks the API server about the volume at that moment.
 async fn dispose(agent: &Arc<Agent>, local: Arc<Kept<LocalVolume>>) -> Result<Option<Duration>, ApiError> {
+    if let Some(wait) = agent.attempts().wait(local.uid(), Instant::now()) {
+        return Ok(Some(wait));
+    }
     // What holds it back anyway is said without anybody being asked.
     let before = match before_asking(agent, &local).await? {
         Ok(before) => before,

@@ -13,7 +13,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use latebind::crd::{LocalPool, LocalVolume};
 use latebind_cluster::{Scope, eventually};
-use latebind_test_support::objects;
+use latebind_test_support::{objects, process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use latebind_test_support::local::{install, path_of};
@@ -62,9 +63,35 @@ impl Victim {
     }
 
     fn kill_and_start_again(&mut self) -> Result<()> {
-        self.ensure_alive()?;
-        self.child.kill()?;
+        self.signal(Signal::KILL)?;
         self.child.wait()?;
+        self.start_next()
+    }
+
+    /// Its PID in this life.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How often it was started again.
+    pub fn lives(&self) -> u32 {
+        self.lives
+    }
+
+    /// Sends it a signal. An error with its log if it has ended by itself.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.ensure_alive()?;
+        let pid = Pid::from_raw(self.child.id().cast_signed()).context("a PID")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Starts it again when it has ended, as a signal told it: at once, unless a disk holds it in a system call.
+    pub async fn start_again(&mut self) -> Result<()> {
+        eventually("a process to end", PATIENCE, async || Ok(self.child.try_wait()?)).await?;
+        self.start_next()
+    }
+
+    fn start_next(&mut self) -> Result<()> {
         self.lives += 1;
         self.child = spawn(&self.kubeconfig, &self.log, &self.arguments, self.lives)?;
         Ok(())
@@ -81,16 +108,17 @@ impl Drop for Victim {
 fn spawn(kubeconfig: &Path, log: &Path, arguments: &[String], life: u32) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(log)?;
     let arguments = arguments.iter().map(|word| word.replace("{life}", &life.to_string()));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
+    let mut command = Command::new(process::under_test(env!("CARGO_BIN_EXE_latebind")));
     command.args(arguments).env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
     Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 
 /// Numbers that are as good as random, and the same every time.
-struct Numbers(u64);
+pub struct Numbers(pub u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    /// The next, less than the bound.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
@@ -184,35 +212,40 @@ async fn agree(scope: &Scope, base: &Path, kept: &BTreeSet<String>, files: &BTre
         let claims = scope.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?;
         let uids: BTreeSet<String> = claims.iter().filter_map(|it| it.metadata.uid.clone()).collect();
         ensure!(uids.len() == kept.len(), "{} claims, not {}", uids.len(), kept.len());
-        let volumes = scope.all::<PersistentVolume>().list(&ListParams::default()).await?;
-        let ours = |it: &&PersistentVolume| path_of(it).starts_with(base);
-        let volumes: BTreeSet<String> =
-            volumes.iter().filter(ours).map(|it| it.name_any().replacen("pvc-", "", 1)).collect();
-        let locals = scope.all::<LocalVolume>().list(&ListParams::default()).await?;
-        let locals: BTreeSet<String> =
-            locals.iter().filter(|it| Path::new(&it.spec.base) == base).map(|it| it.spec.claim.uid.clone()).collect();
-        let names = |path: &str| -> Vec<String> {
-            let entries = fs::read_dir(base.join(path)).into_iter().flatten().flatten();
-            entries.map(|it| it.file_name().into_string().unwrap()).collect()
-        };
-        let directories: BTreeSet<String> = names("")
-            .into_iter()
-            .filter(|name| !name.starts_with('.'))
-            .map(|name| name["pvc-".len()..].split('_').next().unwrap().to_owned())
-            .collect();
-        let markers: BTreeSet<String> = names(".latebind/volumes").into_iter().collect();
-        for (what, found) in
-            [("volumes", volumes), ("LocalVolumes", locals), ("directories", directories), ("markers", markers)]
-        {
-            ensure!(found == uids, "{what} differ from claims: {:?}", found.symmetric_difference(&uids));
-        }
-        let left = (names(".trash").len(), names(".latebind/new").len());
-        ensure!(left == (0, 0), "trash and half-made: {left:?}");
-        Ok(Some(()))
+        are_volumes_of(scope, base, &uids).await.map(Some)
     })
     .await?;
     for (name, file) in files {
         ensure!(fs::read_to_string(file)? == *name, "the data of {name} is lost");
     }
+    Ok(())
+}
+
+/// The volumes beneath a base, as objects and on the disk, are those of the claims with these UIDs, and nothing is on its way.
+pub async fn are_volumes_of(scope: &Scope, base: &Path, uids: &BTreeSet<String>) -> Result<()> {
+    let volumes = scope.all::<PersistentVolume>().list(&ListParams::default()).await?;
+    let ours = |it: &&PersistentVolume| path_of(it).starts_with(base);
+    let volumes: BTreeSet<String> =
+        volumes.iter().filter(ours).map(|it| it.name_any().replacen("pvc-", "", 1)).collect();
+    let locals = scope.all::<LocalVolume>().list(&ListParams::default()).await?;
+    let locals: BTreeSet<String> =
+        locals.iter().filter(|it| Path::new(&it.spec.base) == base).map(|it| it.spec.claim.uid.clone()).collect();
+    let names = |path: &str| -> Vec<String> {
+        let entries = fs::read_dir(base.join(path)).into_iter().flatten().flatten();
+        entries.map(|it| it.file_name().into_string().unwrap()).collect()
+    };
+    let directories: BTreeSet<String> = names("")
+        .into_iter()
+        .filter(|name| !name.starts_with('.'))
+        .map(|name| name["pvc-".len()..].split('_').next().unwrap().to_owned())
+        .collect();
+    let markers: BTreeSet<String> = names(".latebind/volumes").into_iter().collect();
+    for (what, found) in
+        [("volumes", volumes), ("LocalVolumes", locals), ("directories", directories), ("markers", markers)]
+    {
+        ensure!(found == *uids, "{what} differ from claims: {:?}", found.symmetric_difference(uids));
+    }
+    let left = (names(".trash").len(), names(".latebind/new").len());
+    ensure!(left == (0, 0), "trash and half-made: {left:?}");
     Ok(())
 }

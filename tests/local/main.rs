@@ -13,6 +13,7 @@ mod rancher;
 mod reload;
 mod rights;
 mod roots;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -26,8 +27,13 @@ fn main() -> ExitCode {
         flags.into_iter().fold(options, latebind_cluster::Options::controller_manager_flag)
     };
     // The long forms alone make so many volumes on real nodes that it matters there.
+    // Of hours of claims the store keeps a minute: restarts of the API server put its usual five off again and again.
+    let control_plane = |options| {
+        let options = fast(options);
+        if long() { options.api_server_flag("--etcd-compaction-interval=1m") } else { options }
+    };
     let mut suite = Suite::new("local")
-        .control_plane(fast)
+        .control_plane(control_plane)
         .nodes(|options| if long() { fast(options).audit() } else { options.audit() });
     tests!(
         suite,
@@ -62,6 +68,12 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "crash::everything_agrees_after_random_kills",
         crash::everything_agrees_after_random_kills,
+    );
+    suite.alone_within(
+        Needs::ControlPlane,
+        "soak::claims_come_and_go_while_everything_fails",
+        soak::limit(),
+        soak::claims_come_and_go_while_everything_fails,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -106,22 +106,32 @@ impl Suite {
 
     /// Adds a test that runs beside others. The macro [`crate::tests`] adds many.
     pub fn test(&mut self, needs: Needs, name: &str, body: impl AsyncFnOnce(&Scope) -> Result<()> + Send + 'static) {
-        self.add(needs, false, name, body);
+        self.add((needs, false), name, limit(), body);
     }
 
     /// Adds a test that nothing else may run beside, since it hurts the cluster. It must leave it healthy.
     pub fn alone(&mut self, needs: Needs, name: &str, body: impl AsyncFnOnce(&Scope) -> Result<()> + Send + 'static) {
-        self.add(needs, true, name, body);
+        self.add((needs, true), name, limit(), body);
+    }
+
+    /// The same for a test that takes as long as it is told to, and must have ended within a time of its own.
+    pub fn alone_within(
+        &mut self,
+        needs: Needs,
+        name: &str,
+        limit: Duration,
+        body: impl AsyncFnOnce(&Scope) -> Result<()> + Send + 'static,
+    ) {
+        self.add((needs, true), name, limit, body);
     }
 
     fn add(
         &mut self,
-        needs: Needs,
-        alone: bool,
+        (needs, alone): (Needs, bool),
         name: &str,
+        limit: Duration,
         body: impl AsyncFnOnce(&Scope) -> Result<()> + Send + 'static,
     ) {
-        let limit = if long() { LIMITS.1 } else { LIMITS.0 };
         let body: Body = Box::new(move |runtime, scope| {
             runtime.block_on(async { tokio::time::timeout(limit, body(scope)).await.context("it took too long")? })
         });
@@ -164,6 +174,11 @@ impl Suite {
         }
         if is_clean { code } else { ExitCode::FAILURE }
     }
+}
+
+/// How long a test may take that has no time of its own.
+fn limit() -> Duration {
+    if long() { LIMITS.1 } else { LIMITS.0 }
 }
 
 fn tier(options: Options, clusters: usize) -> Arc<Tier> {

@@ -35,6 +35,23 @@ impl Cost {
     }
 }
 
+/// What a process has in memory, in MiB.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// All that is resident, its program too.
+    pub resident: f64,
+    /// What it has allocated.
+    pub anonymous: f64,
+}
+
+impl Memory {
+    /// Of a process that is visible here. `None` when it has ended.
+    pub fn of(pid: u32) -> Option<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(Self { resident: memory(&status, "VmRSS")?, anonymous: memory(&status, "RssAnon")? })
+    }
+}
+
 /// An amount in the text of a `/proc/PID/status`, in MiB.
 fn memory(status: &str, field: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
