@@ -64,6 +64,8 @@ struct Store {
 pub struct Simulated {
     store: Arc<Mutex<Store>>,
     bound: Arc<Notify>,
+    /// Requests by method and kind, and whether they are of one object or of all.
+    requests: Arc<Mutex<BTreeMap<String, usize>>>,
     mode: Mode,
     nodes: usize,
 }
@@ -170,7 +172,7 @@ fn merge(into: &mut Value, patch: &Value) {
 impl Simulated {
     /// So many nodes with an agent each, and so many volumes in use.
     pub fn new(mode: Mode, nodes: usize, volumes: usize) -> Self {
-        let simulated = Self { store: Arc::default(), bound: Arc::default(), mode, nodes };
+        let simulated = Self { store: Arc::default(), bound: Arc::default(), requests: Arc::default(), mode, nodes };
         let mut store = simulated.store.lock();
         store.put(
             "storageclasses",
@@ -214,6 +216,11 @@ impl Simulated {
         Client::new(service, "default")
     }
 
+    /// The requests since this was last asked for; not those that are events, of which how many there are is chance.
+    pub fn take_requests(&self) -> BTreeMap<String, usize> {
+        std::mem::take(&mut self.requests.lock())
+    }
+
     /// Makes claims and waits until they are bound, a few at a time.
     pub async fn claims(&self, count: usize) {
         let one = |number: usize| async move {
@@ -246,6 +253,10 @@ impl Simulated {
     async fn serve(&self, request: Request<Body>) -> Answer {
         let (kind, namespace, name) = named(request.uri().path());
         let method = request.method().clone();
+        if kind != "events" {
+            let all = if name.is_none() && method == Method::GET { "all " } else { "" };
+            *self.requests.lock().entry(format!("{method} {all}{kind}")).or_default() += 1;
+        }
         if method == Method::GET {
             return match name {
                 Some(name) => match self.store.lock().kinds.get(&kind).and_then(|kind| kind.objects.get(&name)) {

@@ -7,20 +7,17 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that cannot run has failed")]
 
 mod cluster;
+mod running;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use kube::Client;
-use latebind::controllers::volumes::{Options, Provisioner};
-use latebind::facts::live::{LiveCluster, WatchedPods};
 use latebind_test_support::machine::{machine, today};
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use cluster::{Mode, Simulated};
+use running::{idle, processor_time, run_provisioner};
 
 /// Claims by which the caches and orders that are made on demand are there.
 const WARM_UP: usize = 20;
@@ -34,7 +31,8 @@ const VOLUMES: [usize; 4] = [100, 1_000, 10_000, 50_000];
 /// By so much both are divided with `LATEBIND_BENCH_SMALL` set, to see that it works.
 const SMALL: usize = 10;
 /// What grows, of which kinds of class, and what the rows of the table are.
-const HEAD: &str = "| class | nodes | volumes | processor time a claim | by the smallest |\n                    | --- | --: | --: | --: | --: |\n";
+const HEAD: &str = "| class | nodes | volumes | processor time a claim | by the smallest | requests a claim |\n\
+                    | --- | --: | --: | --: | --: | --: |\n";
 /// What the other one is while one grows.
 const FEW_NODES: usize = 100;
 
@@ -53,10 +51,11 @@ fn main() -> ExitCode {
         for sizes in [by_nodes, by_volumes] {
             let mut smallest = None;
             for (nodes, volumes) in sizes {
-                let cost = measure(mode, nodes, volumes);
+                let (cost, requests) = measure(mode, nodes, volumes);
                 let ratio = cost / *smallest.get_or_insert(cost);
                 most = most.max(ratio);
-                let row = format!("| {} | {nodes} | {volumes} | {cost:.0} µs | {ratio:.2} |\n", mode.name());
+                let row =
+                    format!("| {} | {nodes} | {volumes} | {cost:.0} µs | {ratio:.2} | {requests:.2} |\n", mode.name());
                 print!("{row}");
                 table.push_str(&row);
             }
@@ -88,8 +87,9 @@ fn page(table: &str, most: f64) -> String {
     page
 }
 
-/// Microseconds of processor time that one claim takes, from its creation until it is bound.
-fn measure(mode: Mode, nodes: usize, volumes: usize) -> f64 {
+/// Microseconds of processor time that one claim takes, from its creation until it is bound, and requests of the provisioner.
+#[allow(clippy::cast_precision_loss, reason = "some hundreds")]
+fn measure(mode: Mode, nodes: usize, volumes: usize) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let simulated = Simulated::new(mode, nodes, volumes);
@@ -97,43 +97,18 @@ fn measure(mode: Mode, nodes: usize, volumes: usize) -> f64 {
         run_provisioner(client, &stop);
         idle().await;
         simulated.claims(WARM_UP).await;
+        simulated.take_requests();
         let mut best = f64::INFINITY;
         for _ in 0..ROUNDS {
             idle().await;
             let before = processor_time();
             simulated.claims(CLAIMS).await;
             let took = processor_time().saturating_sub(before);
-            #[allow(clippy::cast_precision_loss, reason = "a hundred")]
             let each = took.as_secs_f64() * 1e6 / CLAIMS as f64;
             best = best.min(each);
         }
+        let requests: usize = simulated.take_requests().values().sum();
         stop.cancel();
-        best
+        (best, requests as f64 / (ROUNDS * CLAIMS) as f64)
     })
-}
-
-fn run_provisioner(client: Client, stop: &CancellationToken) {
-    let live = LiveCluster::new(WatchedPods::Pending);
-    let provisioner =
-        Provisioner::new(client.clone(), live.clone(), Options::default(), None, &mut Registry::default());
-    let (observer, watching) = (provisioner.observer(), stop.clone());
-    tokio::spawn(async move { live.run(client, observer, watching).await });
-    tokio::spawn(provisioner.run(|| {}, stop.clone()));
-}
-
-/// Waits until nothing is left to do: the first lists are read, and all that there is has been looked at.
-async fn idle() {
-    loop {
-        let before = processor_time();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        if processor_time().saturating_sub(before) < Duration::from_millis(4) {
-            return;
-        }
-    }
-}
-
-/// For how long this thread has run on a processor. Source: `Documentation/scheduler/sched-stats.rst`.
-fn processor_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }

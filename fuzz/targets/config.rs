@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| latebind_fuzz_checks::config(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| latebind_fuzz_checks::in_time(latebind_fuzz_checks::config, data));

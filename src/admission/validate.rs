@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::facts::mode_of;
@@ -15,7 +14,7 @@ use super::subject::{
     unchanged,
 };
 use crate::binding::{Code, Finding, PodVerdict, Severity, WorkloadVerdict, decide_workload, poisoned_claim};
-use crate::model::{Claim, Workload, WorkloadError, WorkloadKind};
+use crate::model::{Claim, Workload, WorkloadKind};
 use crate::policy::{self, Mode, judge};
 
 /// Longest message of a denial, in characters.
@@ -70,11 +69,7 @@ fn about_workload(
     admission: &Admission<'_>,
 ) -> Result<Answer, Skip> {
     let read = |object: &RawValue| -> Result<(WorkloadVerdict, policy::Decision), Skip> {
-        let value: Value = serde_json::from_str(object.get())?;
-        // The error's text may quote the object, its path does not.
-        let mut workload = Workload::read(kind, &value).map_err(|WorkloadError::Field { path, .. }| {
-            Skip::Unreadable(format!("a field of a wrong type in {path}"))
-        })?;
+        let mut workload = Workload::parse(kind, object.get())?;
         set_namespace(&mut workload.metadata.namespace, &request.namespace);
         // Its Pods will be created by its controller, under a name that depends on the cluster.
         let decision = workload.pod().map(|pod| admission.decide(&pod, None)).unwrap_or_default();
@@ -101,7 +96,8 @@ fn about_workload(
     // One a replica would be too many.
     texts.truncate(MOST_WARNINGS);
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.code));
-    let before = request.old_object.and_then(|old| read(old).ok());
+    // What has no finding makes nothing worse, whatever there was before.
+    let before = request.old_object.filter(|_| !findings.is_empty()).and_then(|old| read(old).ok());
     if let Some((before, _)) = before {
         let earlier: HashSet<&Finding> = before.pods.iter().flat_map(|(_, pod)| &pod.findings).collect();
         if findings.iter().all(|finding| earlier.contains(finding)) {

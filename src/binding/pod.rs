@@ -30,13 +30,11 @@ pub const MOST_TERMS: usize = 256;
 /// granted; the findings say what is missing, or what they rest on.
 #[must_use]
 pub fn decide_pod(pod: &Pod, view: &dyn ClusterView, rules: &Rules) -> PodVerdict {
-    let Some(node_name) = pod.pinned_node() else { return PodVerdict::not_pinned() };
-    let claims = pod.spec.volumes.iter();
-    let claims = claims.filter(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()).count();
-    let claims = claims + pod.spec.resource_claims.len();
-    if let Some(findings) = left_alone(pod, node_name, claims) {
-        return PodVerdict { node: Some(node_name.to_owned()), findings, ..PodVerdict::not_pinned() };
+    let claims = pod.spec.volumes.iter().filter(|volume| volume.is_claim()).count() + pod.spec.resource_claims.len();
+    if let Some(verdict) = without_looking(pod, claims) {
+        return verdict;
     }
+    let Some(node_name) = pod.pinned_node() else { return PodVerdict::not_pinned() };
     let asked = Asked::new(view, rules.assume);
     // A Pod without claims rests on no fact, nor on an assumption that would have to be named.
     let place = if claims > 0 { asked.place(node_name, &pod.spec) } else { Lookup::Unknown };
@@ -81,6 +79,13 @@ pub fn decide_pod(pod: &Pod, view: &dyn ClusterView, rules: &Rules) -> PodVerdic
         findings,
         assumptions: assumptions.into_iter().collect(),
     }
+}
+
+/// The verdict on a Pod that declares so many claims of any kind, where none of them is looked at.
+pub(super) fn without_looking(pod: &Pod, claims: usize) -> Option<PodVerdict> {
+    let Some(node_name) = pod.pinned_node() else { return Some(PodVerdict::not_pinned()) };
+    let findings = left_alone(pod, node_name, claims)?;
+    Some(PodVerdict { node: Some(node_name.to_owned()), findings, ..PodVerdict::not_pinned() })
 }
 
 /// What is found about a Pod that is left alone whatever its claims are; `claims` is how many of any kind it declares.

@@ -240,7 +240,9 @@ mod tests {
     }
 
     fn claim(name: &str, volume: &str, phase: &str) -> Claim {
-        read(json!({"metadata": {"name": name, "namespace": "a"}, "spec": {"volumeName": volume}, "status": {"phase": phase}}))
+        read(
+            json!({"metadata": {"name": name, "namespace": "a"}, "spec": {"volumeName": volume}, "status": {"phase": phase}}),
+        )
     }
 
     fn pod(name: &str, node: &str, claim: &str, owner: Option<&str>) -> Pod {

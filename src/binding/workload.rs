@@ -1,10 +1,11 @@
 //! Entry point for a workload.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::finding::{Code, FieldPath};
-use super::{ClaimRemedy, ClusterView, LayeredView, Lookup, PodVerdict, Row, Rules, decide_pod};
+use super::pod::{MOST_CLAIMS, decide_pod, without_looking};
+use super::{ClaimRemedy, ClusterView, LayeredView, Lookup, PodVerdict, Row, Rules};
 use crate::model::{Claim, ClaimSource, Pod, PodVolume, Text, Volume, Workload, WorkloadKind};
 
 /// How many ordinals of a StatefulSet are decided about.
@@ -33,6 +34,14 @@ pub fn decide_workload(workload: &Workload, view: &dyn ClusterView, rules: &Rule
         relocate(&mut verdict, workload, &BTreeMap::new());
         return WorkloadVerdict { pods: vec![(pod, verdict)] };
     }
+    let claims = claims_of_each(workload, &pod);
+    if claims > MOST_CLAIMS
+        && let Some(mut verdict) = without_looking(&pod, claims)
+    {
+        relocate(&mut verdict, workload, &BTreeMap::new());
+        let (pod, _) = pod_of(workload, &pod, workload.first_ordinal);
+        return WorkloadVerdict { pods: vec![(pod, verdict)] };
+    }
     let most = most_ordinals(workload, &pod);
     let all = usize::try_from(workload.replicas).unwrap_or(usize::MAX).max(1);
     let mut taken = BTreeSet::new();
@@ -55,6 +64,15 @@ pub fn decide_workload(workload: &Workload, view: &dyn ClusterView, rules: &Rule
         verdict.findings.push(Code::TooLarge.at(FieldPath::new(&["spec", "replicas"]), message));
     }
     WorkloadVerdict { pods }
+}
+
+/// How many claims of any kind each Pod of a StatefulSet declares, without making one.
+fn claims_of_each(workload: &Workload, pod: &Pod) -> usize {
+    let mut templates: HashSet<&str> = workload.claim_templates.iter().map(Claim::name).collect();
+    let from_templates = templates.len();
+    // A template takes the place of the first volume of its name.
+    let own = pod.spec.volumes.iter().filter(|volume| !templates.remove(&*volume.name) && volume.is_claim()).count();
+    from_templates + own + pod.spec.resource_claims.len()
 }
 
 /// True when a claim of the ordinal is in the view.
@@ -95,24 +113,16 @@ fn most_ordinals(workload: &Workload, pod: &Pod) -> usize {
     (MOST_PARTS / parts.max(1)).clamp(1, MOST_ORDINALS)
 }
 
-fn decide_ordinal(
-    workload: &Workload,
-    pod: &Pod,
-    ordinal: u32,
-    taken: &BTreeSet<String>,
-    view: &dyn ClusterView,
-    rules: &Rules,
-) -> (Pod, PodVerdict) {
+/// The Pod of an ordinal, and which of its volumes stand for which claim template.
+fn pod_of(workload: &Workload, pod: &Pod, ordinal: u32) -> (Pod, BTreeMap<usize, usize>) {
     let mut pod = pod.clone();
     pod.metadata.generate_name = None;
     pod.metadata.name = Some(format!("{}-{ordinal}", workload.name()).into());
     let mut templated = BTreeMap::new();
-    let mut made = BTreeMap::new();
     let mut places: HashMap<Text, usize> =
         pod.spec.volumes.iter().enumerate().rev().map(|(place, volume)| (volume.name.clone(), place)).collect();
     for (place, template) in workload.claim_templates.iter().enumerate() {
-        let name = workload.claim_name(template, ordinal);
-        let source = ClaimSource { claim_name: name.as_str().into() };
+        let source = ClaimSource { claim_name: workload.claim_name(template, ordinal).into() };
         let volume = PodVolume { name: template.name().into(), persistent_volume_claim: Some(source), ephemeral: None };
         // The controller replaces a volume of the same name.
         let index = *places.entry(volume.name.clone()).or_insert_with(|| {
@@ -121,6 +131,22 @@ fn decide_ordinal(
         });
         pod.spec.volumes[index] = volume;
         templated.insert(index, place);
+    }
+    (pod, templated)
+}
+
+fn decide_ordinal(
+    workload: &Workload,
+    pod: &Pod,
+    ordinal: u32,
+    taken: &BTreeSet<String>,
+    view: &dyn ClusterView,
+    rules: &Rules,
+) -> (Pod, PodVerdict) {
+    let (pod, templated) = pod_of(workload, pod, ordinal);
+    let mut made = BTreeMap::new();
+    for template in &workload.claim_templates {
+        let name = workload.claim_name(template, ordinal);
         let mut claim = template.clone();
         claim.metadata.name = Some(name.as_str().into());
         claim.metadata.namespace = Some(workload.namespace().into());
@@ -172,5 +198,37 @@ impl LayeredView for WithTemplates<'_> {
             volumes.into_iter().filter(|volume| !self.taken.contains(volume.name())).collect()
         };
         self.view.free_volumes_of_class(class_name).map(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn set(volumes: &[Value], templates: &[&str]) -> Workload {
+        let templates: Vec<Value> = templates.iter().map(|name| json!({ "metadata": { "name": name } })).collect();
+        let spec = json!({ "nodeName": "n", "volumes": volumes, "resourceClaims": [{ "name": "r" }] });
+        let set = json!({ "metadata": { "name": "s" }, "spec": { "replicas": 5, "template": { "spec": spec },
+            "volumeClaimTemplates": templates } });
+        Workload::read(WorkloadKind::StatefulSet, &set).unwrap()
+    }
+
+    #[test]
+    fn claims_of_a_statefulset_are_counted_as_its_pods_declare_them() {
+        let claim = |name: &str| json!({ "name": name, "persistentVolumeClaim": { "claimName": "c" } });
+        let other = |name: &str| json!({ "name": name, "emptyDir": {} });
+        for volumes in
+            [vec![], vec![claim("a")], vec![other("a"), claim("a"), claim("b")], vec![claim("a"), claim("a")]]
+        {
+            for templates in [&["a"][..], &["a", "a"], &["b", "c"], &["a", "b", "c", "d"]] {
+                let set = set(&volumes, templates);
+                let pod = set.pod().unwrap();
+                let (made, _) = pod_of(&set, &pod, 0);
+                let declared = made.spec.volumes.iter().filter(|volume| volume.is_claim()).count() + 1;
+                assert_eq!(claims_of_each(&set, &pod), declared, "{volumes:?} {templates:?}");
+            }
+        }
     }
 }

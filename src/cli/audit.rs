@@ -103,8 +103,7 @@ impl AuditArgs {
             ..Request::default()
         };
         let manifests = Manifests::read(&request)?;
-        let claims_of =
-            namespace.map_or(ClaimsOf::All, |name| ClaimsOf::Namespaces(BTreeSet::from([name.to_owned()])));
+        let claims_of = namespace.map_or(ClaimsOf::All, |name| ClaimsOf::Namespaces(BTreeSet::from([name.to_owned()])));
         let read = input::read_facts(client, &claims_of).await?;
         // A Node that could not be read may be the one that a volume is on.
         let all_nodes = !read.malformed.iter().any(|problem| problem.starts_with("nodes "));

@@ -121,8 +121,13 @@ pub fn run(args: &LintArgs) -> anyhow::Result<Exit> {
     let manifests = args.input.read(&args.server, BTreeSet::new())?;
     let rules = args.rules.rules(args.assume.assumptions(Assumptions::in_order()));
     let requester = args.input.requester();
-    let judge =
-        check::Judge { view: manifests.facts(), rules: &rules, requester: requester.as_ref(), now: Timestamp::now(), risks: None };
+    let judge = check::Judge {
+        view: manifests.facts(),
+        rules: &rules,
+        requester: requester.as_ref(),
+        now: Timestamp::now(),
+        risks: None,
+    };
     let mut checked = check::check(&manifests, &judge);
     let stdin = manifests.checked().map(|object| object.origin.source()).find(|source| source.path.is_none());
     let outcome = fixing::carry_out(&mut checked, stdin.map(AsRef::as_ref), args.mode());

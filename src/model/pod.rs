@@ -1,12 +1,13 @@
 //! Pods.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use super::device::{PodResourceClaim, PodResourceClaimStatus};
 use super::metadata::{Metadata, metadata};
@@ -64,14 +65,14 @@ pub struct PodSpec {
     /// Volumes.
     #[serde(default, deserialize_with = "objects")]
     pub volumes: Vec<PodVolume>,
-    /// Init containers.
-    #[serde(default, deserialize_with = "null_as_default")]
+    /// Init containers. Of these lists, containers are left out that mount and ask for nothing that is read.
+    #[serde(default, deserialize_with = "containers")]
     pub init_containers: Vec<Container>,
     /// Containers.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "containers")]
     pub containers: Vec<Container>,
     /// Ephemeral containers.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "containers")]
     pub ephemeral_containers: Vec<Container>,
     /// The group of Pods with which the scheduler places this one; only whether there is one counts.
     #[serde(default)]
@@ -167,6 +168,47 @@ pub struct Container {
     pub resources: ResourceAmounts,
 }
 
+impl Container {
+    /// True for one that mounts, attaches and asks for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let ResourceAmounts { requests, limits } = &self.resources;
+        self.volume_mounts.is_empty() && self.volume_devices.is_empty() && requests.is_empty() && limits.is_empty()
+    }
+}
+
+/// Reads containers that are not empty; `null` as none. A million empty ones fit into one object, and would take a hundred
+/// megabytes.
+fn containers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Container>, D::Error> {
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Vec<Container>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of containers")
+        }
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut read = Vec::new();
+            while let Some(container) = list.next_element::<Container>()? {
+                if !container.is_empty() {
+                    read.push(container);
+                }
+            }
+            Ok(read)
+        }
+    }
+    deserializer.deserialize_option(Visitor)
+}
+
 /// The volume that a mount or device refers to.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct VolumeReference {
@@ -206,6 +248,14 @@ pub struct EphemeralSource {
     /// What the claim is made from; its name will be `<pod>-<volume>`.
     #[serde(default, deserialize_with = "boxed_object")]
     pub volume_claim_template: Option<Box<ClaimTemplate>>,
+}
+
+impl PodVolume {
+    /// True for one that is a claim, or becomes one.
+    #[must_use]
+    pub fn is_claim(&self) -> bool {
+        self.persistent_volume_claim.is_some() || self.ephemeral.is_some()
+    }
 }
 
 impl Pod {
@@ -367,5 +417,24 @@ impl PodSpec {
     #[must_use]
     pub fn required_node_affinity(&self) -> Option<&NodeSelector> {
         self.affinity.as_ref()?.node_affinity.as_ref()?.required.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_containers_those_are_kept_that_a_decision_reads() {
+        let mount = json!({"name": "a", "volumeMounts": [{"name": "v"}]});
+        let asks = json!({"resources": {"limits": {"cpu": "1"}}});
+        let spec = |list: serde_json::Value| serde_json::from_value::<PodSpec>(json!({ "containers": list }));
+        let kept = spec(json!([{}, mount, {"name": "b"}, asks, {"resources": {}}])).unwrap();
+        assert_eq!(kept.containers.len(), 2);
+        assert!(kept.mounts("v"));
+        assert!(spec(serde_json::Value::Null).unwrap().containers.is_empty());
+        assert!(spec(json!([1])).is_err() && spec(json!({})).is_err() && spec(json!([null])).is_err());
     }
 }

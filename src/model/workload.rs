@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::metadata::{Metadata, metadata_or_default};
-use super::null_as_default;
 use super::pod::{Pod, PodSpec, PodStatus};
 use super::storage::Claim;
+use super::{Object, null_as_default, object, object_or_default};
 
 /// Kinds whose Pod template is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,7 +136,108 @@ struct StatefulSetSpec {
     volume_claim_templates: Vec<Claim>,
 }
 
+/// An object of most kinds, and its `spec`.
+#[derive(Deserialize)]
+#[serde(bound = "S: Deserialize<'de> + Default")]
+struct Written<S> {
+    #[serde(default, deserialize_with = "metadata_or_default")]
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "object_or_default")]
+    spec: S,
+}
+
+#[derive(Deserialize)]
+struct WrittenTemplate {
+    #[serde(default, deserialize_with = "metadata_or_default")]
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "object")]
+    template: Option<PodTemplate>,
+}
+
+#[derive(Default, Deserialize)]
+struct Spec {
+    #[serde(default, deserialize_with = "object")]
+    template: Option<PodTemplate>,
+    #[serde(default)]
+    replicas: Option<i64>,
+    #[serde(default)]
+    suspend: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SetSpec {
+    #[serde(default, deserialize_with = "object")]
+    template: Option<PodTemplate>,
+    #[serde(default)]
+    replicas: Option<u32>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    ordinals: StatefulSetOrdinals,
+    #[serde(default, deserialize_with = "null_as_default")]
+    volume_claim_templates: Vec<Claim>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CronJobSpec {
+    #[serde(default, deserialize_with = "object_or_default")]
+    job_template: JobTemplate,
+    #[serde(default)]
+    suspend: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+struct JobTemplate {
+    #[serde(default, deserialize_with = "object_or_default")]
+    spec: Spec,
+}
+
 impl Workload {
+    /// The same as [`Self::read`], from the JSON of an object: what nobody reads in it is passed over, and takes no memory.
+    ///
+    /// # Errors
+    /// When it is no JSON, or a field that is read has a type that the API server would refuse too.
+    pub fn parse(kind: WorkloadKind, json: &str) -> Result<Self, serde_json::Error> {
+        let mut workload = Self {
+            kind,
+            metadata: Metadata::default(),
+            template: None,
+            claim_templates: Vec::new(),
+            replicas: 1,
+            is_idle: false,
+            first_ordinal: 0,
+        };
+        match kind {
+            WorkloadKind::PodTemplate => {
+                let Object(written) = serde_json::from_str::<Object<WrittenTemplate>>(json)?;
+                (workload.metadata, workload.template) = (written.metadata, written.template);
+            }
+            WorkloadKind::CronJob => {
+                let Object(Written { metadata, spec }) = serde_json::from_str::<Object<Written<CronJobSpec>>>(json)?;
+                (workload.metadata, workload.template) = (metadata, spec.job_template.spec.template);
+                workload.is_idle = spec.suspend == Some(true);
+            }
+            WorkloadKind::StatefulSet => {
+                let Object(Written { metadata, spec }) = serde_json::from_str::<Object<Written<SetSpec>>>(json)?;
+                (workload.metadata, workload.template) = (metadata, spec.template);
+                workload.claim_templates = spec.volume_claim_templates;
+                workload.replicas = spec.replicas.unwrap_or(1);
+                workload.is_idle = spec.replicas == Some(0);
+                workload.first_ordinal = spec.ordinals.start;
+            }
+            WorkloadKind::Deployment
+            | WorkloadKind::ReplicaSet
+            | WorkloadKind::DaemonSet
+            | WorkloadKind::Job
+            | WorkloadKind::ReplicationController => {
+                let Object(Written { metadata, spec }) = serde_json::from_str::<Object<Written<Spec>>>(json)?;
+                (workload.metadata, workload.template) = (metadata, spec.template);
+                workload.is_idle = spec.replicas == Some(0) || spec.suspend == Some(true);
+            }
+        }
+        Ok(workload)
+    }
+
     /// Reads a workload of a known kind.
     ///
     /// # Errors
@@ -258,5 +359,62 @@ where
     match found {
         None | Some(Value::Null) => Ok(T::default()),
         Some(value) => T::deserialize(value).map_err(|source| WorkloadError::Field { path: path.join("."), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_from_text_is_what_is_read_from_a_tree() {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"nodeName": "n", "paddings": [{}, {}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}], "containers": [{"name": "x"}]}});
+        let job = json!({"spec": {"template": template, "suspend": true}});
+        let set = json!({"replicas": 3, "ordinals": {"start": 5}, "template": template,
+            "volumeClaimTemplates": [{"metadata": {"name": "t"}, "spec": {"storageClassName": "s"}}]});
+        let metadata = json!({"name": "w", "namespace": "n"});
+        let replicated = [
+            json!({"metadata": metadata, "spec": {"template": template, "replicas": 0, "strategy": {}}}),
+            json!({"metadata": metadata, "spec": {"template": template, "replicas": 2}}),
+            json!({"metadata": metadata, "spec": {"template": template, "suspend": true}}),
+        ];
+        let jobs = [true, false].map(|suspend| json!({"spec": {"jobTemplate": job, "suspend": suspend}}));
+        let sets = [
+            json!({"metadata": metadata, "spec": set}),
+            json!({"metadata": metadata, "spec": {"replicas": 0, "ordinals": null, "volumeClaimTemplates": null}}),
+        ];
+        let pod_templates = [json!({"metadata": metadata, "template": template})];
+        let nothing = [json!({"metadata": null, "spec": null, "template": null}), json!({})];
+        for kind in WorkloadKind::ALL {
+            let objects = match kind {
+                WorkloadKind::CronJob => &jobs[..],
+                WorkloadKind::StatefulSet => &sets,
+                WorkloadKind::PodTemplate => &pod_templates,
+                _ => &replicated,
+            };
+            for object in objects.iter().chain(&nothing) {
+                let tree = Workload::read(kind, object).unwrap();
+                let text = Workload::parse(kind, &object.to_string()).unwrap();
+                assert_eq!(format!("{text:?}"), format!("{tree:?}"), "{kind:?} {object}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_refused() {
+        for object in [
+            json!([]),
+            json!({"metadata": 1}),
+            json!({"spec": []}),
+            json!({"spec": {"template": [1]}}),
+            json!({"spec": {"template": {"spec": {"containers": {}}}}}),
+            json!({"spec": {"replicas": "many"}}),
+        ] {
+            assert!(Workload::parse(WorkloadKind::StatefulSet, &object.to_string()).is_err(), "{object}");
+            assert!(Workload::parse(WorkloadKind::Deployment, &object.to_string()).is_err(), "{object}");
+        }
     }
 }

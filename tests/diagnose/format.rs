@@ -100,7 +100,9 @@ pub fn read_all(directory: &Path) -> Result<Vec<(String, Case)>, String> {
 /// Adds to a case what its base has and the case neither leaves out nor replaces.
 fn expand(case: &mut Case, bases: &BTreeMap<String, Base>) -> Result<(), String> {
     let (name, objects) = match &case.base {
-        Some(name) => (name.as_str(), bases.get(name).ok_or_else(|| format!("there is no base {name}"))?.objects.clone()),
+        Some(name) => {
+            (name.as_str(), bases.get(name).ok_or_else(|| format!("there is no base {name}"))?.objects.clone())
+        }
         None => ("(none)", Vec::new()),
     };
     case.objects = changed(name, objects, &case.without, std::mem::take(&mut case.objects))?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests panic where the premise of a test fails")]
 
 mod reviews;
+mod timed;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -194,7 +194,8 @@ pub async fn reports_in_the_cluster_follow_what_an_audit_finds(scope: &Scope) ->
     scope.api::<Pod>().delete("stuck", &DeleteParams::default().grace_period(0)).await?;
     scope.api::<PersistentVolumeClaim>().delete("stuck", &DeleteParams::default()).await?;
     let pods = scope.api::<Pod>();
-    eventually("the Pod to be gone", PATIENCE, async || Ok(pods.get_opt("stuck").await?.is_none().then_some(()))).await?;
+    eventually("the Pod to be gone", PATIENCE, async || Ok(pods.get_opt("stuck").await?.is_none().then_some(())))
+        .await?;
     let output = audit()?;
     ensure!(output.status.code() == Some(0), "{}", told(&output));
     let report = reports.get("latebind").await?;
@@ -210,8 +211,7 @@ async fn as_a_cron_job(scope: &Scope) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(scope.client(), "latebind-audit");
     ensure!(accounts.get("latebind-audit").await?.name_any() == "latebind-audit");
     let account = "system:serviceaccount:latebind-audit:latebind-audit";
-    let output =
-        latebind(scope, &["audit", "-A", "--report", "openreports", "--fail-on", "never", "--as", account])?;
+    let output = latebind(scope, &["audit", "-A", "--report", "openreports", "--fail-on", "never", "--as", account])?;
     ensure!(output.status.code() == Some(0), "{}", told(&output));
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("openreports.io", "v1alpha1", "ClusterReport"));
     let of_cluster: Api<DynamicObject> = Api::all_with(scope.client(), &kind);

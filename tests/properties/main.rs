@@ -7,8 +7,8 @@ mod world;
 use std::cell::Cell;
 
 use latebind::admission::patch;
-use latebind::binding::{Pin, PodVerdict, Remedy, Rules, decide_claim, decide_pod, decide_workload};
-use latebind::facts::Facts;
+use latebind::binding::{MOST_CLAIMS, Pin, PodVerdict, Remedy, Rules, decide_claim, decide_pod, decide_workload};
+use latebind::facts::{Facts, Unlisted};
 use latebind::model::{Claim, Pod, Workload, WorkloadKind};
 use oracle::{accepts, changes, rewrite_may, template_may};
 use proptest::prelude::*;
@@ -229,7 +229,11 @@ fn decide_everything(world: &World) -> TestCaseResult {
         let path = kind.template_path();
         let place = path.iter().fold(&mut workload, |value, step| &mut value[*step]);
         *place = json!({"metadata": world.pod["metadata"], "spec": world.pod["spec"]});
+        let text = Workload::parse(kind, &workload.to_string());
         if let Ok(workload) = Workload::read(kind, &workload) {
+            if let Ok(text) = text {
+                prop_assert_eq!(format!("{text:?}"), format!("{workload:?}"));
+            }
             let _verdict = decide_workload(&workload, &facts, &rules);
         }
     }
@@ -276,4 +280,20 @@ fn a_list_is_not_read_as_an_object() {
     ] {
         assert!(Pod::deserialize(json!({"metadata": {"name": "web"}, "spec": spec})).is_err(), "{spec}");
     }
+}
+
+#[test]
+fn of_a_statefulset_with_too_many_claims_none_is_looked_at() {
+    let templates: Vec<Value> =
+        (0..MOST_CLAIMS).map(|number| json!({"metadata": {"name": format!("t{number}")}})).collect();
+    let spec = json!({"nodeName": "n", "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
+    let set = json!({"metadata": {"name": "s"}, "spec": {"replicas": 5, "template": {"spec": spec},
+        "volumeClaimTemplates": templates}});
+    let set = Workload::read(WorkloadKind::StatefulSet, &set).unwrap();
+    let verdict = decide_workload(&set, &Facts::new(Unlisted::Unknown), &Rules::default());
+    let [(pod, verdict)] = verdict.pods.as_slice() else { panic!("{} Pods", verdict.pods.len()) };
+    let [finding] = verdict.findings.as_slice() else { panic!("{:?}", verdict.findings) };
+    assert_eq!((finding.code.as_str(), &*finding.path.to_string()), ("LB022", "spec.template.spec.volumes"));
+    assert!(finding.message.contains("declares 257 claims"), "{}", finding.message);
+    assert_eq!(pod.spec.volumes.len(), MOST_CLAIMS + 1, "as it would be made");
 }

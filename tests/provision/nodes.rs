@@ -129,7 +129,12 @@ pub async fn a_node_made_anew_keeps_its_disks_and_gets_nothing_new_before_they_a
     let said = replaced(scope, ground.node.name(), &old, "True").await?;
     ensure!(said.contains(ground.base().to_str().unwrap()), "{said}");
     let object = format!("node/{}", ground.node.name());
-    ensure_diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), &object, ("NodeReplaced", ground.base().to_str().unwrap()))?;
+    ensure_diagnosed(
+        scope,
+        env!("CARGO_BIN_EXE_latebind"),
+        &object,
+        ("NodeReplaced", ground.base().to_str().unwrap()),
+    )?;
     ground.claim("refused", json!({})).await?;
     unselected(scope, "refused").await?;
     scope.event("refused", "ProvisioningFailed", "was made anew under the same name", PATIENCE).await?;

@@ -310,7 +310,10 @@ mod tests {
         listing.node(&"n1".into(), Some("n1".to_owned()));
         listing.pin_policies(true);
         let (spec, left) = listing.content("deny", &[]);
-        assert!(spec.claims.is_empty() && spec.classes.is_empty() && spec.nodes.is_empty() && left.pin_policies, "{spec:?}");
+        assert!(
+            spec.claims.is_empty() && spec.classes.is_empty() && spec.nodes.is_empty() && left.pin_policies,
+            "{spec:?}"
+        );
         listing.pin_policies(false);
         assert_eq!(content(&listing).nodes.len(), 1);
     }

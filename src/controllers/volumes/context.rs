@@ -139,6 +139,14 @@ impl Context {
         self.live.nodes().found().unwrap_or_default()
     }
 
+    /// The Nodes among which is that of a volume of another provisioner, as far as they are known.
+    pub(crate) fn nodes_of(&self, volume: &Volume) -> Vec<Arc<Node>> {
+        match self.live.nodes_named_by(volume) {
+            Lookup::Found(nodes) => nodes,
+            Lookup::Absent | Lookup::Unknown => self.all_nodes(),
+        }
+    }
+
     pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
         self.live.node(name).found()
     }

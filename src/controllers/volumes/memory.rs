@@ -1,7 +1,7 @@
 //! What the loop remembers between two looks. Nothing of it is needed to be right: a restart loses all of it, and then some
 //! things are asked for, or said, once more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::placement::Placement;
 use super::recent::Recent;
 use super::refusals::Refusals;
-use crate::model::{Claim, Text, Volume};
+use super::remembered::{ClaimKey, RememberedClaims, doubled};
+use crate::model::{Claim, Volume};
 
 /// For how long a volume that was made counts as there without being seen. It may have been deleted before any watch
 /// told of it.
@@ -22,8 +23,6 @@ pub(super) const ORPHAN_CHECK: Duration = Duration::from_secs(60);
 const WARNING_REPEAT: Duration = Duration::from_secs(600);
 /// When a claim that had to be refused is looked at again by itself, the first time, and at the longest.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
-/// How soon after it was refused a claim is looked at again since a node or its report changed: nodes report all the time.
-const RECHECK_ON_CHANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What is remembered. Every part is bounded: by age, or by the objects that there are.
 pub(super) struct Memory {
@@ -37,8 +36,8 @@ pub(super) struct Memory {
     orphans_checked: Mutex<Recent<()>>,
     /// What was said lately, by what it was about.
     last_said: Mutex<Recent<()>>,
-    /// Claims without a volume, by UID.
-    claims: Mutex<HashMap<String, Remembered>>,
+    /// Claims without a volume.
+    claims: Mutex<RememberedClaims>,
     /// UIDs of the claims whose volumes this process makes or made, and that the controller manager has not bound yet. Kept
     /// only where phases are to be written.
     unbound: Mutex<HashSet<String>>,
@@ -46,19 +45,6 @@ pub(super) struct Memory {
     unrecorded: Mutex<HashMap<String, Instant>>,
     /// LocalVolumes that a step is being taken about: a volume is not made from a directory while its removal is ordered.
     in_hand: Arc<Mutex<HashSet<String>>>,
-}
-
-/// What is kept of a claim.
-#[derive(Debug, Default)]
-struct Remembered {
-    /// Namespace and name.
-    key: (String, String),
-    /// Since when it waits for the agents of nodes.
-    agents: BTreeMap<String, Instant>,
-    /// The last warning about it.
-    last_warning: Option<String>,
-    /// How often in a row it was refused, and when last; nothing of a claim that waits for nothing.
-    refused: Option<(u32, Instant)>,
 }
 
 impl Default for Memory {
@@ -87,11 +73,6 @@ impl Drop for InHand {
     fn drop(&mut self) {
         self.all.lock().remove(&self.name);
     }
-}
-
-/// The first time, doubled for each time after it.
-fn doubled((first, longest): (Duration, Duration), times: u32) -> Duration {
-    first.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1).min(16))).min(longest)
 }
 
 impl Memory {
@@ -126,15 +107,6 @@ impl Memory {
         Ok(())
     }
 
-    fn of_claim<T>(&self, claim: &Claim, change: impl FnOnce(&mut Remembered) -> T) -> T {
-        let mut claims = self.claims.lock();
-        let remembered = claims.entry(Text::or_empty(claim.metadata.uid.as_ref())).or_default();
-        if remembered.key.1.is_empty() {
-            remembered.key = (claim.namespace().to_owned(), claim.name().to_owned());
-        }
-        change(remembered)
-    }
-
     /// Nodes whose agents have been silent about a claim for longer than this.
     pub fn silent(&self, uid: &str, patience: Duration) -> BTreeSet<String> {
         let claims = self.claims.lock();
@@ -144,12 +116,11 @@ impl Memory {
 
     /// Notes that a claim waits for the agent of a node; an earlier note stays. For how long it has waited.
     pub fn wait_for_agent(&self, claim: &Claim, node: &str) -> Duration {
-        self.of_claim(claim, |remembered| {
-            // What the agent reports is a change that it waits for.
-            let times = remembered.refused.map_or(1, |(times, _)| times.max(1));
-            remembered.refused = Some((times, Instant::now()));
-            remembered.agents.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
-        })
+        let mut claims = self.claims.lock();
+        // What the agent reports is a change that it waits for.
+        let times = claims.times(claim).max(1);
+        claims.refused(claim, times);
+        claims.of(claim).agents.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
     }
 
     /// For how long a claim has waited for the agent of a node.
@@ -166,39 +137,35 @@ impl Memory {
 
     /// Notes that a claim had to be refused. When it is to be looked at again, if nothing changes before.
     pub fn put_off(&self, claim: &Claim) -> Duration {
-        self.of_claim(claim, |remembered| {
-            let times = remembered.refused.map_or(0, |(times, _)| times).saturating_add(1);
-            remembered.refused = Some((times, Instant::now()));
-            doubled(RECHECK, times)
-        })
+        let mut claims = self.claims.lock();
+        let times = claims.times(claim).saturating_add(1);
+        claims.refused(claim, times);
+        doubled(RECHECK, times)
     }
 
     /// The claim waits for nothing any more but for what was begun for it.
     pub fn goes_on(&self, uid: &str) {
-        if let Some(remembered) = self.claims.lock().get_mut(uid) {
-            remembered.refused = None;
-        }
+        self.claims.lock().goes_on(uid);
     }
 
-    /// Claims that wait for something that others may change: namespace, name, and from when on they are looked at since a
-    /// node or its report changed.
-    pub fn waiting(&self) -> Vec<((String, String), Instant)> {
-        let claims = self.claims.lock();
-        let waiting = claims.values().filter_map(|it| Some((&it.key, it.refused?)));
-        let due = |times, since| if times == 0 { since } else { since + doubled(RECHECK_ON_CHANGE, times) };
-        waiting.map(|(key, (times, since))| (key.clone(), due(times, since))).collect()
+    /// A node or its report has changed, for which all claims may have waited that were refused before.
+    pub fn take_up_change(&self) {
+        self.claims.lock().take_up_change();
     }
 
-    /// A person has changed something: those that wait begin anew.
-    pub fn begin_anew(&self) {
-        for remembered in self.claims.lock().values_mut() {
-            remembered.refused = remembered.refused.map(|(_, since)| (0, since));
-        }
+    /// The claims that are to be looked at now since something changed, and when the next one is.
+    pub fn take_due(&self) -> (Vec<ClaimKey>, Option<Instant>) {
+        self.claims.lock().take_due()
+    }
+
+    /// A person has changed something: those that wait begin anew, and are to be looked at now.
+    pub fn begin_anew(&self) -> Vec<ClaimKey> {
+        self.claims.lock().begin_anew()
     }
 
     /// Forgets what was kept about a claim that is served, or gone.
     pub fn forget(&self, uid: &str) {
-        self.claims.lock().remove(uid);
+        self.claims.lock().forget(uid);
     }
 
     /// Notes that the controller manager is to bind a claim soon; how many claims it is to bind now.
@@ -215,7 +182,7 @@ impl Memory {
 
     /// True for a warning that is not the last one about the claim.
     pub fn is_new_warning(&self, claim: &Claim, note: &str) -> bool {
-        self.of_claim(claim, |remembered| remembered.last_warning.replace(note.to_owned()).as_deref() != Some(note))
+        self.claims.lock().of(claim).last_warning.replace(note.to_owned()).as_deref() != Some(note)
     }
 
     /// True for what was not said about the same thing within the last minutes.
@@ -243,7 +210,7 @@ impl Memory {
     /// Drops what is kept about claims and volumes that are gone.
     pub fn tidy(&self, all: &[Arc<Claim>], volumes: &[Arc<Volume>]) {
         let claims: HashSet<&str> = all.iter().filter_map(|claim| claim.metadata.uid.as_deref()).collect();
-        self.claims.lock().retain(|uid, _| claims.contains(uid.as_str()));
+        self.claims.lock().retain(&claims);
         let bound = all.iter().filter(|it| it.volume_name().is_some());
         let bound: HashSet<&str> = bound.filter_map(|it| it.metadata.uid.as_deref()).collect();
         self.unbound.lock().retain(|uid| claims.contains(uid.as_str()) && !bound.contains(uid.as_str()));
@@ -266,16 +233,19 @@ mod tests {
             serde_json::from_value(json!({ "metadata": { "name": "c", "namespace": "n", "uid": "u" } })).unwrap();
         let pauses: Vec<u64> = (0..7).map(|_| memory.put_off(&claim).as_secs()).collect();
         assert_eq!(pauses, [15, 30, 60, 120, 240, 300, 300]);
-        let due =
-            |memory: &Memory| memory.waiting().pop().map(|(_, due)| due.saturating_duration_since(Instant::now()));
-        assert_eq!(due(&memory), Some(Duration::from_secs(30)), "however many reports come in");
-        memory.begin_anew();
-        assert_eq!(due(&memory), Some(Duration::ZERO), "what a person changes is looked at at once");
+        let due = |memory: &Memory| {
+            memory.take_up_change();
+            memory.take_due()
+        };
+        let next = Instant::now() + Duration::from_secs(30);
+        assert_eq!(due(&memory), (Vec::new(), Some(next)), "however many reports come in");
+        let key = ("n".to_owned(), "c".to_owned());
+        assert_eq!(memory.begin_anew(), [key], "what a person changes is looked at at once");
         assert_eq!(memory.put_off(&claim).as_secs(), 15);
         memory.goes_on("u");
-        assert_eq!(due(&memory), None);
+        assert_eq!(due(&memory), (Vec::new(), None));
         assert!(memory.wait_for_agent(&claim, "node").is_zero());
-        assert_eq!(due(&memory), Some(Duration::from_secs(1)), "its agent may report");
+        assert_eq!(due(&memory).1, Some(Instant::now() + Duration::from_secs(1)), "its agent may report");
         memory.forget("u");
         assert!(memory.claims.lock().is_empty());
     }

@@ -17,6 +17,7 @@ mod placement;
 mod recent;
 mod reconciler;
 mod refusals;
+mod remembered;
 mod rivals;
 mod run;
 mod triggers;

@@ -195,7 +195,7 @@ async fn reconcile_adopted(context: &Context, memory: &Memory, volume: &Volume) 
         volume_stays(context, memory, volume, &format!("its directory is not removed: {why}"));
         return Ok(Some(LONG));
     }
-    let nodes = context.all_nodes();
+    let nodes = context.nodes_of(volume);
     let pools = context.stores.pools.all();
     let order = match adoption(volume, &nodes, &pools) {
         Ok(order) => order,

@@ -25,13 +25,21 @@ pub(super) struct Volumes {
     pub memory: Memory,
     /// All facts have been read once.
     pub synced: AtomicBool,
+    /// A node or its report has changed, and claims that wait have not heard of it.
+    changed: AtomicBool,
     /// The pools were read anew.
     pub pools_refilled: Notify,
 }
 
 impl Volumes {
     pub fn new(context: Context) -> Self {
-        Self { context, memory: Memory::default(), synced: AtomicBool::new(false), pools_refilled: Notify::new() }
+        Self {
+            context,
+            memory: Memory::default(),
+            synced: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            pools_refilled: Notify::new(),
+        }
     }
 
     /// Whether anything has been made for a claim. `None` while the facts have not been read.
@@ -47,22 +55,28 @@ impl Volumes {
     /// Has those claims looked at that wait for something a change of a node, or of its report, may bring. The changes of a
     /// moment count as one: with thousands of nodes there is always one that reports.
     pub fn requeue_waiting_claims(&self) {
+        self.changed.store(true, Ordering::Release);
         self.context.queue.at(Key::Waiting, Instant::now() + GATHERED);
     }
 
-    /// Each not before its pause is over.
+    /// Each not before its pause is over: comes here again when the next one's is.
     fn enqueue_waiting(&self) {
-        for ((namespace, name), due) in self.memory.waiting() {
-            self.context.queue.at(Key::Claim(namespace, name), due);
+        if self.changed.swap(false, Ordering::AcqRel) {
+            self.memory.take_up_change();
+        }
+        let (due, next) = self.memory.take_due();
+        for (namespace, name) in due {
+            self.context.queue.now(Key::Claim(namespace, name));
+        }
+        if let Some(next) = next {
+            self.context.queue.at(Key::Waiting, next);
         }
     }
 
     /// Has all of them looked at now, since a person has changed something.
     pub fn requeue_waiting_claims_now(&self) {
-        self.memory.begin_anew();
-        let now = Instant::now();
-        for ((namespace, name), _) in self.memory.waiting() {
-            self.context.queue.at(Key::Claim(namespace, name), now);
+        for (namespace, name) in self.memory.begin_anew() {
+            self.context.queue.now(Key::Claim(namespace, name));
         }
     }
 

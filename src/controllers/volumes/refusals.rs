@@ -154,8 +154,11 @@ impl Refusals {
             groups.remove(group(key));
             return Vec::new();
         }
-        (found.refused, found.trying) = (0, None);
-        found.keys.keys().cloned().collect()
+        let was_refused = std::mem::take(&mut found.refused) > 0;
+        found.trying = None;
+        // All others have heard already when the one before this one was not refused either: with thousands that are served
+        // one after another, each would call all that are left.
+        if was_refused { found.keys.keys().cloned().collect() } else { Vec::new() }
     }
 
     /// The object is gone.
@@ -245,6 +248,21 @@ mod tests {
         let accepted = attempts(&refusals, &keys, 12, |_| true).await;
         assert!(accepted >= 50, "{accepted}");
         assert!(refusals.0.lock().is_empty(), "nothing is kept of them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_that_are_accepted_one_after_another_call_each_other_once() {
+        let (refusals, keys) = (Refusals::default(), (0..1_000).map(|number| claim("a", number)).collect::<Vec<_>>());
+        for key in &keys {
+            refusals.refused(key, &no());
+        }
+        assert_eq!(refusals.settled(&keys[0]).len(), keys.len() - 1, "the first brings the others");
+        assert_eq!(refusals.settled(&keys[1]).len(), 0, "they have heard");
+        refusals.refused(&keys[2], &no());
+        assert!(refusals.must_wait(&keys[3]).is_some(), "it is refused again");
+        assert_eq!(refusals.settled(&keys[4]).len(), keys.len() - 3, "and over again");
+        let called: usize = keys.iter().map(|key| refusals.settled(key).len()).sum();
+        assert_eq!((called, refusals.0.lock().is_empty()), (0, true));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashSet};
 
 use k8s_openapi::api::core::v1::NodeSelectorTerm;
 
-use super::store::{Cached, Key};
+use super::store::Cached;
 use crate::binding::{AntiAffinityIndex, anti_affinity_of};
 use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::{
     AntiAffinityPod, BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode,
     DEFAULT_CLASS, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata,
-    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodStatus, ResourceClaim, ResourceClaimTemplate,
-    SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
+    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodSpec, PodStatus, PodVolume, ResourceClaim,
+    ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -112,7 +112,7 @@ pub(crate) enum VolumeIndex {
 
 /// The values of the hostname label of which a node must have one to reach a volume; nothing where something else counts.
 /// Each of the terms lets a node reach it.
-fn hostnames(volume: &Volume) -> Option<Vec<Text>> {
+pub(super) fn hostnames(volume: &Volume) -> Option<Vec<Text>> {
     let required = volume.spec.node_affinity.as_ref()?.required.as_ref()?;
     let of_term = |term: &NodeSelectorTerm| {
         let wanted =
@@ -251,8 +251,8 @@ impl Cached for Pod {
     /// Twice what the most claims that are looked at take, with a mount for each.
     const MOST_KEPT: usize = 128 << 10;
 
-    fn may_have(name: &Key, (namespace, _): &Self::Index) -> bool {
-        name.namespace == *namespace
+    fn namespace_of((namespace, _): &Self::Index) -> Option<&Text> {
+        Some(namespace)
     }
 
     fn trim(&mut self, texts: &mut Texts) {
@@ -264,18 +264,20 @@ impl Cached for Pod {
         for constraint in &mut self.spec.topology_spread_constraints {
             (constraint.label_selector, constraint.match_label_keys) = (None, None);
         }
-        self.spec.volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+        self.spec.volumes.retain(PodVolume::is_claim);
         let volumes: HashSet<Text> = self.spec.volumes.iter().map(|volume| volume.name.clone()).collect();
-        let containers =
-            [&mut self.spec.init_containers, &mut self.spec.containers, &mut self.spec.ephemeral_containers];
-        for container in containers.into_iter().flatten() {
-            container.volume_mounts.retain(|mount| volumes.contains(&mount.name));
-            container.volume_devices.retain(|device| volumes.contains(&device.name));
-            container.resources.requests.retain(is_extended);
-            container.resources.limits.retain(is_extended);
-            for mount in container.volume_mounts.iter_mut().chain(&mut container.volume_devices) {
-                texts.share(&mut mount.name);
+        let PodSpec { init_containers, containers, ephemeral_containers, .. } = &mut self.spec;
+        for list in [init_containers, containers, ephemeral_containers] {
+            for container in list.iter_mut() {
+                container.volume_mounts.retain(|mount| volumes.contains(&mount.name));
+                container.volume_devices.retain(|device| volumes.contains(&device.name));
+                container.resources.requests.retain(is_extended);
+                container.resources.limits.retain(is_extended);
+                for mount in container.volume_mounts.iter_mut().chain(&mut container.volume_devices) {
+                    texts.share(&mut mount.name);
+                }
             }
+            list.retain(|container| !container.is_empty());
         }
         self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));
         // Nothing is written to Pods.

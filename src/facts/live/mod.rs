@@ -10,6 +10,7 @@ mod store;
 mod tests;
 mod watching;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Weak};
 
@@ -18,15 +19,15 @@ use prometheus_client::registry::Registry;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::kinds::VolumeIndex;
 pub(crate) use self::kinds::same_claim;
+use self::kinds::{VolumeIndex, hostnames};
 use self::metrics::{CacheCollector, WatchMetrics};
 use self::store::Store;
 use crate::binding::{ClusterView, Lookup, anti_affinity_around, default_class};
 use crate::crd::{Kept, PinPolicy};
 use crate::model::{
     AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, ResourceClaim,
-    ResourceClaimTemplate, StorageCapacity, Volume,
+    ResourceClaimTemplate, StorageCapacity, Text, VOLUME_NODE, Volume,
 };
 
 pub use self::fetch::{ClaimFetcher, FetchedClaims, Wanted};
@@ -392,6 +393,31 @@ impl LiveCluster {
     #[must_use]
     pub fn classes(&self) -> Lookup<Vec<Arc<Class>>> {
         self.0.classes.store.all()
+    }
+
+    /// The Nodes that a volume may be on: by the name that its maker wrote down, or else by the hostnames that its affinity asks
+    /// for, which may stand for names. Absent where it says neither, so that it may be on any.
+    #[must_use]
+    pub fn nodes_named_by(&self, volume: &Volume) -> Lookup<Vec<Arc<Node>>> {
+        if let Some(name) = volume.metadata.annotation(VOLUME_NODE) {
+            return match self.node(name) {
+                Lookup::Found(node) => Lookup::Found(vec![node]),
+                Lookup::Absent => Lookup::Found(Vec::new()),
+                Lookup::Unknown => Lookup::Unknown,
+            };
+        }
+        let Some(hostnames) = hostnames(volume) else { return Lookup::Absent };
+        let mut found: BTreeMap<Text, Arc<Node>> = BTreeMap::new();
+        for hostname in hostnames {
+            let (Lookup::Found(carriers), by_name @ (Lookup::Found(_) | Lookup::Absent)) =
+                (self.nodes_with_hostname(&hostname), self.node(&hostname))
+            else {
+                return Lookup::Unknown;
+            };
+            let all = carriers.into_iter().chain(by_name.found());
+            found.extend(all.map(|node| (node.name().into(), node)));
+        }
+        Lookup::Found(found.into_values().collect())
     }
 
     /// Every Node.

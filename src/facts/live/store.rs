@@ -1,7 +1,7 @@
 //! One kind's objects in memory, by name and by index, as a watch reports them.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter, Write};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -34,9 +34,10 @@ pub(crate) trait Cached: ModelObject {
     /// Leaves out what makes an object too large to be kept, where the rest still tells something.
     fn cut(&mut self) {}
 
-    /// Whether an object that is not known could be found by the index, were it known.
-    fn may_have(_name: &Key, _index: &Self::Index) -> bool {
-        true
+    /// The namespace of which an object must be to be found by the index; nothing where it may be of any. One that is not known
+    /// could be one of them, were it known.
+    fn namespace_of(_index: &Self::Index) -> Option<&Text> {
+        None
     }
 
     /// Drops everything that no decision reads, and shares texts that many objects have.
@@ -173,7 +174,7 @@ struct Objects<K: Cached> {
     by_name: HashMap<Key, Entry<K>>,
     by_index: HashMap<K::Index, Found<K>>,
     /// Objects that exist but could not be read.
-    malformed: HashSet<Key>,
+    malformed: BTreeSet<Key>,
     texts: Texts,
     generation: u64,
     synced: bool,
@@ -190,7 +191,7 @@ impl<K: Cached> Default for Store<K> {
         let objects = Objects {
             by_name: HashMap::new(),
             by_index: HashMap::new(),
-            malformed: HashSet::new(),
+            malformed: BTreeSet::new(),
             texts: Texts::default(),
             generation: 0,
             synced: false,
@@ -261,7 +262,7 @@ impl<K: Cached> Store<K> {
     /// The same, and no more than the first so many.
     pub fn find_some(&self, index: &K::Index, limit: usize) -> Lookup<Vec<Arc<K>>> {
         let objects = self.read();
-        if !objects.synced || objects.malformed.iter().any(|name| K::may_have(name, index)) {
+        if !objects.synced || objects.lacks(K::namespace_of(index)) {
             return Lookup::Unknown;
         }
         let found = objects.by_index.get(index).map_or(&[][..], Found::as_slice);
@@ -333,6 +334,13 @@ impl<K: Cached> Objects<K> {
         } else {
             Err(format!("what is kept of it takes more than {} KiB", K::MOST_KEPT >> 10))
         }
+    }
+
+    /// Whether an object of a namespace, or of any, is there and not known. Costs the same however many there are.
+    fn lacks(&self, namespace: Option<&Text>) -> bool {
+        let Some(namespace) = namespace else { return !self.malformed.is_empty() };
+        let first = Key { namespace: namespace.clone(), name: Text::default() };
+        self.malformed.range(first..).next().is_some_and(|key| key.namespace == *namespace)
     }
 
     fn put(&mut self, object: &K) -> Changed<K> {
@@ -494,6 +502,12 @@ mod tests {
         assert!(matches!(outcome, Outcome::Malformed { .. }));
         assert!(matches!(store.find(&("a".into(), "c".into())), Lookup::Unknown), "it may use any claim there");
         assert_eq!(store.find(&("b".into(), "c".into())).found().unwrap().len(), 1);
+        for near in ["", "A", "a-", "aa"] {
+            assert!(
+                store.find(&(near.into(), "c".into())).found().unwrap().is_empty(),
+                "{near:?} is another namespace"
+            );
+        }
         store.apply(Event::Delete(pod("a", "large", &json!({}))));
         assert_eq!(store.find(&("a".into(), "c".into())).found().unwrap().len(), 1);
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::store::{Cached, Outcome, Store};
 use super::{LiveCluster, WatchedPods};
-use crate::binding::{ClusterView, Code, PodVerdict, Remedy, Rules, decide_pod};
-use crate::model::{HOSTNAME_LABEL, OrMalformed, Pod};
+use crate::binding::{ClusterView, Code, Lookup, PodVerdict, Remedy, Rules, decide_pod};
+use crate::model::{HOSTNAME_LABEL, OrMalformed, Pod, VOLUME_NODE};
 
 fn apply<K: Cached>(store: &Store<K>, object: &Value) {
     let read: OrMalformed<K> = serde_json::from_str(&object.to_string()).unwrap();
@@ -205,4 +205,28 @@ fn policies_are_known_when_all_of_them_are_and_none_are_where_there_is_no_such_k
     assert_eq!(known(&live), None);
     apply(store, &policy("b", &json!("Warn")));
     assert_eq!(known(&live), Some(2));
+}
+
+#[test]
+fn a_volume_leads_to_the_nodes_that_it_names_and_to_no_other() {
+    let live = ground();
+    let named = |volume: Value| {
+        let found = live.nodes_named_by(&serde_json::from_value(volume).unwrap());
+        found.map(|nodes| nodes.iter().map(|node| node.name().to_owned()).collect::<Vec<_>>().join(" "))
+    };
+    let affinity = |key: &str, values: &[&str]| json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": values}]}]}});
+    let volume = |affinity: Value, annotations: Value| json!({"metadata": {"name": "v", "annotations": annotations}, "spec": {"nodeAffinity": affinity}});
+    let by_hostname = |values: &[&str]| named(volume(affinity(HOSTNAME_LABEL, values), json!({})));
+    assert_eq!(by_hostname(&["b", "c", "gone"]), Lookup::Found("b c".to_owned()));
+    assert_eq!(by_hostname(&["gone"]), Lookup::Found(String::new()));
+    let odd = json!({"metadata": {"name": "d", "labels": {HOSTNAME_LABEL: "b"}}});
+    apply(&live.0.nodes.store, &odd);
+    assert_eq!(by_hostname(&["b"]), Lookup::Found("b d".to_owned()), "two, of which one is called otherwise");
+    assert_eq!(by_hostname(&["d"]), Lookup::Found("d".to_owned()), "a name in place of the label's value");
+    let written = volume(affinity(HOSTNAME_LABEL, &["a"]), json!({VOLUME_NODE: "c"}));
+    assert_eq!(named(written), Lookup::Found("c".to_owned()));
+    assert_eq!(named(volume(affinity("zone", &["z1"]), json!({}))), Lookup::Absent);
+    assert_eq!(named(volume(Value::Null, json!({}))), Lookup::Absent);
+    apply(&live.0.nodes.store, &json!({"metadata": {"name": "e"}, "spec": {"taints": 1}}));
+    assert_eq!(by_hostname(&["a"]), Lookup::Unknown, "a Node that cannot be read may be one of them");
 }

@@ -8,10 +8,12 @@
 mod manifests;
 mod patch;
 mod review;
+mod timed;
 
 pub use manifests::manifests;
 pub use patch::patch;
 pub use review::{cluster, objects, review, review_in};
+pub use timed::{LONGEST, in_time, timed};
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -33,16 +35,16 @@ pub fn pattern(data: &[u8]) {
     let mut next = || lines.next().unwrap_or_default();
     let (text, namespace, claim, uid, class) = (next(), next(), next(), next(), next());
     let volume = format!("pvc-{uid}");
-    if let Some((translated, _)) = rancher::translate_pattern(text) {
+    if let Some((translated, _)) = timed("translate_pattern", || rancher::translate_pattern(text)) {
         PathPattern::parse(&translated).unwrap_or_else(|error| panic!("{text:?} became {translated:?}: {error}"));
     }
-    let Ok(pattern) = PathPattern::parse(text) else { return };
+    let Ok(pattern) = timed("PathPattern::parse", || PathPattern::parse(text)) else { return };
     if uid.is_empty() {
         // The API server gives every claim one.
         return;
     }
     let names = Names { namespace, claim, uid, volume: &volume, class };
-    let rendered = pattern.render(&names);
+    let rendered = timed("PathPattern::render", || pattern.render(&names));
     if let Ok(path) = &rendered {
         descends(path, "/base");
         assert!(path.as_str().contains(uid), "{path} does not tell whose it is");
@@ -90,9 +92,9 @@ fn descends(path: &VolumePath, base: &str) {
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (text, class) = text.split_once("\n%%\n").unwrap_or((text, "{}"));
-    let Ok(config) = Config::parse(text) else { return };
+    let Ok(config) = timed("Config::parse", || Config::parse(text)) else { return };
     let Some(class) = class_of(class) else { return };
-    let made = rancher::import(&config, std::slice::from_ref(&class));
+    let made = timed("import", || rancher::import(&config, std::slice::from_ref(&class)));
     let [pool] = made.pools.as_slice() else {
         assert!(made.pools.is_empty() && made.classes.is_empty());
         assert!(said(&made, "class local-path"), "the class vanished without a word");
@@ -200,7 +202,7 @@ fn paths_are_kept(text: &str, pool: &LocalPool) {
 ///
 /// What is read is written back the same, and a marker that was cut off anywhere is an error.
 pub fn marker(data: &[u8]) {
-    let Ok(marker) = Marker::parse(data) else { return };
+    let Ok(marker) = timed("Marker::parse", || Marker::parse(data)) else { return };
     let written = serde_json::to_vec(&marker).unwrap_or_else(|error| panic!("{marker:?}: {error}"));
     assert_eq!(Marker::parse(&written).as_ref(), Ok(&marker));
     for end in 0..written.len() {

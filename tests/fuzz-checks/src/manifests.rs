@@ -6,6 +6,8 @@ use latebind::facts::files::{Manifests, Object, Source, Subject};
 use latebind::yaml::fix::{Target, fix};
 use serde_json::Value;
 
+use crate::timed;
+
 /// Text of a manifest.
 ///
 /// Whatever it is, every object in it gets a verdict and a place, and the rewrite of its `nodeName` is refused or gives a
@@ -17,10 +19,12 @@ pub fn manifests(data: &[u8]) {
     for object in &read.objects {
         let _place = object.origin.place(&FieldPath::new(&["spec", "nodeName"])).to_string();
         match &object.subject {
-            Subject::Workload(workload) => drop(decide_workload(workload, read.facts(), &rules)),
+            Subject::Workload(workload) => {
+                drop(timed("decide_workload", || decide_workload(workload, read.facts(), &rules)));
+            }
             Subject::Fact(fact) => match fact.as_ref() {
-                Fact::Pod(pod) => drop(decide_pod(pod, read.facts(), &rules)),
-                Fact::Claim(claim) => drop(decide_claim(claim, read.facts(), &rules)),
+                Fact::Pod(pod) => drop(timed("decide_pod", || decide_pod(pod, read.facts(), &rules))),
+                Fact::Claim(claim) => drop(timed("decide_claim", || decide_claim(claim, read.facts(), &rules))),
                 _ => {}
             },
             Subject::Other(embedded) => {
@@ -34,7 +38,9 @@ pub fn manifests(data: &[u8]) {
 }
 
 fn read(text: &str) -> Manifests {
-    Manifests::of(Source { name: "<bytes>".to_owned(), path: None, text: text.to_owned(), found: false })
+    timed("Manifests::of", || {
+        Manifests::of(Source { name: "<bytes>".to_owned(), path: None, text: text.to_owned(), found: false })
+    })
 }
 
 /// Steps from an object to the specs of Pods in it.
@@ -55,8 +61,8 @@ fn rewrites(text: &str, before: &Manifests, object: &Object) {
     for spec in specs(object) {
         let spec = spec.beneath(&object.origin.prefix.0);
         for pin in [Pin::Hostname("n".to_owned()), Pin::Name("n".to_owned())] {
-            let target = Target { document: range.clone(), spec: spec.clone(), pin };
-            let fixed = fix(text, &[target]);
+            let target = [Target { document: range.clone(), spec: spec.clone(), pin }];
+            let fixed = timed("fix", || fix(text, &target));
             if !fixed.changed() {
                 assert_eq!(fixed.text, text, "it was refused and is another text");
                 continue;

@@ -5,18 +5,20 @@ use latebind::binding::{Pin, Remedy};
 use latebind::model::{ORIGINAL_NODE_NAME, Pod};
 use serde_json::Value;
 
+use crate::timed;
+
 /// A Pod as JSON.
 ///
 /// Every patch applies to the Pod that it was made for, takes the node name away, keeps it in the annotation, changes
 /// nothing that was not asked for, and has nothing left to do afterwards.
 pub fn patch(data: &[u8]) {
     let Ok(before) = serde_json::from_slice::<Value>(data) else { return };
-    let Ok(pod) = serde_json::from_value::<Pod>(before.clone()) else { return };
+    let Ok(pod) = timed("Pod", || serde_json::from_value::<Pod>(before.clone())) else { return };
     let Some(node) = pod.pinned_node().map(str::to_owned) else { return };
     for pin in [Pin::Hostname("n".to_owned()), Pin::Name(node.clone())] {
         let remedy = Remedy::Rewrite { pin };
         let mut after = before.clone();
-        let applied = json_patch::patch(&mut after, &operations(&pod, &remedy));
+        let applied = json_patch::patch(&mut after, &timed("operations", || operations(&pod, &remedy)));
         applied.unwrap_or_else(|error| panic!("the patch does not apply: {error}\n{before}"));
         let rewritten = serde_json::from_value::<Pod>(after.clone());
         let rewritten = rewritten.unwrap_or_else(|error| panic!("the patched Pod cannot be read: {error}\n{after}"));

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::timed;
+
 /// The body of an AdmissionReview, asked of both hooks in every mode, in a small cluster.
 pub fn review(data: &[u8]) {
     static CLUSTER: OnceLock<Facts> = OnceLock::new();
@@ -28,7 +30,7 @@ pub fn review_in(view: &dyn ClusterView, body: &[u8], mode: Mode) {
     let admission =
         Admission { view, rules: &rules, provisioners: &[], mode, exemptions: &exemptions, details: true, now };
     for hook in [Hook::Mutate, Hook::Validate] {
-        let Ok(reply) = respond(hook, body, &admission) else { continue };
+        let Ok(reply) = timed(hook.as_str(), || respond(hook, body, &admission)) else { continue };
         let answer: Value = serde_json::from_slice(&reply.json).unwrap_or_else(|error| panic!("no JSON: {error}"));
         let response = &answer["response"];
         assert_eq!(response["uid"].as_str(), Some(&*reply.uid));

@@ -1,0 +1,43 @@
+//! How long latebind takes for an input. What the checks do around its calls does not count.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// No call with an input of a fuzzer, which is 4 KiB long at most, may take longer.
+pub const LONGEST: Duration = Duration::from_millis(50);
+/// A call that took too long is made so many times more: the shortest time counts, since whatever else the machine does can
+/// only make one longer.
+const AGAIN: usize = 2;
+/// Below this a new slowest call is not worth a line.
+const WORTH_A_LINE: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// The slowest call of this thread so far, while calls are timed.
+    static SLOWEST: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Runs a check, and panics when a call of latebind in it takes longer than [`LONGEST`], again and again. Tells of each call
+/// that is slower than all before it, so that the last line is the slowest of a run.
+pub fn in_time(check: fn(&[u8]), input: &[u8]) {
+    SLOWEST.set(SLOWEST.get().or(Some(WORTH_A_LINE)));
+    check(input);
+}
+
+/// Makes a call of latebind, and times it if calls are timed. It may be made more than once.
+pub fn timed<T>(what: &str, call: impl Fn() -> T) -> T {
+    let Some(slowest) = SLOWEST.get() else { return call() };
+    let clock = || {
+        let begun = Instant::now();
+        (call(), begun.elapsed())
+    };
+    let (made, first) = clock();
+    if first > slowest {
+        let shortest = (0..AGAIN).map(|_| clock().1).fold(first, Duration::min);
+        assert!(shortest <= LONGEST, "{what} takes {shortest:?}, {} times in a row", AGAIN + 1);
+        if shortest > slowest {
+            eprintln!("slowest: {what}, {shortest:?}");
+            SLOWEST.set(Some(shortest));
+        }
+    }
+    made
+}

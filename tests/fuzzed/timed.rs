@@ -1,0 +1,37 @@
+//! That the fuzz targets find an input that takes too long, and nothing else.
+
+use std::cell::Cell;
+use std::thread::sleep;
+
+use latebind_fuzz_checks::{LONGEST, in_time, timed};
+
+fn slow(_: &[u8]) {
+    timed("a slow call", || sleep(LONGEST * 2));
+}
+
+#[test]
+#[should_panic(expected = "a slow call takes")]
+fn an_input_that_takes_too_long_is_found() {
+    in_time(slow, b"");
+}
+
+/// As when another process has the processor for a while.
+fn slow_once(_: &[u8]) {
+    thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
+    timed("a call", || {
+        if CALLS.replace(CALLS.get() + 1) == 0 {
+            sleep(LONGEST * 2);
+        }
+    });
+    assert_eq!(CALLS.get(), 3, "it was made again");
+}
+
+#[test]
+fn a_call_that_was_slow_once_is_no_finding() {
+    in_time(slow_once, b"");
+}
+
+#[test]
+fn nothing_is_timed_that_was_not_asked_for() {
+    slow(b"");
+}
