@@ -228,6 +228,14 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn known(unlisted: Unlisted, facts: Vec<Fact>) -> Facts {
+        let mut all = Facts::new(unlisted);
+        for fact in facts {
+            all.add(fact);
+        }
+        all
+    }
+
     fn node(name: &str, cordoned: bool) -> Node {
         read(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
             "spec": {"unschedulable": cordoned}}))
@@ -255,8 +263,7 @@ mod tests {
     }
 
     fn found(facts: Vec<Fact>, claim: &Claim) -> Vec<(Code, Severity, String)> {
-        let mut all = Facts::new(Unlisted::Absent);
-        facts.into_iter().for_each(|fact| all.add(fact));
+        let all = known(Unlisted::Absent, facts);
         let risks = Risks::new(all.nodes().cloned(), true);
         let found = risks.of_claim(claim, &all).into_iter();
         found.map(|finding| (finding.code, finding.severity, finding.message)).collect()
@@ -299,12 +306,10 @@ mod tests {
         assert_eq!((told[0].0, told[0].1), (Code::VolumeNodeGone, Severity::Error), "{told:?}");
         assert!(told[0].2.contains("pod db-0 cannot start again") && told[0].2.contains("n1"), "{told:?}");
         // A part of a cluster: the node may be in the rest.
-        let mut part = Facts::new(Unlisted::Unknown);
-        facts().into_iter().for_each(|fact| part.add(fact));
+        let part = known(Unlisted::Unknown, facts());
         assert_eq!(Risks::new(part.nodes().cloned(), true).of_claim(&data, &part), []);
         // A Node that could not be read may be the one.
-        let mut unread = Facts::new(Unlisted::Absent);
-        facts().into_iter().for_each(|fact| unread.add(fact));
+        let unread = known(Unlisted::Absent, facts());
         assert_eq!(Risks::new(unread.nodes().cloned(), false).of_claim(&data, &unread), []);
         assert_eq!(found(vec![], &data), [], "a volume that is not known");
     }
@@ -322,8 +327,7 @@ mod tests {
             "template": {"metadata": {}, "spec": {"containers": []}}, "volumeClaimTemplates": [template]}});
         let set = Workload::read(WorkloadKind::StatefulSet, &set).unwrap();
         let told = |facts: Vec<Fact>| {
-            let mut all = Facts::new(Unlisted::Absent);
-            facts.into_iter().for_each(|fact| all.add(fact));
+            let all = known(Unlisted::Absent, facts);
             let found = Risks::new([], true).of_workload(&set, &all);
             found.into_iter().map(|finding| finding.message).collect::<Vec<_>>()
         };
