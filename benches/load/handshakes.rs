@@ -69,15 +69,15 @@ async fn connect(
     let (mut times, mut group) = (Vec::new(), String::new());
     let mut answer = Vec::new();
     loop {
-        let began = Instant::now();
-        if began >= end {
+        let dialled = Instant::now();
+        if dialled >= end {
             return (times, group);
         }
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
-        if began >= begin {
-            times.push(began.elapsed());
+        if dialled >= begin {
+            times.push(dialled.elapsed());
         }
         let negotiated = stream.get_ref().1.negotiated_key_exchange_group();
         group = negotiated.map(|group| format!("{:?}", group.name())).unwrap_or_default();

@@ -42,6 +42,14 @@ impl Mode {
             Self::Delayed => "WaitForFirstConsumer",
         }
     }
+
+    /// Annotations of a claim whose node, if anybody selects one, is this.
+    fn selected(self, node: &str) -> Value {
+        match self {
+            Self::Immediate => json!({}),
+            Self::Delayed => json!({ "volume.kubernetes.io/selected-node": node }),
+        }
+    }
 }
 
 /// The objects of one kind, as text.
@@ -200,7 +208,7 @@ impl Simulated {
             );
         }
         for number in 0..volumes {
-            in_use(&mut store, number, &node_name(number % nodes));
+            in_use(&mut store, mode, number, &node_name(number % nodes));
         }
         drop(store);
         simulated
@@ -227,10 +235,7 @@ impl Simulated {
             let key = {
                 let mut store = self.store.lock();
                 let name = format!("new-{}-{number}", store.version);
-                let annotations = match self.mode {
-                    Mode::Immediate => json!({}),
-                    Mode::Delayed => json!({ "volume.kubernetes.io/selected-node": node_name(number % self.nodes) }),
-                };
+                let annotations = self.mode.selected(&node_name(number % self.nodes));
                 let claim = json!({ "metadata": { "name": name, "namespace": "d", "annotations": annotations },
                     "spec": { "storageClassName": "local", "accessModes": ["ReadWriteOnce"],
                         "resources": { "requests": { "storage": "1Gi" } } }, "status": { "phase": "Pending" } });
@@ -357,14 +362,14 @@ fn node_name(number: usize) -> String {
 }
 
 /// A claim with its volume, all of it recorded.
-fn in_use(store: &mut Store, number: usize, node: &str) {
+fn in_use(store: &mut Store, mode: Mode, number: usize, node: &str) {
     let (uid, name) = (format!("old-{number}"), format!("pvc-old-{number}"));
     let local = LocalVolume::name_for(&uid, node);
     let claim = json!({ "namespace": "d", "name": uid, "uid": uid });
     store.put(
         "persistentvolumeclaims",
         &format!("d/{uid}"),
-        json!({ "metadata": { "name": uid, "namespace": "d", "uid": uid },
+        json!({ "metadata": { "name": uid, "namespace": "d", "uid": uid, "annotations": mode.selected(node) },
         "spec": { "storageClassName": "local", "volumeName": name, "accessModes": ["ReadWriteOnce"],
             "resources": { "requests": { "storage": "1Gi" } } }, "status": { "phase": "Bound" } }),
     );

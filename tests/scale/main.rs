@@ -43,6 +43,7 @@ fn work(mode: Mode, (nodes, volumes): (usize, usize)) -> Work {
     runtime.block_on(async {
         run_provisioner(simulated.client(), &stop);
         idle().await;
+        nothing_is_asked_about_what_is_served(&simulated.take_requests(), volumes);
         simulated.claims(WARM_UP).await;
     });
     let mut least = Work { bytes_a_claim: u64::MAX, requests: BTreeMap::new() };
@@ -58,6 +59,15 @@ fn work(mode: Mode, (nodes, volumes): (usize, usize)) -> Work {
     stop.cancel();
     println!("{} {nodes} nodes, {volumes} volumes: {least:?}", mode.name());
     least
+}
+
+/// A controller that has started has listed everything once, and leaves alone what is as it should be.
+fn nothing_is_asked_about_what_is_served(requests: &BTreeMap<String, usize>, volumes: usize) {
+    /// What a watch lists at once.
+    const PAGE: usize = 500;
+    assert_eq!(requests.get("GET persistentvolumeclaims"), None, "{requests:?}");
+    // The pages of one list, an empty one at its end, and two attempts to watch.
+    assert!(requests["GET all persistentvolumes"] <= volumes.div_ceil(PAGE) + 3, "{requests:?}");
 }
 
 fn a_claim_costs_the_same(mode: Mode) {

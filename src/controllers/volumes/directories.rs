@@ -1,6 +1,7 @@
 //! From a released volume back to nothing: gathers what the API server says at this moment, has
 //! [`crate::volumes::plan_directory`] decide, and writes what it permits.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,10 +177,11 @@ fn is_worth_asking(context: &Context, local: &LocalVolume) -> bool {
     if local.spec.disposal.is_some() || is_superseded(local) {
         return true;
     }
-    let names =
-        [local.spec.persistent_volume.as_ref().map(|seen| seen.name.clone()), Some(volume_name(&local.spec.claim.uid))];
+    // Most often both are the same, which is one volume, not two that are in each other's way.
+    let recorded = local.spec.persistent_volume.as_ref().map(|seen| seen.name.clone());
+    let names: BTreeSet<String> = recorded.into_iter().chain([volume_name(&local.spec.claim.uid)]).collect();
     let volumes: VolumeSet =
-        names.into_iter().flatten().filter_map(|name| context.volume(&name)).map(|it| (*it).clone()).collect();
+        names.iter().filter_map(|name| context.volume(name)).map(|volume| (*volume).clone()).collect();
     if let [volume] = volumes.of(local).as_slice() {
         return volume.status.phase == "Released";
     }
