@@ -47,6 +47,7 @@ pub struct Place {
 }
 
 /// What is known of a claim that lives.
+#[allow(clippy::struct_excessive_bools, reason = "each is a step that a claim has taken, in any order")]
 struct Claim {
     asked: Instant,
     /// How many faults there had been, if none was felt when it was made.
