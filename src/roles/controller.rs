@@ -85,24 +85,11 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         contender.register(&mut process.registry);
     }
     let leadership = contender.as_ref().map(Contender::leadership);
-    let policies = PoliciesOptions {
-        client: client.clone(),
-        live: live.clone(),
-        rules: rules.clone(),
-        policy: policy.clone(),
-        leadership: leadership.clone(),
-    };
-    let policies = Policies::new(policies, &mut process.registry);
-    let parameter = policy_parameter.then(|| {
-        let options = ParameterOptions {
-            client: client.clone(),
-            live: live.clone(),
-            mode: policy.mode,
-            schedulers: rules.schedulers.clone(),
-            leadership: leadership.clone(),
-        };
-        Parameter::new(options, &mut process.registry)
-    });
+    let shared = Shared { client: client.clone(), live: live.clone(), leadership: leadership.clone() };
+    let mut observers = vec![shared.spawn_policies(&mut process, &rules, &policy)];
+    if policy_parameter {
+        observers.push(shared.spawn_parameter(&mut process, &rules, &policy));
+    }
     let rescue = RescueOptions {
         client: client.clone(),
         live: live.clone(),
@@ -117,12 +104,7 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
 
     let facts = process.readiness.part("facts");
     let contender = contender.map(|contender| contender.telling(process.readiness.part("lease")));
-    let mut observers: Vec<Arc<dyn Observer>> = vec![rescue.observer(), policies.observer()];
-    if let Some(parameter) = parameter {
-        observers.push(parameter.observer());
-        let stop = process.stop.clone();
-        process.spawn("parameter", parameter.run(stop));
-    }
+    observers.push(rescue.observer());
     match provisioner {
         Some(options) => {
             let registry = &mut process.registry;
@@ -147,9 +129,49 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
     });
     let stop = process.stop.clone();
     process.spawn("rescue", rescue.run(stop));
-    let stop = process.stop.clone();
-    process.spawn("policies", policies.run(stop));
     process.run_until_shutdown(&shutdown, std::future::ready, DRAIN).await
+}
+
+/// What every loop of the role works with.
+struct Shared {
+    client: Client,
+    live: LiveCluster,
+    leadership: Option<Leadership>,
+}
+
+impl Shared {
+    /// Starts the loop that writes the status of PinPolicies, and gives who is to hear of changes. Like all loops it does
+    /// nothing before the watches have brought their first lists.
+    fn spawn_policies(&self, process: &mut Process, rules: &Rules, policy: &RescuePolicy) -> Arc<dyn Observer> {
+        let options = PoliciesOptions {
+            client: self.client.clone(),
+            live: self.live.clone(),
+            rules: rules.clone(),
+            policy: policy.clone(),
+            leadership: self.leadership.clone(),
+        };
+        let policies = Policies::new(options, &mut process.registry);
+        let observer = policies.observer();
+        let stop = process.stop.clone();
+        process.spawn("policies", policies.run(stop));
+        observer
+    }
+
+    /// The same for the loop that keeps the parameter of the admission policies.
+    fn spawn_parameter(&self, process: &mut Process, rules: &Rules, policy: &RescuePolicy) -> Arc<dyn Observer> {
+        let options = ParameterOptions {
+            client: self.client.clone(),
+            live: self.live.clone(),
+            mode: policy.mode,
+            schedulers: rules.schedulers.clone(),
+            leadership: self.leadership.clone(),
+        };
+        let parameter = Parameter::new(options, &mut process.registry);
+        let observer = parameter.observer();
+        let stop = process.stop.clone();
+        process.spawn("parameter", parameter.run(stop));
+        observer
+    }
 }
 
 fn spawn_provisioner(process: &mut Process, provisioner: Provisioner) {
