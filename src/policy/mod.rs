@@ -1,5 +1,5 @@
 //! How far latebind may go with a Pod that names its node: one answer for admission, the rescue loop and the offline
-//! commands. The flags, the namespace's labels, and the PinPolicies of the cluster ([`pins`]).
+//! commands. The flags, the namespace's labels, and the PinPolicies of the cluster (`pins`).
 
 mod ignore;
 mod judge;

@@ -1,10 +1,11 @@
 //! Which flags the control plane's components get.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -365,30 +366,49 @@ fn audit_policy() -> String {
 pub(crate) fn new_directory(name: &str, unique: bool) -> Result<PathBuf> {
     let clusters = layout::clusters();
     fs::create_dir_all(&clusters)?;
-    let mut candidate = clusters.join(name);
-    if unique {
-        for number in 0_u32.. {
-            candidate = clusters.join(format!("{name}-{}-{number}", std::process::id()));
-            if !candidate.exists() {
-                break;
+    let process = std::process::id();
+    let mut numbers = 0_u32..;
+    loop {
+        let number = numbers.next().filter(|_| unique);
+        let candidate = number.map_or_else(|| name.to_owned(), |number| format!("{name}-{process}-{number}"));
+        let directory = clusters.join(candidate);
+        match fs::create_dir(&directory) {
+            Ok(()) => {
+                fs::create_dir(directory.join("logs"))?;
+                return Ok(directory);
             }
+            // Another cluster of this process, which may have begun at the same moment.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && unique => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                bail!("a cluster `{name}` runs already: `make cluster-down` ends it, `make cluster-status` shows it");
+            }
+            Err(error) => return Err(error).with_context(|| directory.display().to_string()),
         }
     }
-    fs::create_dir(&candidate).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            anyhow::anyhow!(
-                "a cluster `{name}` runs already: `make cluster-down` ends it, `make cluster-status` shows it"
-            )
-        }
-        _ => error.into(),
-    })?;
-    fs::create_dir(candidate.join("logs"))?;
-    Ok(candidate)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clusters_that_begin_at_one_moment_have_a_directory_each() {
+        let name = "components-test";
+        let all = std::sync::Barrier::new(8);
+        let start = || {
+            all.wait();
+            new_directory(name, true)
+        };
+        let made: Vec<Result<PathBuf>> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            started.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let made: std::collections::BTreeSet<PathBuf> = made.into_iter().map(Result::unwrap).collect();
+        for directory in &made {
+            fs::remove_dir_all(directory).unwrap();
+        }
+        assert_eq!(made.len(), 8);
+    }
 
     #[test]
     fn a_given_flag_replaces_ours_of_the_same_name() {
