@@ -12,7 +12,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use latebind::crd::{LocalPool, LocalVolume};
-use latebind_cluster::{Scope, eventually};
+use latebind_cluster::{Scope, eventually, project_root};
 use latebind_test_support::{objects, process};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -25,16 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Victim {
     child: Child,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     kubeconfig: PathBuf,
     log: PathBuf,
     lives: u32,
 }
 
 impl Victim {
-    fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
+    fn start(kubeconfig: &Path, log: &Path, part: &str, arguments: &[&str]) -> Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-        let child = spawn(kubeconfig, log, &arguments, 0)?;
-        Ok(Self { child, arguments, kubeconfig: kubeconfig.to_owned(), log: log.to_owned(), lives: 0 })
+        let environment = environment(part)?;
+        let child = spawn((kubeconfig, log), &arguments, &environment, 0)?;
+        Ok(Self { child, arguments, environment, kubeconfig: kubeconfig.to_owned(), log: log.to_owned(), lives: 0 })
     }
 
     /// A controller that provisions. `{life}` in an option is the number of times that it was killed.
@@ -46,14 +48,14 @@ impl Victim {
             "--metrics-listen=127.0.0.1:0",
             "--lease-namespace=default",
         ];
-        Self::start(kubeconfig, log, &[&arguments, options].concat())
+        Self::start(kubeconfig, log, "controller", &[&arguments, options].concat())
     }
 
     /// The agent of a node, which may work beneath a directory.
     pub fn agent(kubeconfig: &Path, log: &Path, node: &str, allowed: &Path) -> Result<Self> {
         let allowed = allowed.to_str().context("a path in UTF-8")?;
         let arguments = ["--metrics-listen=127.0.0.1:0", "--node-name", node, "--base-path", allowed];
-        Self::start(kubeconfig, log, &[&["run", "--role=agent"], &arguments[..]].concat())
+        Self::start(kubeconfig, log, "agent", &[&["run", "--role=agent"], &arguments[..]].concat())
     }
 
     /// An error with its log if it has ended.
@@ -93,7 +95,7 @@ impl Victim {
 
     fn start_next(&mut self) -> Result<()> {
         self.lives += 1;
-        self.child = spawn(&self.kubeconfig, &self.log, &self.arguments, self.lives)?;
+        self.child = spawn((&self.kubeconfig, &self.log), &self.arguments, &self.environment, self.lives)?;
         Ok(())
     }
 }
@@ -105,11 +107,29 @@ impl Drop for Victim {
     }
 }
 
-fn spawn(kubeconfig: &Path, log: &Path, arguments: &[String], life: u32) -> Result<Child> {
+/// The variables that the chart gives to a part, such as for its heap.
+fn environment(part: &str) -> Result<Vec<(String, String)>> {
+    let template = project_root().join(format!("webhook-manifests/chart/templates/{part}.yaml"));
+    let text = fs::read_to_string(&template).with_context(|| template.display().to_string())?;
+    let fixed = |line: &str| {
+        let (name, value) = line.trim().strip_prefix("- {name: ")?.strip_suffix('}')?.split_once(", value: ")?;
+        Some((name.to_owned(), value.trim_matches('"').to_owned()))
+    };
+    let found: Vec<(String, String)> = text.lines().filter_map(fixed).collect();
+    ensure!(part != "agent" || found.iter().any(|(name, _)| name == "MALLOC_ARENA_MAX"), "{found:?}");
+    Ok(found)
+}
+
+fn spawn(
+    (kubeconfig, log): (&Path, &Path),
+    arguments: &[String],
+    environment: &[(String, String)],
+    life: u32,
+) -> Result<Child> {
     let log = fs::File::options().create(true).append(true).open(log)?;
     let arguments = arguments.iter().map(|word| word.replace("{life}", &life.to_string()));
     let mut command = Command::new(process::under_test(env!("CARGO_BIN_EXE_latebind")));
-    command.args(arguments).env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
+    command.args(arguments).envs(environment.iter().cloned()).env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
     Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 

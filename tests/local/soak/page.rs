@@ -73,7 +73,7 @@ impl Page<'_> {
             "# Soak: claims that come and go while everything fails\n\n\
              {}, {}, Kubernetes {}, {build}, {:.0} minutes, seed {}. `make soak` writes this page anew, for `LATEBIND_SOAK_MINUTES` \
              (480) and from `LATEBIND_SOAK_SEED`.\n\n\
-             A controller and an agent run as processes beside a control plane; the node is simulated and its disk is an ext4 of \
+             A controller and an agent run as processes beside a control plane, with the variables that the chart gives them; the node is simulated and its disk is an ext4 of \
              64 MiB on a loop device. Twenty times a second a claim is created or deleted, as long as there are no more than {} claims and volumes \
              that wait to be removed. Into the directory of each that is \
              bound goes a file with its UID, and the file is read before the claim is deleted. {RETAINED} volumes at most, spread \

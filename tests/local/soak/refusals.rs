@@ -81,10 +81,10 @@ impl Refusals {
         }
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         let seat: ConfigMap = serde_json::from_value(json!({ "metadata": { "generateName": "seat-" } }))?;
-        let (end, mut sat) = (Instant::now() + time, 0);
+        let (end, mut times) = (Instant::now() + time, 0);
         while Instant::now() < end {
             match self.sitter.create(&dry, &seat).await {
-                Ok(_) => sat += 1,
+                Ok(_) => times += 1,
                 // Somebody else had the seat for the moment that a request takes.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -93,7 +93,7 @@ impl Refusals {
         for name in [self.level.clone(), self.of_sitter()] {
             schemas.delete(&name, &DeleteParams::default()).await?;
         }
-        ensure!(sat > 0, "nobody had the seat");
+        ensure!(times > 0, "nobody had the seat");
         Ok(after - before)
     }
 
