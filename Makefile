@@ -110,8 +110,10 @@ test-all: test ## The same, on every supported version of Kubernetes; what fails
 SOAK_CASES ?= 20000
 # Random histories of volumes, against the decisions of src/volumes and a model of the disk.
 SOAK_HISTORIES ?= 1000000
+# Claims that come and go while everything fails.
+SOAK_MINUTES ?= 480
 .PHONY: soak
-soak: ## Properties from random seeds, and the long forms of the tests that have one; writes docs/results/rescue.md
+soak: ## Properties from random seeds, and the long forms of the tests that have one; writes docs/results/rescue.md and soak.md
 	PROPTEST_CASES=$(SOAK_CASES) $(CARGO) test --no-fail-fast --package latebind --lib $(addprefix --test ,$(PROPERTY_TESTS))
 	LATEBIND_HISTORIES=$(SOAK_HISTORIES) $(CARGO) test --release --package latebind --test volumes
 	$(CLUSTER) build
@@ -119,6 +121,9 @@ soak: ## Properties from random seeds, and the long forms of the tests that have
 	LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --no-fail-fast --package latebind --test rescue
 	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- crash::
 	LATEBIND_LONG_TESTS=1 $(CARGO) test --no-fail-fast --package latebind --test local -- hostile::
+	$(MAKE) dist
+	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind LATEBIND_SOAK_MINUTES=$(SOAK_MINUTES) \
+	  LATEBIND_LONG_TESTS=1 LATEBIND_UPDATE=1 $(CARGO) test --package latebind --test local -- soak:: --nocapture
 
 .PHONY: conformance
 conformance: ## Kubernetes' own storage suite against a class of ours; builds it first; writes docs/results/conformance.md
