@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 pub const ATTEMPT_LASTS: Duration = Duration::from_secs(10);
 /// The longest time between two questions that nobody answers: the controller may be away for long.
 const LONGEST_WAIT: Duration = Duration::from_secs(160);
-/// Questions that wait for an answer at a time: as many as orders are followed at once beneath one base.
-const ASKED_AT_ONCE: usize = 8;
+/// The least and the most questions that wait for an answer at a time: as many as orders are followed at once beneath one base;
+/// and 256, which is enough for fifty removals a second where an answer takes five, and has one entry of 60 bytes each.
+const ASKED_AT_ONCE: (usize, usize) = (8, 256);
+/// While answers come within this time, more may be asked at once.
+const PROMPT: Duration = Duration::from_secs(5);
 /// All orders that wait for their turn look for it so often, together.
 const LOOK: Duration = Duration::from_millis(10);
 /// The shortest and the longest time between two looks of one of them.
@@ -63,13 +66,22 @@ pub enum Next {
 }
 
 /// The attempts in progress, by the UID of the LocalVolume.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attempts {
     all: HashMap<String, Attempt>,
-    /// The questions that wait for an answer, no more than [`ASKED_AT_ONCE`], and until when they do.
+    /// The questions that wait for an answer, and until when they do.
     asked: Vec<(String, Instant)>,
+    /// How many of them there may be: one more with each prompt answer while others wait for their turn, half of it with each
+    /// that is late.
+    at_once: usize,
     /// Orders that wait for their turn to ask.
     waiting: HashSet<String>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { all: HashMap::new(), asked: Vec::new(), at_once: ASKED_AT_ONCE.0, waiting: HashSet::new() }
+    }
 }
 
 impl Attempts {
@@ -85,6 +97,9 @@ impl Attempts {
             }
             if is_answered && !attempt.spent && age < ATTEMPT_LASTS {
                 attempt.spent = true;
+                if age <= PROMPT && !self.waiting.is_empty() {
+                    self.at_once = (self.at_once + 1).min(ASKED_AT_ONCE.1);
+                }
                 return Next::Act(attempt.begun);
             }
             let rest = attempt.stands(is_answered);
@@ -95,6 +110,7 @@ impl Attempts {
                 (wait, late) = ((attempt.wait * 2).min(LONGEST_WAIT), attempt.late);
             } else if !attempt.spent {
                 late = attempt.late + 1;
+                self.at_once = (self.at_once / 2).max(ASKED_AT_ONCE.0);
             }
         }
         if !self.may_ask(volume, now) {
@@ -126,7 +142,7 @@ impl Attempts {
     /// Whether a question may be asked. One of the same order is none any more, whose time is over.
     fn may_ask(&mut self, volume: &str, now: Instant) -> bool {
         self.asked.retain(|(asked, until)| asked != volume && now < *until);
-        self.asked.len() < ASKED_AT_ONCE
+        self.asked.len() < self.at_once
     }
 
     fn wait_for_turn(&mut self, volume: &str) -> Duration {
@@ -206,18 +222,20 @@ mod tests {
         assert_eq!(waits, [10, 20, 40, 80, 160, 160, 160]);
     }
 
-    /// A controller that answers so many questions a second in the order in which they came, about so many volumes; how many
-    /// seconds it takes until all are removed, for an hour at most.
-    fn removed_after(volumes: usize, a_second: usize) -> Option<u64> {
-        let (mut attempts, mut now, start) = (Attempts::default(), Instant::now(), Instant::now());
+    /// A controller that answers so many questions a second, in the order in which they came and no sooner than so many seconds
+    /// after each; how many seconds it takes until so many volumes are removed, if it takes no more than an hour.
+    fn removed_after(volumes: usize, a_second: usize, takes: u64) -> Option<u64> {
+        let (mut attempts, start) = (Attempts::default(), Instant::now());
         let names: Vec<String> = (0..volumes).map(|number| number.to_string()).collect();
         let mut confirmed: HashMap<usize, String> = HashMap::new();
-        let mut line: Vec<(usize, String)> = Vec::new();
-        let mut due: Vec<Option<Instant>> = vec![Some(now); volumes];
-        while now < start + Duration::from_secs(3600) {
-            for answered in line.drain(..line.len().min(a_second)) {
-                due[answered.0] = due[answered.0].map(|_| now);
-                confirmed.insert(answered.0, answered.1);
+        let mut line: Vec<(u64, usize, String)> = Vec::new();
+        let mut due: Vec<Option<Instant>> = vec![Some(start); volumes];
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            let answered = line.iter().take(a_second).take_while(|(asked, ..)| asked + takes <= second).count();
+            for (_, number, name) in line.drain(..answered) {
+                due[number] = due[number].map(|_| now);
+                confirmed.insert(number, name);
             }
             for number in 0..volumes {
                 if due[number].is_none_or(|due| due > now) {
@@ -227,9 +245,9 @@ mod tests {
                 due[number] = match attempts.next(&names[number], confirmed, now) {
                     Next::Ask(name) => {
                         // A newer question stands for the one before.
-                        match line.iter_mut().find(|(asked, _)| *asked == number) {
-                            Some(asked) => asked.1 = name,
-                            None => line.push((number, name)),
+                        match line.iter_mut().find(|(_, asked, _)| *asked == number) {
+                            Some(asked) => asked.2 = name,
+                            None => line.push((second, number, name)),
                         }
                         Some(now + ATTEMPT_LASTS)
                     }
@@ -241,25 +259,26 @@ mod tests {
                 };
             }
             if due.iter().all(Option::is_none) {
-                return Some((now - start).as_secs());
+                return Some(second);
             }
-            now += Duration::from_secs(1);
         }
         None
     }
 
     #[test]
     fn a_controller_that_is_too_slow_for_all_at_once_gets_through_them() {
-        let took = removed_after(300, 2).expect("they are removed within the hour");
-        assert!(took <= 300 / 2 * 2, "{took} s, where answering alone takes 150 s");
+        let took = removed_after(300, 2, 0).expect("they are removed within the hour");
+        assert!(took <= 300, "{took} s, where answering alone takes 150 s");
     }
 
     #[test]
-    fn a_controller_that_is_too_slow_for_as_many_as_may_ask_gets_through_them_too() {
-        // One answer in two seconds: the eighth would come after sixteen. Nothing shorter than a second is played, so that
-        // every answer stands for two here.
-        let took = removed_after(8, 1).expect("they are removed within the hour");
-        assert!(took <= 16, "{took} s");
+    fn as_many_are_asked_at_once_as_are_answered_promptly() {
+        let took = removed_after(300, 1000, 4).expect("they are removed within the hour");
+        assert!(took <= 60, "{took} s, where eight at a time take 150 s");
+        let took = removed_after(300, 20, 4).expect("they are removed within the hour");
+        assert!(took <= 80, "{took} s, where answering alone takes 15 s");
+        let took = removed_after(300, 1000, 8).expect("they are removed within the hour");
+        assert!(took <= 400, "{took} s, where eight at a time take 300 s");
     }
 
     #[test]
@@ -291,7 +310,7 @@ mod tests {
                 waits.push(wait);
             }
         }
-        assert_eq!(waits.len(), 2000 - ASKED_AT_ONCE);
+        assert_eq!(waits.len(), 2000 - ASKED_AT_ONCE.0);
         assert_eq!((waits[0], *waits.last().unwrap()), (LOOKS.0, LOOKS.1));
         assert_eq!(attempts.wait("1000", now), Some(LOOKS.1));
         attempts.forget("0");

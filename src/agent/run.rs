@@ -96,7 +96,11 @@ fn watch(watches: &mut JoinSet<()>, agent: &Arc<Agent>) {
     let of_locals = Arc::clone(agent);
     watches.spawn(async move {
         let tell = |news: CacheEvent<Kept<LocalVolume>>| {
-            if let CacheEvent::Changed(Changed { after: Some(local), .. }) = news {
+            let CacheEvent::Changed(Changed { before, after }) = news else { return };
+            if let (Some(gone), None) = (&before, &after) {
+                of_locals.attempts().forget(gone.uid());
+            }
+            if let Some(local) = after {
                 of_locals.queues.orders.now(local.name().to_owned());
                 if !of_locals.looks().contains_key(&local.spec.base) {
                     of_locals.queues.disks.now(DiskTask::Sweep(local.spec.base.clone()));

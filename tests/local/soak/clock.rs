@@ -18,7 +18,7 @@ pub const CAN_BE_SET: bool = cfg!(target_arch = "x86_64");
 
 const FUNCTION: &[u8] = b"__vdso_clock_gettime";
 /// How long a process may take to stand still.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const PT_DYNAMIC: u64 = 2;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;

@@ -47,19 +47,31 @@ pub struct Place {
 }
 
 /// What is known of a claim that lives.
-#[allow(clippy::struct_excessive_bools, reason = "each is a step that a claim has taken, in any order")]
 struct Claim {
     asked: Instant,
     /// How many faults there had been, if none was felt when it was made.
     calm: Option<u64>,
     retained: bool,
-    bound: bool,
+    step: Step,
     /// Its UID is in this file.
     file: Option<PathBuf>,
     uid: String,
+}
+
+/// How far a claim has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Waits,
     /// Its node was given back, and is about to be selected again.
-    selecting: bool,
-    going: bool,
+    Selecting,
+    Bound,
+    Going,
+}
+
+impl Claim {
+    fn is_waiting(&self) -> bool {
+        matches!(self.step, Step::Waits | Step::Selecting)
+    }
 }
 
 /// What was counted.
@@ -198,14 +210,14 @@ impl Load {
         }
         let any = numbers.below(ANY_OF) == 0;
         let may_go = |claim: &Claim| {
-            let unserved = any && !claim.bound && !claim.uid.is_empty() && !claim.retained;
-            !claim.going && (claim.file.is_some() || unserved)
+            let unserved = any && claim.is_waiting() && !claim.uid.is_empty() && !claim.retained;
+            claim.step != Step::Going && (claim.file.is_some() || unserved)
         };
         let unserved = |claim: &Claim| claim.file.is_none();
         let chosen = living.iter_mut().filter(|(_, claim)| may_go(claim));
         // Those that are not served come first where one may go, or none would ever.
         let (name, claim) = chosen.min_by_key(|(_, claim)| (!(any && unserved(claim)), claim.asked))?;
-        claim.going = true;
+        claim.step = Step::Going;
         Some(name.clone())
     }
 
@@ -217,11 +229,9 @@ impl Load {
             asked: Instant::now(),
             calm: self.times.calm(),
             retained,
-            bound: false,
+            step: Step::Waits,
             file: None,
             uid: String::new(),
-            selecting: false,
-            going: false,
         };
         locked(&self.living).insert(name.clone(), claim);
         let uid = self.until_done(|| async {
@@ -319,17 +329,17 @@ impl Load {
         let name = seen.name_any();
         let is_bound = seen.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let mut living = locked(&self.living);
-        let Some(claim) = living.get_mut(&name).filter(|claim| !claim.going && !claim.bound) else { return };
+        let Some(claim) = living.get_mut(&name).filter(|claim| claim.is_waiting()) else { return };
         let uid = seen.uid().unwrap_or_default();
         if is_bound {
-            (claim.bound, claim.uid) = (true, uid.clone());
+            (claim.step, claim.uid) = (Step::Bound, uid.clone());
             let calm = claim.calm.is_some() && claim.calm == self.times.calm();
             locked(&self.took).push((claim.asked.elapsed(), calm));
             self.counts.bound.fetch_add(1, Relaxed);
             let volume = seen.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
             self.requests.spawn(Arc::clone(self).fill(name, uid, volume));
-        } else if !seen.annotations().contains_key(SELECTED_NODE) && !claim.selecting {
-            claim.selecting = true;
+        } else if !seen.annotations().contains_key(SELECTED_NODE) && claim.step == Step::Waits {
+            claim.step = Step::Selecting;
             self.requests.spawn(Arc::clone(self).select_again(name));
         }
     }
@@ -346,8 +356,8 @@ impl Load {
         })
         .await;
         self.counts.given_back.fetch_add(1, Relaxed);
-        if let Some(claim) = locked(&self.living).get_mut(&name) {
-            claim.selecting = false;
+        if let Some(claim) = locked(&self.living).get_mut(&name).filter(|claim| claim.step == Step::Selecting) {
+            claim.step = Step::Waits;
         }
     }
 
@@ -373,7 +383,7 @@ impl Load {
 
     /// Waits until every claim that lives is served, and deletes them all.
     pub async fn drain(self: &Arc<Self>, patience: Duration) -> Result<()> {
-        let served = |claim: &Claim| claim.file.is_some() || claim.going;
+        let served = |claim: &Claim| claim.file.is_some() || claim.step == Step::Going;
         eventually("every claim to be served", patience, async || {
             self.nothing_lost()?;
             let waiting: Vec<String> =
@@ -383,8 +393,8 @@ impl Load {
         })
         .await?;
         let mut all = Vec::new();
-        for (name, claim) in locked(&self.living).iter_mut().filter(|(_, claim)| !claim.going) {
-            claim.going = true;
+        for (name, claim) in locked(&self.living).iter_mut().filter(|(_, claim)| claim.step != Step::Going) {
+            claim.step = Step::Going;
             all.push(name.clone());
         }
         for name in all {

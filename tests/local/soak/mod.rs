@@ -49,7 +49,7 @@ const RETAINED: u32 = 40;
 /// How many claims and volumes there may be besides, in the long form and in the short one.
 const AT_MOST: (usize, usize) = (160, 60);
 /// How long everything may take to be served, and to be gone.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How much a process may have more at its end than once it was warm.
 const GROWTH: f64 = 1.1;
 
@@ -84,7 +84,7 @@ impl Plan {
 /// How long the test may take: what it was told, and the time to come and to go.
 pub fn limit() -> Duration {
     let time = Plan::read().ok().and_then(|plan| plan.time).unwrap_or_default();
-    time + Duration::from_secs(900)
+    time + 3 * PATIENCE
 }
 
 pub async fn claims_come_and_go_while_everything_fails(scope: &Scope) -> Result<()> {
@@ -226,7 +226,11 @@ async fn drained(scope: &Scope, base: &Path, load: &Arc<Load>) -> Result<()> {
     let volumes = scope.all::<PersistentVolume>();
     let goes = Patch::Merge(json!({ "spec": { "persistentVolumeReclaimPolicy": "Delete" } }));
     for uid in &uids {
-        volumes.patch(&format!("pvc-{uid}"), &PatchParams::default(), &goes).await?;
+        let name = format!("pvc-{uid}");
+        eventually("a policy to be written", PATIENCE, async || {
+            Ok(Some(volumes.patch(&name, &PatchParams::default(), &goes).await?))
+        })
+        .await?;
     }
     let none = BTreeSet::new();
     eventually("everything to be gone", PATIENCE, async || {

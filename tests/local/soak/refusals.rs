@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::config::Kubeconfig;
 use kube::{Api, Client, ResourceExt};
@@ -26,7 +26,7 @@ const USER: &str = "latebind-soak";
 const SITTER: &str = "sitter";
 /// How long the webhook keeps a request.
 const SILENCE: u32 = 2;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What it takes to have requests refused.
 pub struct Refusals {
@@ -75,8 +75,12 @@ impl Refusals {
         let schemas = scope.all::<FlowSchema>();
         let before = self.refused(scope).await?;
         for (name, user) in [(self.level.clone(), USER), (self.of_sitter(), SITTER)] {
-            let schema = serde_json::from_value(self.schema(&name, user))?;
-            let uid = schemas.create(&PostParams::default(), &schema).await?.uid().context("a UID")?;
+            let schema: FlowSchema = serde_json::from_value(self.schema(&name, user))?;
+            let uid = eventually("a schema to be written", PATIENCE, async || {
+                let applied = PatchParams::apply("test").force();
+                Ok(schemas.patch(&name, &applied, &Patch::Apply(&schema)).await?.uid())
+            })
+            .await?;
             self.is_in_effect(user, &uid).await?;
         }
         let dry = PostParams { dry_run: true, ..PostParams::default() };
@@ -91,7 +95,13 @@ impl Refusals {
         }
         let after = self.refused(scope).await?;
         for name in [self.level.clone(), self.of_sitter()] {
-            schemas.delete(&name, &DeleteParams::default()).await?;
+            eventually("a schema to be deleted", PATIENCE, async || {
+                match schemas.delete(&name, &DeleteParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Some(())),
+                    deleted => Ok(deleted.map(|_| None)?),
+                }
+            })
+            .await?;
         }
         ensure!(times > 0, "nobody had the seat");
         Ok(after - before)
@@ -129,8 +139,11 @@ impl Refusals {
 
     /// How many requests of controller and agent were refused since the API server has started.
     async fn refused(&self, scope: &Scope) -> Result<f64> {
-        let request = hyper::Request::get("/metrics").body(Vec::new())?;
-        let metrics = scope.client().request_text(request).await?;
+        let metrics = eventually("the API server's metrics", PATIENCE, async || {
+            let request = hyper::Request::get("/metrics").body(Vec::new())?;
+            Ok(Some(scope.client().request_text(request).await?))
+        })
+        .await?;
         let schema = format!("flow_schema=\"{}\"", self.level);
         let counts = metrics.lines().filter(|line| {
             line.starts_with("apiserver_flowcontrol_rejected_requests_total{") && line.contains(&schema)
