@@ -12,12 +12,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::NodeSelector;
 
 use super::finding::{Code, FieldPath, Finding, Severity};
+use super::workload::most_ordinals;
 use super::{ClusterView, Kind, Lookup};
 use crate::model::selector::{volume_selector_matches, wanted};
 use crate::model::{Claim, Node, Pod, Volume, Workload, WorkloadKind};
 
-/// Ordinals of a StatefulSet that are looked at, as many as are decided about.
-const MOST_ORDINALS: usize = 1_000;
 /// Names that a message lists before it only counts.
 const MOST_NAMES: usize = 3;
 
@@ -38,14 +37,14 @@ enum Reach {
 #[derive(Debug)]
 pub struct Risks {
     nodes: Vec<Arc<Node>>,
-    /// There is no Node besides.
+    /// There is nothing besides what is known.
     are_all: bool,
     by_affinity: RefCell<HashMap<String, Reach>>,
 }
 
 impl Risks {
-    /// Of the Nodes that are known, and whether there is no other. Where there may be one, no volume is said to be out of
-    /// reach, nor to be on one node alone.
+    /// Of the Nodes that are known, and whether no object is missing from what is known. Where one may be, no volume is said to
+    /// be out of reach, nor to be on one node alone, and no claim to be missing.
     #[must_use]
     pub fn new(nodes: impl IntoIterator<Item = Arc<Node>>, are_all: bool) -> Self {
         Self { nodes: nodes.into_iter().collect(), are_all, by_affinity: RefCell::default() }
@@ -93,15 +92,15 @@ impl Risks {
     /// Pods of a StatefulSet that have no volume while others of it have.
     #[must_use]
     pub fn of_workload(&self, workload: &Workload, view: &dyn ClusterView) -> Vec<Finding> {
-        if workload.kind != WorkloadKind::StatefulSet {
+        let Some(pod) = workload.pod().filter(|_| workload.kind == WorkloadKind::StatefulSet) else {
             return Vec::new();
-        }
-        let ordinals = usize::try_from(workload.replicas).unwrap_or(usize::MAX).min(MOST_ORDINALS);
+        };
+        let ordinals = usize::try_from(workload.replicas).unwrap_or(usize::MAX).min(most_ordinals(workload, &pod));
         let of_template = |(place, template): (usize, &Claim)| {
             let (mut bound, mut lacking) = (0, Vec::new());
             for ordinal in (workload.first_ordinal..=u32::MAX).take(ordinals) {
                 let name = workload.claim_name(template, ordinal);
-                match state(workload.namespace(), &name, view) {
+                match self.state(workload.namespace(), &name, view) {
                     State::Bound => bound += 1,
                     State::Without(why) => lacking.push(format!("claim {name} {why}")),
                     State::NotStarted => {}
@@ -125,6 +124,20 @@ impl Risks {
         };
         workload.claim_templates.iter().enumerate().filter_map(of_template).collect()
     }
+
+    fn state(&self, namespace: &str, claim_name: &str, view: &dyn ClusterView) -> State {
+        match view.claim(namespace, claim_name) {
+            Lookup::Found(claim) if claim.is_bound() => State::Bound,
+            Lookup::Found(claim) if claim.status.phase == "Lost" => State::Without("has lost its volume"),
+            Lookup::Found(_) => State::Without("is not bound"),
+            // The controller makes the claims of a Pod before the Pod.
+            Lookup::Absent if self.are_all => match view.consumers(namespace, claim_name) {
+                Lookup::Found(pods) if pods.iter().any(|pod| pod.is_live()) => State::Without("does not exist"),
+                _ => State::NotStarted,
+            },
+            Lookup::Absent | Lookup::Unknown => State::NotStarted,
+        }
+    }
 }
 
 /// What is known of the volume of one ordinal.
@@ -134,20 +147,6 @@ enum State {
     Without(&'static str),
     /// Nothing was made for it yet, or it is not known.
     NotStarted,
-}
-
-fn state(namespace: &str, claim_name: &str, view: &dyn ClusterView) -> State {
-    match view.claim(namespace, claim_name) {
-        Lookup::Found(claim) if claim.is_bound() => State::Bound,
-        Lookup::Found(claim) if claim.status.phase == "Lost" => State::Without("has lost its volume"),
-        Lookup::Found(_) => State::Without("is not bound"),
-        // The controller makes the claims of a Pod before the Pod.
-        Lookup::Absent => match view.consumers(namespace, claim_name) {
-            Lookup::Found(pods) if pods.iter().any(|pod| pod.is_live()) => State::Without("does not exist"),
-            _ => State::NotStarted,
-        },
-        Lookup::Unknown => State::NotStarted,
-    }
 }
 
 fn node_gone(claim: &Claim, volume: &Volume, affinity: &NodeSelector, live: &[&Pod]) -> Finding {
@@ -185,9 +184,8 @@ fn left_by_drain(claim: &Claim, volume: &Volume, node: &Node, live: &[&Pod]) -> 
     // Writing to a String cannot fail.
     let _infallible = write!(
         message,
-        "{} {} Pending until it is back: volume {} of claim {} is on that node alone",
+        "{} cannot start on another one: volume {} of claim {} is on that node alone",
         names(&evicted),
-        if evicted.len() == 1 { "stays" } else { "stay" },
         volume.name(),
         claim.name(),
     );
@@ -281,12 +279,12 @@ mod tests {
             ]
         };
         let told = found(facts(&["n1"], false, Some("StatefulSet")), &data);
-        let expected = "drained from node n1, pod db-0 of statefulset db stays Pending until it is back: volume v of claim \
+        let expected = "drained from node n1, pod db-0 of statefulset db cannot start on another one: volume v of claim \
                         data is on that node alone";
         assert_eq!(told, [(Code::LeftPendingByDrain, Severity::Info, expected.to_owned())]);
         let told = found(facts(&["n1"], true, None), &data);
         assert_eq!(told[0].1, Severity::Warning, "the drain has begun: {told:?}");
-        assert!(told[0].2.starts_with("node n1 is cordoned; once evicted, pod db-0 stays"), "{told:?}");
+        assert!(told[0].2.starts_with("node n1 is cordoned; once evicted, pod db-0 cannot start"), "{told:?}");
         assert_eq!(found(facts(&["n1", "n2"], false, None), &data), [], "another node reaches it");
         assert_eq!(found(facts(&["n1"], false, Some("DaemonSet")), &data), [], "a drain leaves it there");
         let mut ended = facts(&["n1"], false, None);
@@ -344,6 +342,10 @@ mod tests {
         let expected = "3 of 4 Pods of statefulset db have no volume for template data, 1 has one: claim data-db-1 is not \
                         bound, claim data-db-2 has lost its volume, claim data-db-3 does not exist";
         assert_eq!(told(some), [expected]);
+        // A claim that could not be read is not missing.
+        let mut unread = known(Unlisted::Absent, vec![of(0, "Bound")]);
+        unread.add(Fact::Pod(pod("db-3", "n1", "data-db-3", Some("StatefulSet"))));
+        assert_eq!(Risks::new([], false).of_workload(&set, &unread), []);
         assert_eq!(told(vec![of(0, "Bound"), of(1, "Bound")]), Vec::<String>::new(), "the others were not made yet");
         assert_eq!(told(vec![of(0, "Pending"), of(1, "Pending")]), Vec::<String>::new(), "it has not begun");
     }

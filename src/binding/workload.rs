@@ -105,7 +105,7 @@ fn is_alike(left: &PodVerdict, right: &PodVerdict) -> bool {
 }
 
 /// How many ordinals are looked at.
-fn most_ordinals(workload: &Workload, pod: &Pod) -> usize {
+pub(super) fn most_ordinals(workload: &Workload, pod: &Pod) -> usize {
     let mounts = pod.spec.all_containers().map(|container| {
         1 + container.volume_mounts.len() + container.volume_devices.len() + container.resources.requests.len()
     });

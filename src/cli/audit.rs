@@ -37,7 +37,8 @@ Exit codes:
   0  nothing found at or above --fail-on
   1  findings at or above --fail-on
   2  a flag is wrong
-  3  the cluster cannot be reached, or refuses";
+  3  the cluster cannot be reached, or refuses
+  5  some objects could not be read; the rest was looked at";
 
 /// List what is stuck in a cluster, and what will be at the next roll-out, drain or restart
 ///
@@ -90,7 +91,12 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Exit> {
             publish::publish(&client, &report, kinds, scope).await.context("the reports were not written")?;
         }
         let fails = report.fail_on.is_some_and(|threshold| report.worst() >= Some(threshold));
-        Ok(if fails { Exit::Findings } else { Exit::Clean })
+        // What could not be read may be stuck: that nothing is can then not be said.
+        Ok(match (report.unread.is_empty(), fails) {
+            (false, _) => Exit::Partial,
+            (true, true) => Exit::Findings,
+            (true, false) => Exit::Clean,
+        })
     })
 }
 
@@ -105,11 +111,17 @@ impl AuditArgs {
         let manifests = Manifests::read(&request)?;
         let claims_of = namespace.map_or(ClaimsOf::All, |name| ClaimsOf::Namespaces(BTreeSet::from([name.to_owned()])));
         let read = input::read_facts(client, &claims_of).await?;
-        // A Node that could not be read may be the one that a volume is on.
-        let all_nodes = !read.malformed.iter().any(|problem| problem.starts_with("nodes "));
+        // A Node that could not be read may be the one that a volume is on, and a claim the one that is missed.
+        let are_all = read.malformed.is_empty();
+        let malformed = read.malformed.iter().map(|problem| crate::report::Unread {
+            file: "cluster".to_owned(),
+            at: None,
+            message: problem.clone(),
+        });
+        let malformed: Vec<_> = malformed.collect();
         let manifests = manifests.within(read.facts);
         let facts = manifests.facts();
-        let risks = Risks::new(facts.nodes().cloned(), all_nodes);
+        let risks = Risks::new(facts.nodes().cloned(), are_all);
         let rules = self.rules.rules(Assumptions::in_order());
         let judge =
             check::Judge { view: facts, rules: &rules, requester: None, now: Timestamp::now(), risks: Some(&risks) };
@@ -125,7 +137,7 @@ impl AuditArgs {
             findings: checked.findings,
             objects: checked.objects,
             assumptions: checked.assumptions.iter().map(ToString::to_string).collect(),
-            unread: unread.collect(),
+            unread: unread.chain(malformed).collect(),
             not_judged: checked.not_judged,
             fail_on: self.fail_on.severity(),
         })

@@ -144,6 +144,9 @@ pub(super) fn render(report: &Report, counts: AuditCounts, style: Style, out: &m
     if whole.not_judged > 0 {
         lines.push(style.warning(&format!("{} with a nodeName could not be judged", whole.not_judged)));
     }
+    if !report.unread.is_empty() {
+        lines.push(style.error(&format!("{} could not be read", report.unread.len())));
+    }
     if lines.is_empty() {
         lines.push(style.good("nothing is stuck or at risk"));
     }

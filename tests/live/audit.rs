@@ -134,7 +134,10 @@ pub async fn what_is_stuck_or_at_risk_is_listed_by_its_reason(scope: &Scope) -> 
     let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
     nodes.patch(&node, &PatchParams::default(), &cordon).await?;
     let text = told(&latebind(scope, &["audit", "-n", scope.namespace()])?);
-    ensure!(text.contains(&format!("node {node} is cordoned; once evicted, pod kept stays Pending")), "{text}");
+    ensure!(
+        text.contains(&format!("node {node} is cordoned; once evicted, pod kept cannot start on another one")),
+        "{text}"
+    );
 
     let refused = latebind(scope, &["audit", "-A", "--as", "system:serviceaccount:default:nobody"])?;
     ensure!(refused.status.code() == Some(3) && told(&refused).contains("right to list"), "{}", told(&refused));

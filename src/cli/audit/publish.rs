@@ -36,7 +36,7 @@ pub(super) async fn publish(
         None => Api::all_with(client.clone(), &of_namespaces),
     };
     let ours = ListParams::default().labels(&format!("app.kubernetes.io/managed-by={}", Report::REPORTER));
-    let found = in_time(earlier.list(&ours)).await.map_err(|error| explained(error, version))?;
+    let found = in_time(earlier.list_metadata(&ours)).await.map_err(|error| explained(error, version))?;
     let of_cluster = resource(version, cluster_kind);
     let emptied = found.items.iter().filter(|found| found.name_any() == Report::REPORTER);
     for namespace in emptied.filter_map(kube::ResourceExt::namespace).filter(|namespace| !written.contains(namespace)) {
