@@ -1,6 +1,5 @@
 //! `latebind audit` against a real control plane: what is stuck or at risk is made, listed, and written as reports.
 
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,21 +13,12 @@ use latebind_cluster::{Scope, eventually};
 use latebind_test_support::objects::{self, NO_PROVISIONER};
 use serde_json::{Value, json};
 
+use crate::diagnose::{latebind, told};
 use crate::{apply, delete};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What keeps reports current by itself.
 const CRON_JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/audit.yaml");
-
-fn latebind(scope: &Scope, arguments: &[&str]) -> Result<Output> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
-    command.args(arguments).env("KUBECONFIG", scope.cluster()?.kubeconfig()).env("NO_COLOR", "1");
-    Ok(command.output()?)
-}
-
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 /// Codes and objects of what an audit of the namespace finds, and what it counts.
 fn audited(scope: &Scope) -> Result<(Vec<(String, String)>, Value)> {

@@ -27,13 +27,13 @@ const WATCHED: Duration = Duration::from_secs(5);
 const PROVISIONER: &str = "nobody.example.com";
 
 /// Runs latebind for the scope's cluster and namespace.
-fn latebind(scope: &Scope, arguments: &[&str]) -> Result<Output> {
+pub fn latebind(scope: &Scope, arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
     command.args(arguments).env("KUBECONFIG", scope.cluster()?.kubeconfig()).env("NO_COLOR", "1");
     Ok(command.output()?)
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
