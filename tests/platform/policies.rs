@@ -48,12 +48,17 @@ fn policy_if(condition: &str, expression: &str) -> Value {
 /// Puts a policy in force for the namespace of the test, and waits until it is.
 async fn enforce(scope: &Scope, stem: &str, policy: Value, binding: Value) -> Result<()> {
     create_policy(scope, "MutatingAdmissionPolicy", stem, policy, binding).await?;
-    // Policies are read together, so that one which came later is in force no earlier than this one.
-    let mark = policy_if("has(object.metadata.name) && object.metadata.name == 'probe'", MARK);
+    // Policies are read together, so that one which came later is in force no earlier than this one. It marks with its own
+    // annotation: that of an earlier call in the same test says nothing of this policy.
+    let annotation = format!("{stem}-in-force");
+    let patch = format!(r#"[JSONPatch{{op: "add", path: "/metadata/annotations/{annotation}", value: "yes"}}]"#);
+    let mark = policy_if("has(object.metadata.name) && object.metadata.name == 'probe'", &patch);
     create_policy(scope, "MutatingAdmissionPolicy", &format!("{stem}-mark"), mark, json!({})).await?;
     eventually("the policy to be in force", PATIENCE, async || {
-        let probe = admitted(scope, pod_on("node-a", "probe", "none")).await?;
-        Ok(probe.is_ok_and(|pod| pod["metadata"]["labels"]["seen"] == "yes").then_some(()))
+        let mut probe = pod_on("node-a", "probe", "none");
+        probe["metadata"]["annotations"] = json!({ "probe": "yes" });
+        let probe = admitted(scope, probe).await?;
+        Ok(probe.is_ok_and(|pod| pod["metadata"]["annotations"][&annotation] == "yes").then_some(()))
     })
     .await
 }
