@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::review::{Request, Reviewed};
 use super::subject::{Subject, subject};
 use crate::binding::{ClusterView, Lookup};
-use crate::facts::live::{ClaimFetcher, LiveCluster, Wanted};
+use crate::facts::live::{Fetcher, LiveCluster, Wanted};
 use crate::policy::{Exemptions, Mode, mode_in};
 
 pub use crate::model::MODE_LABEL;
@@ -48,15 +48,15 @@ pub enum AdmissionFacts {
     Live {
         /// The caches.
         cluster: Arc<LiveCluster>,
-        /// Looks at claims that the caches lack; where absent, such claims count as the caches say.
-        fetcher: Option<ClaimFetcher>,
+        /// Looks at what a Pod names and the caches lack; where absent, such objects count as the caches say.
+        fetcher: Option<Fetcher>,
     },
 }
 
-/// Claims of one namespace that are to be looked at.
+/// What is to be looked at for a Pod of one namespace.
 pub(super) struct Missing {
     namespace: String,
-    claims: Vec<Wanted>,
+    objects: Vec<Wanted>,
 }
 
 impl fmt::Debug for AdmissionFacts {
@@ -77,8 +77,8 @@ impl AdmissionFacts {
         }
     }
 
-    /// What a request needs that is not known yet: claims of a pinned Pod that the watch caches do not hold. A
-    /// StatefulSet's claim is milliseconds older than its Pod.
+    /// What a request needs that is not known yet: what a pinned Pod names and the watch caches do not hold. A StatefulSet's
+    /// claim is milliseconds older than its Pod.
     pub(super) fn missing(&self, request: &Request<'_>, exemptions: &Exemptions) -> Option<Missing> {
         let Self::Live { fetcher: Some(fetcher), .. } = self else { return None };
         let is_looked_at =
@@ -87,15 +87,15 @@ impl AdmissionFacts {
         if !is_looked_at || pod.pinned_node().is_none() {
             return None;
         }
-        let claims = fetcher.missing(pod);
-        (!claims.is_empty()).then(|| Missing { namespace: pod.namespace().to_owned(), claims })
+        let objects = fetcher.missing(pod);
+        (!objects.is_empty()).then(|| Missing { namespace: pod.namespace().to_owned(), objects })
     }
 
     /// What is known once that has been looked at.
     pub(super) async fn view_with(&self, missing: Missing) -> Arc<View> {
         match self {
             Self::Live { fetcher: Some(fetcher), .. } => {
-                Arc::new(fetcher.fetch(&missing.namespace, missing.claims).await)
+                Arc::new(fetcher.fetch(&missing.namespace, missing.objects).await)
             }
             _ => self.view(),
         }

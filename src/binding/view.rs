@@ -178,6 +178,11 @@ pub trait LayeredView {
         self.beneath().volumes_claimed_by(namespace, claim_name)
     }
 
+    /// [`ClusterView::namespace`]
+    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
+        self.beneath().namespace(name)
+    }
+
     /// [`ClusterView::resource_claim`]
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
         self.beneath().resource_claim(namespace, name)
@@ -223,7 +228,7 @@ impl<T: LayeredView> ClusterView for T {
     }
 
     fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
-        self.beneath().namespace(name)
+        LayeredView::namespace(self, name)
     }
 
     fn csi_driver(&self, name: &str) -> Lookup<Arc<CsiDriver>> {

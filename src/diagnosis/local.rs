@@ -23,14 +23,30 @@ pub(super) fn node_trouble(node: &str, base: Option<&str>, known: &Known<'_>) ->
         );
         return Some(Found::new(Cause::AgentAway, summary).then(agents()));
     };
-    let found = conditions(node, report).or_else(|| overdue(node, report, known)).or_else(|| {
-        let paths = report.status.iter().flat_map(|status| &status.paths);
-        let path = paths.filter(|path| !path.usable).find(|path| base.is_none_or(|base| path.path == base))?;
-        let summary = format!("The agent of node {node:?} cannot use {}: {}.", path.path, path.message);
-        let line = Line::new(format!("localnode/{node}"), format!("{}: {}", path.path, path.message));
-        Some(Found::new(Cause::DiskNotReady, summary).with([line]))
-    })?;
+    let found = conditions(node, report)
+        .or_else(|| overdue(node, report, known))
+        .or_else(|| unusable_path(node, report, |path| base.is_none_or(|base| path == base)))?;
     Some(found.then(show_node(node)))
+}
+
+/// What is wrong with the path of the node that these words of the provisioner name both.
+pub(super) fn named_trouble(words: &str, known: &Known<'_>) -> Option<Found> {
+    let named = |name: &str| {
+        words.split(|letter: char| letter.is_whitespace() || "\",;:()".contains(letter)).any(|word| word == name)
+    };
+    known.record.local_nodes().find_map(|report| {
+        let node = report.metadata.name.as_deref().filter(|node| named(node))?;
+        Some(unusable_path(node, report, named)?.then(show_node(node)))
+    })
+}
+
+/// A path of the node that its agent cannot use.
+fn unusable_path(node: &str, report: &LocalNode, is_wanted: impl Fn(&str) -> bool) -> Option<Found> {
+    let paths = report.status.iter().flat_map(|status| &status.paths);
+    let path = paths.filter(|path| !path.usable).find(|path| is_wanted(&path.path))?;
+    let summary = format!("The agent of node {node:?} cannot use {}: {}.", path.path, path.message);
+    let line = Line::new(format!("localnode/{node}"), format!("{}: {}", path.path, path.message));
+    Some(Found::new(Cause::DiskNotReady, summary).with([line]))
 }
 
 /// Conditions that hold everything on the node back.

@@ -5,7 +5,7 @@ use super::command::{describe, fix, for_claim, show};
 use super::found::{Found, Line, lines_of};
 use super::known::Known;
 use super::record::Kind;
-use super::{claim, local, unplaced};
+use super::{claim, local, provisioner, unplaced};
 use crate::binding::{Code, Lookup, PodVerdict, Remedy, Row, Severity, VolumeVerdict, decide_pod};
 use crate::model::{Claim, Event, Pod};
 
@@ -155,7 +155,12 @@ fn of_volume(pod: &Pod, node: &str, volume: &VolumeVerdict, verdict: &PodVerdict
                 "Shows what the class allows.",
             ))
         }
-        _ => deadlock(pod, node, volume, verdict, known).then(steps),
+        _ => match known_claim.as_deref().and_then(|claim| provisioner::given_back(claim, pod, known)) {
+            Some(found) => found.then(for_claim(volume, namespace).and_then(|command| {
+                fix(&[], command, "Orders the volume again: do so once what keeps it from being made is put right.")
+            })),
+            None => deadlock(pod, node, volume, verdict, known).then(steps),
+        },
     }
 }
 

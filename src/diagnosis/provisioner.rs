@@ -6,10 +6,10 @@ use super::cause::Cause;
 use super::command::{Step, show};
 use super::details::{Field, Lease};
 use super::found::{Found, Line, lines_of};
-use super::known::{Known, PATIENCE_SECONDS};
+use super::known::{ClassOf, Known, PATIENCE_SECONDS, created};
 use super::local;
 use super::provisioner_report::ProvisionerReport;
-use crate::model::{Claim, Class, PROVISIONER};
+use crate::model::{Claim, Class, PROVISIONER, Pod};
 
 /// Reasons of events that are about the making of a volume.
 const REASONS: [&str; 4] = ["ProvisioningFailed", "Provisioning", "ProvisioningSucceeded", "ExternalProvisioning"];
@@ -24,6 +24,35 @@ pub(super) fn of_order(claim: &Claim, class: &Class, node: Option<&str>, known: 
     let object = format!("pvc/{}", claim.name());
     let lines = lines_of(&object, &events, |event| REASONS.contains(&event.reason.as_str()));
     found.with(known.selected_by(claim)).with(lines).then(show_events(claim))
+}
+
+/// A claim of which no node is selected any more, since its last order failed: a provisioner that cannot make a volume gives
+/// the node back, so that another may be selected. Nothing where that was before this Pod was created, or is not so.
+pub(super) fn given_back(claim: &Claim, pod: &Pod, known: &Known<'_>) -> Option<Found> {
+    let ClassOf::Found(class) = known.class_of(claim) else { return None };
+    if !class.is_dynamic() || !class.is_delayed() || claim.is_bound() || claim.selected_node().is_some() {
+        return None;
+    }
+    let events = known.claim_events(claim);
+    let report = ProvisionerReport::read(&events, known.record.as_of().unwrap_or(Timestamp::UNIX_EPOCH));
+    let failure = report.failure?;
+    // Times of objects and of events are in whole seconds.
+    if report.failed_at? < created(&pod.metadata)? {
+        return None;
+    }
+    let (name, provisioner) = (claim.name(), class.provisioner.as_str());
+    let ordered = format!(
+        "The volume of claim {name:?} was ordered from {provisioner:?}, which could not make it and gave the node back, so that \
+         another may be selected. Its own words: {failure}."
+    );
+    let ordered = format!("{}.", ordered.trim_end_matches('.'));
+    let cause = if class.provisioner == PROVISIONER { local::named_trouble(&failure, known) } else { None };
+    let found = match cause {
+        Some(found) => Found { summary: ordered, ..found },
+        None => Found::new(Cause::ProvisionerFails, ordered),
+    };
+    let lines = lines_of(&format!("pvc/{name}"), &events, |event| REASONS.contains(&event.reason.as_str()));
+    Some(found.with(lines).then(show_events(claim)))
 }
 
 fn decide(claim: &Claim, class: &Class, node: Option<&str>, known: &Known<'_>) -> Found {

@@ -16,6 +16,8 @@ const BEGAN: &str = "Provisioning";
 pub struct ProvisionerReport {
     /// Its last word, if that is that it failed.
     pub failure: Option<String>,
+    /// When it said so; nothing where its last word is another.
+    pub failed_at: Option<Timestamp>,
     /// For how long it has failed without success in between; zero where it has not.
     pub failing_for: Duration,
     /// It has reported something.
@@ -38,7 +40,7 @@ impl ProvisionerReport {
             .collect();
         reported.sort_by_key(|(_, _, last, _)| *last);
         let is_there = !reported.is_empty();
-        let Some((FAILED, _, _, last)) = reported.last() else { return Self { is_there, ..Self::default() } };
+        let Some((FAILED, _, failed_at, last)) = reported.last() else { return Self { is_there, ..Self::default() } };
         let success = reported.iter().rev().find(|(reason, ..)| *reason == SUCCEEDED).map(|(_, _, last, _)| *last);
         let failures = reported.iter().filter(|(reason, ..)| *reason == FAILED);
         let first =
@@ -47,7 +49,7 @@ impl ProvisionerReport {
             // Clocks may disagree; a failure in the future has not lasted.
             Duration::try_from(now.duration_since(first)).unwrap_or_default()
         });
-        Self { failure: Some(last.message.to_string()), failing_for, is_there }
+        Self { failure: Some(last.message.to_string()), failed_at: Some(*failed_at), failing_for, is_there }
     }
 }
 
@@ -84,6 +86,7 @@ mod tests {
         let words = read(&events);
         assert_eq!(words.failing_for, Duration::from_secs(900));
         assert_eq!(words.failure.as_deref(), Some("ProvisioningFailed at 11:59:00"));
+        assert_eq!(words.failed_at, "2026-01-01T11:59:00Z".parse().ok());
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(super) enum Refusal {
     ClaimNotFound,
     /// A claim of an Immediate class is not bound.
     UnboundImmediate,
+    /// A node was chosen, and the provisioner could not make a volume there.
+    ProvisioningFailed,
     /// A claim is bound to a volume that does not exist.
     VolumeLost,
     /// The nodes do not reach a bound volume.
@@ -94,6 +96,8 @@ fn refusal(text: &str) -> Refusal {
         Refusal::UnboundImmediate
     } else if text.starts_with("persistentvolumeclaim ") && says(&["not found"]) {
         Refusal::ClaimNotFound
+    } else if says(&["provisioning failed for PVC"]) {
+        Refusal::ProvisioningFailed
     } else if says(&["bound to non-existent"]) {
         Refusal::VolumeLost
     } else if says(&[
@@ -151,6 +155,8 @@ mod tests {
         let unbound = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found";
         assert_eq!(one(unbound), Refusal::UnboundImmediate);
         assert_eq!(one("persistentvolumeclaim \"data\" not found"), Refusal::ClaimNotFound);
+        let failed = r#"running PreBind plugin "VolumeBinding": binding volumes: provisioning failed for PVC "data""#;
+        assert_eq!(one(failed), Refusal::ProvisioningFailed);
         let reasons = [
             ("1 node(s) didn't find available persistent volumes to bind", Refusal::NoVolume),
             ("1 node(s) didn't satisfy plugin(s) [VolumeBinding]", Refusal::VolumeElsewhere),

@@ -8,7 +8,7 @@ use super::found::{Found, Line, lines_of};
 use super::known::{ClassOf, Known, wants};
 use super::record::Kind;
 use super::scheduler::{self, Refusal, Refused};
-use super::{claim, local};
+use super::{claim, local, provisioner};
 use crate::binding::Lookup;
 use crate::model::selector::{pod_accepts, unmet, untolerated};
 use crate::model::{Claim, Node, Pod, Volume};
@@ -32,8 +32,11 @@ pub(super) fn of_pod(pod: &Pod, known: &Known<'_>) -> Found {
     }
     let refused = message.as_deref().map(scheduler::read).unwrap_or_default();
     let found = match refused.first() {
+        Some(worst) if worst.refusal == Refusal::ProvisioningFailed => {
+            given_back(pod, known).unwrap_or_else(|| not_made(pod, &refused))
+        }
         Some(worst) => refusal(pod, worst, &refused, known),
-        None => match of_claims.into_iter().next() {
+        None => match of_claims.into_iter().next().or_else(|| given_back(pod, known)) {
             Some(found) => found,
             None => silent(pod, known),
         },
@@ -50,6 +53,28 @@ fn unschedulable(pod: &Pod, known: &Known<'_>) -> Option<String> {
     let events = known.pod_events(pod);
     let event = || events.iter().rev().find(|event| event.reason == "FailedScheduling");
     condition.filter(|message| !message.is_empty()).or_else(|| event().map(|event| event.message.to_string()))
+}
+
+/// An order for one of the Pod's claims that a provisioner could not carry out, and gave back.
+fn given_back(pod: &Pod, known: &Known<'_>) -> Option<Found> {
+    let claims = pod.claim_names().filter_map(|name| known.claim(pod.namespace(), &name).found());
+    claims.filter_map(|claim| provisioner::given_back(&claim, pod, known)).next()
+}
+
+/// The scheduler says that a provisioner has failed, and no event of that provisioner is known.
+fn not_made(pod: &Pod, refused: &[Refused]) -> Found {
+    let (namespace, name) = (pod.namespace(), pod.display_name());
+    let summary = format!(
+        "The scheduler chose a node for Pod {name:?}, and the provisioner could not make a volume there. The scheduler's words: {}. \
+         What the provisioner says is in the claim's events.",
+        in_words(refused)
+    );
+    let look = show(
+        &[namespace],
+        format!("kubectl get events -n {namespace} --field-selector reason=ProvisioningFailed"),
+        "Shows what provisioners could not do in the namespace.",
+    );
+    Found::new(Cause::ProvisionerFails, summary).then(look)
 }
 
 /// What is wrong with the Pod's claims themselves; what waits as it should comes last.
@@ -170,7 +195,7 @@ fn refusal(pod: &Pod, worst: &Refused, all: &[Refused], known: &Known<'_>) -> Fo
             let what = "A node with a taint takes only Pods that tolerate it.";
             Found::new(Cause::NodesTainted, say(what)).then(nodes())
         }
-        Refusal::ClaimNotFound | Refusal::UnboundImmediate | Refusal::Other => {
+        Refusal::ClaimNotFound | Refusal::UnboundImmediate | Refusal::ProvisioningFailed | Refusal::Other => {
             let found = Found::new(Cause::Unplaced, say("")).then(describe(
                 "pod",
                 namespace,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::Client;
 use latebind::binding::{ClusterView, Lookup};
-use latebind::facts::live::{ClaimFetcher, LiveCluster, WatchedPods};
+use latebind::facts::live::{Fetcher, LiveCluster, WatchedPods};
 use latebind::model::Pod;
 use latebind_cluster::suite::{Needs, Suite};
 use latebind_cluster::{Cluster, Component, Scope, eventually, tests};
@@ -328,7 +328,7 @@ async fn a_claim_that_no_watch_has_brought_is_looked_at(scope: &Scope) -> Result
         .await?;
     // A view that watches nothing stands for one that is late.
     let late = LiveCluster::new(WatchedPods::None);
-    let fetcher = ClaimFetcher::new(cluster.client(), late);
+    let fetcher = Fetcher::new(cluster.client(), late);
     let pod: Pod = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "p", "namespace": "default"},
         "spec": {"volumes": [

@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::chart::provisioner_with;
 use latebind_test_support::chart::NAMESPACE;
+use latebind_test_support::diagnosed::diagnosed;
 use latebind_test_support::local::path_of;
 
 /// The image that tests build from this tree.
@@ -284,6 +285,14 @@ pub async fn a_disk_that_is_not_mounted_gets_no_volume_until_it_is(scope: &Scope
     scope.create::<Pod>(pod("pinned", Some(node.name()), &of_claim("data"))).await?;
     let told = scope.event("data", "ProvisioningFailed", "nothing is mounted", PATIENCE).await?;
     ensure!(told.contains(&disk) && told.contains(node.name()), "{told}");
+    // The node is selected and given back in turn; whoever asks again is told of the disk.
+    eventually("the diagnosis to name the disk", PATIENCE, async || {
+        let found = diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), "pvc/data")?;
+        let is_told = found["cause"] == "DiskNotReady" || found["cause"] == "ProvisionerFails";
+        ensure!(is_told && found.to_string().contains(&disk), "{found:#}");
+        Ok(Some(()))
+    })
+    .await?;
     // The agent was started before: it sees the mount all the same.
     node.shell(&format!("mount -t tmpfs tmpfs {disk}")).await?;
     let (volume, _) = written(scope, "pinned", "data").await?;

@@ -108,7 +108,7 @@ pub(super) struct WebhookRole {
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_EXEMPT_NAMESPACE", hide_env = true)]
     pub(super) exempt_namespace: Vec<String>,
 
-    /// Do not ask the API server for claims that are not cached yet.
+    /// Do not ask the API server for what a Pod names and is not cached yet: its claims, its node, its namespace.
     #[arg(long, env = "LATEBIND_NO_LIVE_GET", hide_env = true)]
     pub(super) no_live_get: bool,
 

@@ -63,6 +63,7 @@ fn planned(pods: &[Value], claim: &Claim, past: &Past) -> Plan {
 fn failed(message: &str, failing_for: u64) -> Past {
     let provisioner = ProvisionerReport {
         failure: Some(message.to_owned()),
+        failed_at: None,
         failing_for: Duration::from_secs(failing_for),
         is_there: true,
     };

@@ -1,8 +1,9 @@
-//! A live look at claims, ResourceClaims and their templates that the caches do not hold yet.
+//! A live look at what a Pod names and the caches do not hold yet: claims, ResourceClaims and their templates, its node and
+//! its namespace.
 //!
 //! A StatefulSet's controller creates a claim milliseconds before its Pod, as `kubectl apply` does, so the Pod is often
-//! reviewed before the watch has brought the claim. The look has its own deadline, is shared by all who ask for the same claim, and is
-//! rationed, so that reviews of Pods with claims that do not exist cannot load the API server.
+//! reviewed before the watch has brought the claim; a node and a namespace may be as young. The look has its own deadline, is shared by all who
+//! ask for the same object, and is rationed, so that reviews of Pods that name what does not exist cannot load the API server.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,18 +18,20 @@ use parking_lot::{Mutex, MutexGuard};
 use super::LiveCluster;
 use crate::binding::{ClusterView, LayeredView, Lookup, MOST_CLAIMS};
 use crate::kubernetes::api::within;
-use crate::model::{Claim, ModelObject, Pod, ResourceClaim, ResourceClaimTemplate, Wire, is_object_name};
+use crate::model::{
+    Claim, ModelObject, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate, Wire, is_object_name,
+};
 
 /// How long one look may take. The API server waits for a review for 3 s, and for every webhook in turn.
 const DEADLINE: Duration = Duration::from_millis(500);
-/// For how long it stays known that a claim does not exist.
+/// For how long it stays known that an object does not exist.
 const NEGATIVE_FOR: Duration = Duration::from_secs(1);
 /// Looks a second for all namespaces, and at once after a rest.
 const RATE: f64 = 20.0;
 /// Looks a second for one namespace, and at once after a rest: enough for a StatefulSet whose Pods come one after another,
 /// and a quarter of the whole, so that three others still find theirs while one wastes its own.
 const NAMESPACE_RATE: f64 = 5.0;
-/// Looks for one Pod: more claims than this that are not cached are the sign of something else.
+/// Looks for one Pod: more objects than this that are not cached are the sign of something else.
 const PER_POD: usize = 8;
 
 /// An object that is looked at.
@@ -40,12 +43,20 @@ pub enum Wanted {
     ResourceClaim(String),
     /// A ResourceClaimTemplate by name.
     ResourceClaimTemplate(String),
+    /// A Node by name.
+    Node(String),
+    /// The namespace itself.
+    Namespace(String),
 }
 
 impl Wanted {
     fn name(&self) -> &str {
         match self {
-            Self::Claim(name) | Self::ResourceClaim(name) | Self::ResourceClaimTemplate(name) => name,
+            Self::Claim(name)
+            | Self::ResourceClaim(name)
+            | Self::ResourceClaimTemplate(name)
+            | Self::Node(name)
+            | Self::Namespace(name) => name,
         }
     }
 }
@@ -56,30 +67,32 @@ enum Fetched {
     Claim(Arc<Claim>),
     ResourceClaim(Arc<ResourceClaim>),
     ResourceClaimTemplate(Arc<ResourceClaimTemplate>),
+    Node(Arc<Node>),
+    Namespace(Arc<Namespace>),
 }
 
-/// Namespace, and what is wanted of it.
+/// The Pod's namespace, whose ration pays, and what the Pod wants.
 type Target = (String, Wanted);
 type PendingGet = Shared<BoxFuture<'static, Lookup<Fetched>>>;
 
-/// Looks at claims that are not cached. Cloning gives another handle to the same ration.
+/// Looks at what is not cached. Cloning gives another handle to the same ration.
 #[derive(Clone)]
-pub struct ClaimFetcher {
+pub struct Fetcher {
     client: Client,
     live: LiveCluster,
     state: Arc<Mutex<State>>,
 }
 
-impl std::fmt::Debug for ClaimFetcher {
+impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClaimFetcher").finish_non_exhaustive()
+        f.debug_struct("Fetcher").finish_non_exhaustive()
     }
 }
 
 struct State {
     /// Looks under way; at most rate times deadline.
     flights: HashMap<Target, PendingGet>,
-    /// Claims that did not exist a moment ago; at most rate times the time that they are kept.
+    /// What did not exist a moment ago; at most rate times the time that they are kept.
     negatives: HashMap<Target, Instant>,
     ration: Ration,
     /// The rations of namespaces that have not earned theirs back in full. Whoever takes one look has earned it back after
@@ -135,26 +148,28 @@ impl State {
 
 /// A live view, and beside it what one Pod names and had to be looked at.
 #[derive(Clone, Debug)]
-pub struct FetchedClaims {
+pub struct FetchedView {
     live: LiveCluster,
-    fetched: HashMap<Target, Lookup<Fetched>>,
+    namespace: String,
+    fetched: HashMap<Wanted, Lookup<Fetched>>,
 }
 
-impl ClaimFetcher {
+impl Fetcher {
     /// A fetcher that asks only for what the live view does not hold.
     #[must_use]
     pub fn new(client: Client, live: LiveCluster) -> Self {
         Self { client, live, state: Arc::new(Mutex::new(State::new(Instant::now()))) }
     }
 
-    /// The view in which to decide about the Pod: claims that it names and that are not cached have been looked at.
+    /// The view in which to decide about the Pod: what it names and is not cached has been looked at.
     ///
-    /// Takes at most half a second. A claim that could not be looked at is unknown.
-    pub async fn prefetch(&self, pod: &Pod) -> FetchedClaims {
+    /// Takes at most half a second. What could not be looked at is unknown.
+    pub async fn prefetch(&self, pod: &Pod) -> FetchedView {
         self.fetch(pod.namespace(), self.missing(pod)).await
     }
 
-    /// What the Pod names in its namespace and is not cached, as far as it would be looked at.
+    /// What the Pod names and is not cached, as far as it would be looked at. Its node and its namespace come first: what
+    /// is allowed there hangs on them.
     #[must_use]
     pub fn missing(&self, pod: &Pod) -> Vec<Wanted> {
         let namespace = pod.namespace();
@@ -165,10 +180,12 @@ impl ClaimFetcher {
             let template = || entry.resource_claim_template_name.as_ref();
             claim.or_else(|| Some(Wanted::ResourceClaimTemplate(template()?.to_string())))
         });
-        claims
-            .chain(devices)
+        let place = pod.pinned_node().map(|name| Wanted::Node(name.to_owned()));
+        place
+            .into_iter()
+            .chain([Wanted::Namespace(namespace.to_owned())])
             // A Pod with more claims than that is not decided about.
-            .take(MOST_CLAIMS)
+            .chain(claims.chain(devices).take(MOST_CLAIMS))
             .filter(|wanted| is_object_name(wanted.name()) && !self.is_cached(namespace, wanted))
             .take(PER_POD)
             .collect()
@@ -179,18 +196,19 @@ impl ClaimFetcher {
             Wanted::Claim(name) => self.live.claim(namespace, name).found().is_some(),
             Wanted::ResourceClaim(name) => self.live.resource_claim(namespace, name).found().is_some(),
             Wanted::ResourceClaimTemplate(name) => self.live.resource_claim_template(namespace, name).found().is_some(),
+            Wanted::Node(name) => self.live.node(name).found().is_some(),
+            Wanted::Namespace(name) => self.live.namespace(name).found().is_some(),
         }
     }
 
-    /// The view beside which these objects of a namespace have been looked at.
-    pub async fn fetch(&self, namespace: &str, missing: Vec<Wanted>) -> FetchedClaims {
+    /// The view beside which these objects, which a Pod of a namespace names, have been looked at.
+    pub async fn fetch(&self, namespace: &str, missing: Vec<Wanted>) -> FetchedView {
         let looks = missing.into_iter().map(|wanted| {
-            let target = (namespace.to_owned(), wanted);
-            let look = self.look(&target);
-            async move { (target, look.await) }
+            let look = self.look(&(namespace.to_owned(), wanted.clone()));
+            async move { (wanted, look.await) }
         });
         let fetched = join_all(looks).await.into_iter().collect();
-        FetchedClaims { live: self.live.clone(), fetched }
+        FetchedView { live: self.live.clone(), namespace: namespace.to_owned(), fetched }
     }
 
     /// The look at one object: one under way, one that is remembered, a new one, or none when the ration is used up.
@@ -218,9 +236,13 @@ impl ClaimFetcher {
         let (namespace, wanted) = &target;
         let name = wanted.name();
         let answer = match wanted {
-            Wanted::Claim(_) => self.get_one(namespace, name).await.map(Fetched::Claim),
-            Wanted::ResourceClaim(_) => self.get_one(namespace, name).await.map(Fetched::ResourceClaim),
-            Wanted::ResourceClaimTemplate(_) => self.get_one(namespace, name).await.map(Fetched::ResourceClaimTemplate),
+            Wanted::Claim(_) => get_one(self.of_namespace(namespace), name).await.map(Fetched::Claim),
+            Wanted::ResourceClaim(_) => get_one(self.of_namespace(namespace), name).await.map(Fetched::ResourceClaim),
+            Wanted::ResourceClaimTemplate(_) => {
+                get_one(self.of_namespace(namespace), name).await.map(Fetched::ResourceClaimTemplate)
+            }
+            Wanted::Node(_) => get_one(Api::all(self.client.clone()), name).await.map(Fetched::Node),
+            Wanted::Namespace(_) => get_one(Api::all(self.client.clone()), name).await.map(Fetched::Namespace),
         };
         let mut state = self.lock();
         state.flights.remove(&target);
@@ -230,19 +252,11 @@ impl ClaimFetcher {
         answer
     }
 
-    async fn get_one<K: ModelObject>(&self, namespace: &str, name: &str) -> Lookup<Arc<K>>
+    fn of_namespace<K: ModelObject>(&self, namespace: &str) -> Api<Wire<K>>
     where
         K::Kind: Resource<Scope = NamespaceResourceScope>,
     {
-        let api: Api<Wire<K>> = Api::namespaced(self.client.clone(), namespace);
-        match within(DEADLINE, api.get_opt(name)).await {
-            Ok(Some(found)) => Lookup::Found(Arc::new(found.object)),
-            Ok(None) => Lookup::Absent,
-            Err(error) => {
-                tracing::debug!(%error, "a claim could not be looked at");
-                Lookup::Unknown
-            }
-        }
+        Api::namespaced(self.client.clone(), namespace)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -250,59 +264,89 @@ impl ClaimFetcher {
     }
 }
 
+async fn get_one<K: ModelObject>(api: Api<Wire<K>>, name: &str) -> Lookup<Arc<K>> {
+    match within(DEADLINE, api.get_opt(name)).await {
+        Ok(Some(found)) => Lookup::Found(Arc::new(found.object)),
+        Ok(None) => Lookup::Absent,
+        Err(error) => {
+            tracing::debug!(%error, "an object could not be looked at");
+            Lookup::Unknown
+        }
+    }
+}
+
 fn answered(answer: Lookup<Fetched>) -> PendingGet {
     std::future::ready(answer).boxed().shared()
 }
 
-impl FetchedClaims {
+impl FetchedView {
     /// What was looked at, unless the caches hold it by now.
     fn fetched<K>(
         &self,
         cached: Lookup<Arc<K>>,
-        namespace: &str,
-        wanted: Wanted,
+        wanted: &Wanted,
         of_kind: fn(&Fetched) -> Option<&Arc<K>>,
     ) -> Lookup<Arc<K>> {
         if let Lookup::Found(_) = cached {
             return cached;
         }
-        match self.fetched.get(&(namespace.to_owned(), wanted)) {
+        match self.fetched.get(wanted) {
             Some(Lookup::Found(found)) => Lookup::found_or(of_kind(found).cloned(), cached),
             Some(Lookup::Absent) => Lookup::Absent,
             Some(Lookup::Unknown) => Lookup::Unknown,
             None => cached,
         }
     }
+
+    /// The same for an object of a namespace: only the Pod's own was looked into.
+    fn fetched_in<K>(
+        &self,
+        namespace: &str,
+        cached: Lookup<Arc<K>>,
+        wanted: &Wanted,
+        of_kind: fn(&Fetched) -> Option<&Arc<K>>,
+    ) -> Lookup<Arc<K>> {
+        if namespace == self.namespace { self.fetched(cached, wanted, of_kind) } else { cached }
+    }
 }
 
-impl LayeredView for FetchedClaims {
+/// Takes one kind out of what was fetched.
+macro_rules! of_kind {
+    ($kind:ident) => {
+        |found| match found {
+            Fetched::$kind(object) => Some(object),
+            _ => None,
+        }
+    };
+}
+
+impl LayeredView for FetchedView {
     fn beneath(&self) -> &dyn ClusterView {
         &self.live
     }
 
     fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
         let cached = self.live.claim(namespace, name);
-        self.fetched(cached, namespace, Wanted::Claim(name.to_owned()), |found| match found {
-            Fetched::Claim(claim) => Some(claim),
-            _ => None,
-        })
+        self.fetched_in(namespace, cached, &Wanted::Claim(name.to_owned()), of_kind!(Claim))
     }
 
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {
         let cached = self.live.resource_claim(namespace, name);
-        self.fetched(cached, namespace, Wanted::ResourceClaim(name.to_owned()), |found| match found {
-            Fetched::ResourceClaim(claim) => Some(claim),
-            _ => None,
-        })
+        self.fetched_in(namespace, cached, &Wanted::ResourceClaim(name.to_owned()), of_kind!(ResourceClaim))
     }
 
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
         let cached = self.live.resource_claim_template(namespace, name);
         let wanted = Wanted::ResourceClaimTemplate(name.to_owned());
-        self.fetched(cached, namespace, wanted, |found| match found {
-            Fetched::ResourceClaimTemplate(template) => Some(template),
-            _ => None,
-        })
+        self.fetched_in(namespace, cached, &wanted, of_kind!(ResourceClaimTemplate))
+    }
+
+    fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+        self.fetched(self.live.node(name), &Wanted::Node(name.to_owned()), of_kind!(Node))
+    }
+
+    fn namespace(&self, name: &str) -> Lookup<Arc<Namespace>> {
+        self.fetched(self.live.namespace(name), &Wanted::Namespace(name.to_owned()), of_kind!(Namespace))
     }
 }
 
@@ -317,7 +361,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::json;
 
-    use super::{ClaimFetcher, State};
+    use super::{Fetcher, State};
     use crate::binding::{ClusterView, Lookup};
     use crate::facts::live::{LiveCluster, WatchedPods};
     use crate::model::Pod;
@@ -352,13 +396,16 @@ mod tests {
         assert_eq!(state.by_namespace.len(), 1, "who has earned all of it back costs nothing");
     }
 
-    /// An API server that knows the claim `there`, never answers for `slow`, and counts requests.
-    fn fetcher(requests: &Arc<AtomicUsize>) -> ClaimFetcher {
+    /// An API server that knows what is called `there`, never answers for `slow`, and counts requests, but for those of the
+    /// namespace, which every Pod needs.
+    fn fetcher(requests: &Arc<AtomicUsize>) -> Fetcher {
         let requests = Arc::clone(requests);
         let service = tower::service_fn(move |request: Request<Body>| {
             let requests = Arc::clone(&requests);
             async move {
-                requests.fetch_add(1, Ordering::SeqCst);
+                if request.uri().path() != "/api/v1/namespaces/default" {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                }
                 let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
                 if name == "slow" {
                     std::future::pending::<()>().await;
@@ -375,7 +422,7 @@ mod tests {
                 response.map_err(std::io::Error::other)
             }
         });
-        ClaimFetcher::new(Client::new(service, "default"), LiveCluster::new(WatchedPods::None))
+        Fetcher::new(Client::new(service, "default"), LiveCluster::new(WatchedPods::None))
     }
 
     fn pod(claims: &[&str]) -> Pod {
@@ -392,6 +439,23 @@ mod tests {
         let views = futures::future::join_all((0..50).map(|_| fetcher.prefetch(&pod))).await;
         assert!(views.iter().all(|view| matches!(view.claim("default", "there"), Lookup::Found(_))));
         assert_eq!(requests.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn the_node_and_the_namespace_are_looked_at_too() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let fetcher = fetcher(&requests);
+        let on = |node: &str, namespace: &str| {
+            let pod = json!({"metadata": {"name": "p", "namespace": namespace}, "spec": {"nodeName": node}});
+            serde_json::from_value::<Pod>(pod).unwrap()
+        };
+        let view = fetcher.prefetch(&on("there", "there")).await;
+        assert!(view.node("there").found().is_some() && view.namespace("there").found().is_some());
+        let view = fetcher.prefetch(&on("gone", "gone")).await;
+        assert!(matches!(view.node("gone"), Lookup::Absent) && matches!(view.namespace("gone"), Lookup::Absent));
+        let view = fetcher.prefetch(&on("slow", "there")).await;
+        assert!(matches!(view.node("slow"), Lookup::Unknown));
+        assert!(matches!(view.claim("other", "there"), Lookup::Unknown), "nobody has looked into another namespace");
     }
 
     #[tokio::test]

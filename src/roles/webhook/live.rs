@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Service, Webhook};
 use crate::admission::facts::AdmissionFacts;
 use crate::admission::service::AdmissionOptions;
-use crate::facts::live::{ClaimFetcher, LiveCluster, WatchedPods};
+use crate::facts::live::{Fetcher, LiveCluster, WatchedPods};
 use crate::roles::process::{Process, RoleError};
 use crate::runtime::readiness::Part;
 use crate::runtime::serve::ConnectionLimits;
@@ -56,7 +56,7 @@ impl Webhook {
         let mut process = Process::new(Some(options.metrics_listen)).await?;
         let cluster = LiveCluster::new(WatchedPods::OnNodes);
         cluster.register(&mut process.registry);
-        let fetcher = options.live_get.then(|| ClaimFetcher::new(options.client.clone(), cluster.clone()));
+        let fetcher = options.live_get.then(|| Fetcher::new(options.client.clone(), cluster.clone()));
         let stop = process.stop.clone();
         process.spawn("watches", watch(cluster.clone(), options.client, stop.clone()));
         let part = process.readiness.part("caches");
