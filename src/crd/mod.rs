@@ -22,6 +22,7 @@ pub use node::{
 };
 pub use parameter::{
     AdmissionParameter, AdmissionParameterSpec, AdmissionParameterStatus, COMPLETE, EVERY_NODE, Names, PARAMETER,
+    ParameterException, ParameterNodes, ParameterPolicy,
 };
 pub use path::{MAX_PATH_BYTES, PathError, VolumePath, checked_base};
 pub use pin_policy::{

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::pin_policy::{NamespacesOf, PinBy, PolicyMode, RequestersOf, Selector};
 
 /// The name of the one parameter.
 pub const PARAMETER: &str = "latebind";
@@ -24,7 +26,7 @@ pub type Names = BTreeMap<String, bool>;
 /// What the controller tells the admission policies: they see the Pod and this, and no other object.
 ///
 /// What is not listed is not known to them, and a Pod that names it is left alone.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "latebind.dev",
     version = "v1alpha1",
@@ -67,6 +69,79 @@ pub struct AdmissionParameterSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("x-kubernetes-map-type" = "atomic", "maxProperties" = 8192))]
     pub repelled: BTreeMap<String, Names>,
+    /// The PinPolicies, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic", "maxItems" = 64))]
+    pub policies: Vec<ParameterPolicy>,
+    /// By node, for each selector of the policies' allowed nodes a letter at its `place`: 1 where the node has the labels,
+    /// else 0. Of a node that is not listed that is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-kubernetes-map-type" = "atomic", "maxProperties" = 16384))]
+    pub node_matches: BTreeMap<String, String>,
+}
+
+/// What the admission policies know of a PinPolicy: what they cannot evaluate is left out, or said in a word.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ParameterPolicy {
+    /// The policy's name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// How far it goes.
+    pub mode: PolicyMode,
+    /// The namespaces; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<NamespacesOf>,
+    /// The labels of the Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_selector: Option<Selector>,
+    /// Who creates the Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requesters: Option<RequestersOf>,
+    /// It is about the classes of claims, which an expression does not see: whether it covers a Pod is not known.
+    #[serde(default)]
+    pub of_classes: bool,
+    /// The nodes that a Pod may name; any where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_nodes: Option<ParameterNodes>,
+    /// By what a rewritten Pod is tied to its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<PinBy>,
+    /// The annotation `latebind.dev/ignore` counts.
+    #[serde(default)]
+    pub allow_ignore: bool,
+    /// Whom it does not cover, and until when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub exceptions: Vec<ParameterException>,
+}
+
+/// Nodes that a policy allows.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ParameterNodes {
+    /// Names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
+    pub names: Vec<String>,
+    /// The place of its selector in `nodeMatches`; absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<i32>,
+}
+
+/// Whom a policy does not cover: all that is given must hold.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ParameterException {
+    /// From this second on it counts no more.
+    pub expires_at: Time,
+    /// Names of namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    pub namespaces: Option<Vec<String>>,
+    /// Who creates the Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requesters: Option<RequestersOf>,
 }
 
 /// What the controller says of it.

@@ -190,13 +190,18 @@ pub(super) fn allows(nodes: &AllowedNodes, name: &str, view: &dyn ClusterView) -
 }
 
 fn has_labels(wanted: Option<&Selector>, labels: &Labels) -> Truth {
-    let Some(wanted) = wanted else { return Truth::Yes };
+    Truth::of(wanted.is_none_or(|wanted| selects(wanted, labels)))
+}
+
+/// Whether the labels are such as the selector asks for.
+#[must_use]
+pub fn selects(wanted: &Selector, labels: &Labels) -> bool {
     let equal = wanted
         .match_labels
         .iter()
         .flatten()
         .all(|(key, value)| labels.get(key).is_some_and(|found| found.as_str() == value));
-    Truth::of(equal && wanted.match_expressions.iter().flatten().all(|wanted| meets(wanted, labels)))
+    equal && wanted.match_expressions.iter().flatten().all(|wanted| meets(wanted, labels))
 }
 
 fn meets(wanted: &Requirement, labels: &Labels) -> bool {

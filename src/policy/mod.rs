@@ -22,7 +22,7 @@ use crate::model::{IGNORE, MODE_LABEL, Namespace, Pod, RESCUE_LABEL, WEBHOOK_LAB
 
 pub use ignore::{Ignores, read as read_ignores};
 pub use judge::judge;
-pub use matching::is_expired;
+pub use matching::{is_expired, selects};
 pub use pins::{DecidedBy, Decision, Excepted, NotAllowed, NotKnown, evaluate, evaluate_one};
 pub use request::{PinRequest, Requester};
 

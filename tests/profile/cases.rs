@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::installed::{admitted, install, install_with, uninstall, until};
 
 /// A claim and a node that every parameter lists, so that a Pod which asks for them shows when it is followed.
-const PROBE: &str = "latebind-probe";
+pub const PROBE: &str = "latebind-probe";
 /// The page that says which cases are left to the rescue loop.
 const PAGE: &str = "docs/policy-profile.md";
 const MARKS: (&str, &str) = ("<!-- cases: begin -->\n", "<!-- cases: end -->\n");
@@ -84,6 +84,8 @@ fn build(case: &Case) -> Result<Built, &'static str> {
 
 fn parameter(read: &[Fact], facts: &Facts, rules: &Rules) -> AdmissionParameterSpec {
     let mut listing = Listing::default();
+    // Cases have no PinPolicies.
+    listing.policies(Some(std::iter::empty()));
     for fact in read {
         let (_, namespace, name) = fact.key();
         let key = (namespace.into(), name.into());
@@ -130,7 +132,7 @@ fn admissible(pod: &mut Value) {
 }
 
 /// The probe's Pod: of the node and claim that stand for the number.
-fn probe(number: usize) -> Value {
+pub fn probe(number: usize) -> Value {
     json!({
         "metadata": { "name": PROBE },
         "spec": {
@@ -164,7 +166,7 @@ async fn follow(scope: &Scope, namespace: &str, number: usize, mut spec: Admissi
     .await
 }
 
-async fn store(scope: &Scope, spec: AdmissionParameterSpec) -> Result<()> {
+pub async fn store(scope: &Scope, spec: AdmissionParameterSpec) -> Result<()> {
     let object = AdmissionParameter::new(PARAMETER, spec);
     let apply = PatchParams::apply("test").force();
     scope.all::<AdmissionParameter>().patch(PARAMETER, &apply, &Patch::Apply(&object)).await?;

@@ -9,6 +9,7 @@ mod cases;
 mod installed;
 mod latency;
 mod parameter;
+mod policies;
 
 fn main() -> ExitCode {
     // Nodes here are simulated or only named, so nobody may look for heartbeats or remove Pods of nodes that are not there.
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "cases::modes_go_as_far_as_the_stricter_of_cluster_and_namespace",
         cases::modes_go_as_far_as_the_stricter_of_cluster_and_namespace,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "policies::policy_and_webhook_say_the_same_of_pin_policies",
+        policies::policy_and_webhook_say_the_same_of_pin_policies,
     );
     suite.alone(
         Needs::ControlPlane,

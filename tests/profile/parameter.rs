@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
-use latebind::crd::{AdmissionParameter, AdmissionParameterSpec, COMPLETE, PARAMETER, is_true};
+use latebind::crd::{AdmissionParameter, AdmissionParameterSpec, COMPLETE, PARAMETER, PinPolicy, is_true};
 use latebind_cluster::Scope;
 use latebind_test_support::objects::{self, with};
 use latebind_test_support::policies::served;
@@ -101,6 +101,7 @@ async fn lists(scope: &Scope) -> Result<()> {
     claims(scope, &fast, &first).await?;
     nodes(scope, &first, &second).await?;
     neighbours(scope, &first).await?;
+    pin_policies(scope, &first, &second).await?;
     comes_back(scope).await
 }
 
@@ -179,6 +180,40 @@ async fn neighbours(scope: &Scope, node: &str) -> Result<()> {
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     scope.api::<Pod>().delete("alone", &now).await?;
     becomes(scope, "the node to repel nobody", |spec| spec.repelled.is_empty()).await?;
+    Ok(())
+}
+
+async fn pin_policies(scope: &Scope, first: &str, second: &str) -> Result<()> {
+    let name = scope.unique("racks");
+    let spec = json!({ "mode": "Deny", "namespaces": { "names": [scope.namespace()] },
+        "allowedNodes": { "selector": { "matchLabels": { "rack": "1" } } } });
+    let labelled = async |node: &str, rack: &str| -> Result<()> {
+        let change = json!({ "metadata": { "labels": { "rack": rack } } });
+        scope.all::<Node>().patch(node, &PatchParams::default(), &Patch::Merge(change)).await?;
+        Ok(())
+    };
+    labelled(first, "1").await?;
+    // The definition is gone before the test is tidied up after.
+    let policy = PinPolicy::new(&name, serde_json::from_value(spec)?);
+    scope.all::<PinPolicy>().create(&PostParams::default(), &policy).await?;
+    let says = |spec: &AdmissionParameterSpec, node: &str, letter: &str| {
+        spec.policies.iter().any(|policy| policy.name == name)
+            && spec.node_matches.get(node).is_some_and(|matches| matches == letter)
+    };
+    becomes(scope, "the policy to be listed, and which nodes it selects", |spec| {
+        says(spec, first, "1") && says(spec, second, "0")
+    })
+    .await?;
+    let pod = |node: &str| objects::on_node(objects::pod("pod", &[]), node);
+    let refused =
+        until("a Pod to be refused", async || Ok(admitted(scope, scope.namespace(), pod(second)).await?.err())).await?;
+    ensure!(refused.message.contains(&format!("LB302: PinPolicy \"{name}\"")), "{refused:?}");
+    ensure!(admitted(scope, scope.namespace(), pod(first)).await?.is_ok(), "its node is allowed");
+    labelled(second, "1").await?;
+    becomes(scope, "the label that has changed to be heeded", |spec| says(spec, second, "1")).await?;
+    until("the Pod to be let in", async || Ok(admitted(scope, scope.namespace(), pod(second)).await?.ok())).await?;
+    scope.all::<PinPolicy>().delete(&name, &DeleteParams::default()).await?;
+    becomes(scope, "the policy to be gone", |spec| spec.policies.is_empty() && spec.node_matches.is_empty()).await?;
     Ok(())
 }
 

@@ -221,8 +221,8 @@ fn completeness(left: &LeftOut) -> (bool, &'static str, String) {
         return (true, "EverythingFits", "all claims, classes and nodes that policies may know are listed".to_owned());
     }
     if left.pin_policies {
-        let message = "no Pod is rewritten or refused by admission policies while there is a PinPolicy, or may be one: they do \
-                       not know what it says; the rescue loop follows it";
+        let message = "no Pod is rewritten or refused by admission policies: which PinPolicies there are is not known, or they do not \
+                       fit; the rescue loop follows them";
         return (false, "PinPolicies", message.to_owned());
     }
     if left.everything {
@@ -232,8 +232,9 @@ fn completeness(left: &LeftOut) -> (bool, &'static str, String) {
         return (false, "EveryNodeRepels", message.to_owned());
     }
     let message = format!(
-        "left to the rescue loop, since they do not fit: {} claims, {} classes, {} nodes, all Pods of {} namespaces",
-        left.claims, left.classes, left.nodes, left.namespaces
+        "left to the rescue loop, since they do not fit: {} claims, {} classes, {} nodes, all Pods of {} namespaces; nothing is \
+         refused for a selector of nodes on {} nodes",
+        left.claims, left.classes, left.nodes, left.namespaces, left.node_matches
     );
     (false, "TooMuch", message)
 }

@@ -2,20 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::policies::Policies;
 use crate::binding::Away;
-use crate::crd::{AdmissionParameterSpec, EVERY_NODE, Names};
-use crate::model::Text;
+use crate::crd::{AdmissionParameterSpec, EVERY_NODE, Names, ParameterPolicy, PinPolicy};
+use crate::model::{Labels, Text};
 
 /// Namespace and name of a claim or a Pod.
 pub type Key = (Text, Text);
 
-/// The most that the parameter holds of each kind, in bytes of its JSON. Together they are half a MiB: a request to etcd may
-/// have 1.5 MiB, and an API server reads so much in some milliseconds. It is room for 5000 nodes, which is the most that
+/// The most that the parameter holds of each kind, in bytes of its JSON. Together they are half a MiB, and 320 KiB more where
+/// PinPolicies select nodes: a request to etcd may have 1.5 MiB, and an API server reads so much in some milliseconds. It is room for 5000 nodes, which is the most that
 /// Kubernetes promises, with names of 46 letters, and for 4000 waiting claims with names of 40.
 const NODES: Budget = Budget { bytes: 256 << 10, entries: 16_384 };
 const CLAIMS: Budget = Budget { bytes: 192 << 10, entries: 8_192 };
 const REPELLED: Budget = Budget { bytes: 48 << 10, entries: 8_192 };
 const CLASSES: Budget = Budget { bytes: 16 << 10, entries: 1_024 };
+const POLICIES: Budget = Budget { bytes: 64 << 10, entries: 64 };
+const NODE_MATCHES: Budget = Budget { bytes: 256 << 10, entries: 16_384 };
 /// Quotes, colon, comma and the longer of the two values `true` and a pair of quotes.
 const AROUND: usize = 8;
 
@@ -51,8 +54,10 @@ pub struct LeftOut {
     pub namespaces: usize,
     /// Nothing is rewritten: anti-affinity may keep any Pod off any node, or what it concerns does not fit.
     pub everything: bool,
-    /// Nothing is rewritten or refused: there is a PinPolicy, or it is not known whether there is one. An admission policy of
-    /// the API server does not know what it says, and the rescue loop does.
+    /// Nodes of which is not said whether PinPolicies select them.
+    pub node_matches: usize,
+    /// Nothing is rewritten or refused: which PinPolicies there are is not known, or they do not fit. The rescue loop follows
+    /// them all.
     pub pin_policies: bool,
 }
 
@@ -79,14 +84,34 @@ pub struct Listing {
     /// From where each Pod keeps others away, and how many do so.
     away: HashMap<Key, Vec<Away>>,
     repelled: BTreeMap<Away, usize>,
-    /// There may be a PinPolicy.
-    pin_policies: bool,
+    /// The PinPolicies; not known at first.
+    policies: Option<Policies>,
+    /// By node, which of their selectors it meets.
+    matches: BTreeMap<Text, String>,
 }
 
 impl Listing {
-    /// Takes note of whether there may be a PinPolicy.
-    pub fn pin_policies(&mut self, may_exist: bool) {
-        self.pin_policies = may_exist;
+    /// Takes note of the PinPolicies; nothing stands for what is not known. True when nodes are to be looked at once more, by
+    /// [`Self::labels`], since the policies ask for other labels of theirs.
+    pub fn policies<'a>(&mut self, found: Option<impl Iterator<Item = &'a PinPolicy>>) -> bool {
+        let found = found.map(Policies::new);
+        let alike = match (&self.policies, &found) {
+            (Some(before), Some(after)) => before.ask_alike(after),
+            _ => false,
+        };
+        self.policies = found;
+        if !alike {
+            self.matches.clear();
+        }
+        !alike
+    }
+
+    /// Takes note of a node's labels; nothing where there is no such node.
+    pub fn labels(&mut self, name: &Text, labels: Option<&Labels>) {
+        match labels.and_then(|labels| self.policies.as_ref()?.matches(labels)) {
+            Some(matches) => drop(self.matches.insert(name.clone(), matches)),
+            None => drop(self.matches.remove(name)),
+        }
     }
 
     /// Takes note of a claim: its class while it has no volume, and whether it waits and can be bound on any node.
@@ -171,9 +196,10 @@ impl Listing {
             schedulers: schedulers.to_vec(),
             ..AdmissionParameterSpec::default()
         };
-        if self.pin_policies {
+        let Some(policies) = self.fitting_policies() else {
             return (spec, LeftOut { pin_policies: true, ..LeftOut::default() });
-        }
+        };
+        spec.policies = policies;
         let everything = self.repelled.contains_key(&Away::Everywhere);
         let mut left = LeftOut { everything, ..LeftOut::default() };
         if !left.everything {
@@ -187,7 +213,23 @@ impl Listing {
         }
         self.put_claims(&mut spec, &mut left);
         self.put_classes(&mut spec, &mut left);
+        let mut room = NODE_MATCHES;
+        for (name, matches) in &self.matches {
+            if room.take(name.len() + matches.len()) {
+                spec.node_matches.insert(name.to_string(), matches.clone());
+            } else {
+                left.node_matches += 1;
+            }
+        }
         (spec, left)
+    }
+
+    /// The policies, if they are known and all fit: one that is left out might be the strictest.
+    fn fitting_policies(&self) -> Option<Vec<ParameterPolicy>> {
+        let policies = &self.policies.as_ref()?.policies;
+        let mut room = POLICIES;
+        let mut fits = |policy| serde_json::to_vec(policy).is_ok_and(|json| room.take(json.len()));
+        policies.iter().all(&mut fits).then(|| policies.clone())
     }
 
     fn put_nodes(&self, spec: &mut AdmissionParameterSpec, left: &mut LeftOut) {
@@ -280,6 +322,13 @@ mod tests {
         given.iter().map(|name| ((*name).to_owned(), true)).collect()
     }
 
+    /// Of a cluster that is known to have no PinPolicy.
+    fn listing() -> Listing {
+        let mut listing = Listing::default();
+        assert!(listing.policies(Some(std::iter::empty())));
+        listing
+    }
+
     fn content(listing: &Listing) -> AdmissionParameterSpec {
         let (spec, left) = listing.content("rewrite", &["default-scheduler".to_owned()]);
         assert!(left.is_nothing(), "{left:?}");
@@ -288,7 +337,7 @@ mod tests {
 
     #[test]
     fn claims_come_and_go_with_what_is_known_of_them() {
-        let mut listing = Listing::default();
+        let mut listing = listing();
         listing.claim(&key("a", "one"), Some("fast".into()), true);
         listing.claim(&key("a", "two"), Some("slow".into()), false);
         assert_eq!(content(&listing).claims, BTreeMap::from([("a".to_owned(), names(&["one"]))]));
@@ -302,25 +351,61 @@ mod tests {
         assert!(listing.unbound.is_empty() && listing.class_of.is_empty(), "nothing is kept of what is bound");
     }
 
+    fn policy(name: &str, spec: serde_json::Value) -> PinPolicy {
+        PinPolicy::new(name, serde_json::from_value(spec).unwrap())
+    }
+
     #[test]
-    fn where_there_may_be_a_pin_policy_nothing_is_listed() {
+    fn where_pin_policies_are_not_known_or_do_not_fit_nothing_is_listed() {
         let mut listing = Listing::default();
         listing.claim(&key("a", "one"), Some("fast".into()), true);
         listing.class(&"fast".into(), true);
         listing.node(&"n1".into(), Some("n1".to_owned()));
-        listing.pin_policies(true);
-        let (spec, left) = listing.content("deny", &[]);
-        assert!(
-            spec.claims.is_empty() && spec.classes.is_empty() && spec.nodes.is_empty() && left.pin_policies,
-            "{spec:?}"
-        );
-        listing.pin_policies(false);
-        assert_eq!(content(&listing).nodes.len(), 1);
+        let is_empty = |listing: &Listing| {
+            let (spec, left) = listing.content("deny", &[]);
+            spec.claims.is_empty() && spec.classes.is_empty() && spec.nodes.is_empty() && left.pin_policies
+        };
+        assert!(is_empty(&listing));
+        let many: Vec<PinPolicy> =
+            (0..65).map(|number| policy(&format!("p{number}"), serde_json::json!({ "mode": "Off" }))).collect();
+        listing.policies(Some(many.iter()));
+        assert!(is_empty(&listing), "one that is left out might be the strictest");
+        listing.policies(Some(many[..64].iter()));
+        assert_eq!((content(&listing).nodes.len(), content(&listing).policies.len()), (1, 64));
+        listing.policies(None::<std::iter::Empty<&PinPolicy>>);
+        assert!(is_empty(&listing));
+    }
+
+    #[test]
+    fn of_each_node_is_said_which_policies_select_it() {
+        let mut listing = listing();
+        let labels = |zone: &str| Labels::from_iter([(Text::from("zone"), Text::from(zone))]);
+        let zone = |zone: &str| serde_json::json!({ "selector": { "matchLabels": { "zone": zone } } });
+        let policies = [
+            policy("b", serde_json::json!({ "mode": "Deny", "allowedNodes": zone("east") })),
+            policy("a", serde_json::json!({ "mode": "Warn", "allowedNodes": zone("west") })),
+            policy("c", serde_json::json!({ "mode": "Warn", "allowedNodes": zone("east") })),
+            policy("d", serde_json::json!({ "mode": "Warn", "allowedNodes": { "names": ["n9"] } })),
+        ];
+        assert!(listing.policies(Some(policies.iter())), "all nodes are to be looked at");
+        listing.labels(&"n1".into(), Some(&labels("west")));
+        listing.labels(&"n2".into(), Some(&labels("east")));
+        listing.labels(&"n3".into(), None);
+        let spec = content(&listing);
+        let places: Vec<Option<i32>> =
+            spec.policies.iter().filter_map(|policy| policy.allowed_nodes.as_ref()).map(|nodes| nodes.place).collect();
+        assert_eq!(places, [Some(0), Some(1), Some(1), None], "by name, and each selector once");
+        let expected = [("n1", "10"), ("n2", "01")].map(|(name, matches)| (name.to_owned(), matches.to_owned()));
+        assert_eq!(spec.node_matches, BTreeMap::from(expected));
+        assert!(!listing.policies(Some(policies[..2].iter())), "they ask the same of nodes");
+        assert!(listing.policies(Some(policies[3..].iter())));
+        listing.labels(&"n1".into(), Some(&labels("west")));
+        assert!(content(&listing).node_matches.is_empty(), "nobody asks");
     }
 
     #[test]
     fn a_node_is_listed_with_a_hostname_that_is_not_its_name() {
-        let mut listing = Listing::default();
+        let mut listing = listing();
         listing.node(&"n1".into(), Some("n1".to_owned()));
         listing.node(&"n2".into(), Some("host-2".to_owned()));
         let expected = [("n1", ""), ("n2", "host-2")].map(|(name, host)| (name.to_owned(), host.to_owned()));
@@ -332,7 +417,7 @@ mod tests {
 
     #[test]
     fn the_default_class_is_named_where_it_is_listed() {
-        let mut listing = Listing::default();
+        let mut listing = listing();
         listing.default_class(Some("fast".into()));
         assert_eq!(content(&listing).default_class, None);
         listing.class(&"fast".into(), true);
@@ -344,7 +429,7 @@ mod tests {
 
     #[test]
     fn what_repels_counts_until_the_last_pod_is_gone() {
-        let mut listing = Listing::default();
+        let mut listing = listing();
         for name in ["n1", "n2"] {
             listing.node(&name.into(), Some(name.to_owned()));
         }
@@ -369,7 +454,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_and_counted_and_nothing_that_repels_is() {
-        let mut listing = Listing::default();
+        let mut listing = listing();
         for number in 0..9_000 {
             let name: Text = format!("a-node-with-a-name-as-long-as-clouds-give-{number:06}").into();
             listing.node(&name, Some(name.to_string()));

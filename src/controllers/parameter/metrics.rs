@@ -75,13 +75,20 @@ impl ParameterMetrics {
 
     pub fn holds(&self, spec: &AdmissionParameterSpec, left: &LeftOut) {
         let claims: usize = spec.claims.values().map(std::collections::BTreeMap::len).sum();
-        let held = [("claims", claims), ("classes", spec.classes.len()), ("nodes", spec.nodes.len())];
+        let held = [
+            ("claims", claims),
+            ("classes", spec.classes.len()),
+            ("nodes", spec.nodes.len()),
+            ("policies", spec.policies.len()),
+        ];
         let left = [
             ("claims", left.claims),
             ("classes", left.classes),
             ("nodes", left.nodes),
             ("namespaces", left.namespaces),
+            ("node_matches", left.node_matches),
             ("everything", usize::from(left.everything)),
+            ("policies", usize::from(left.pin_policies)),
         ];
         let set = |family: &Family<KindLabel, Gauge>, kind, count| {
             family.get_or_create(&KindLabel { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -6,6 +6,7 @@
 mod controller;
 pub mod listing;
 mod metrics;
+mod policies;
 mod triggers;
 
 pub use controller::{Parameter, ParameterOptions};

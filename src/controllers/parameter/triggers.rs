@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::listing::{Key, Listing};
 use crate::binding::{ClusterView, Lookup, binds_anywhere, keeps_away_from, open_node, waits_anywhere};
 use crate::facts::live::{Change, Changed, LiveCluster, Observer};
+use crate::model::selector::labels;
 use crate::model::{AntiAffinityPod, Class, CsiDriver, HOSTNAME_LABEL, Node, Text, Volume};
 use crate::runtime::queue::Queue;
 
@@ -18,6 +19,8 @@ pub(super) struct Whole;
 /// What is to be looked at again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
+    /// Before nodes, of which they ask.
+    Policies,
     Claim(Key),
     Class(Text),
     Node(Text),
@@ -39,7 +42,7 @@ impl Triggers {
 
     /// Has everything looked at: at the start, and from time to time in case a change was missed.
     pub fn everything(&self) {
-        let mut all: Vec<Due> = Vec::new();
+        let mut all: Vec<Due> = vec![Due::Policies];
         let text = |name: &Option<Text>| name.clone().unwrap_or_default();
         for claim in self.live.claims().found().into_iter().flatten() {
             all.push(Due::Claim((text(&claim.metadata.namespace), text(&claim.metadata.name))));
@@ -72,17 +75,28 @@ impl Triggers {
         let due = std::mem::take(&mut *self.due.lock());
         for due in due {
             match due {
+                Due::Policies => self.policies(&mut listing),
                 Due::Claim(key) => self.claim(&mut listing, &key),
                 Due::Class(name) => self.class(&mut listing, &name),
                 Due::Node(name) => {
                     let node = self.live.node(&name).found();
+                    let found = node.as_ref().map(|node| labels(node.metadata.labels.as_ref()));
+                    listing.labels(&name, found);
                     listing.node(&name, node.and_then(|node| open_node(&node, &self.live)));
                 }
             }
         }
-        let has_none = matches!(self.live.policies(), Lookup::Found(policies) if policies.is_empty());
-        listing.pin_policies(!has_none);
         read(&listing)
+    }
+
+    fn policies(&self, listing: &mut Listing) {
+        let policies = self.live.policies().found();
+        if listing.policies(policies.as_ref().map(|policies| policies.iter().map(|policy| &***policy))) {
+            for node in self.live.nodes().found().into_iter().flatten() {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                listing.labels(&name, Some(labels(node.metadata.labels.as_ref())));
+            }
+        }
     }
 
     fn claim(&self, listing: &mut Listing, key: &Key) {
@@ -170,7 +184,7 @@ impl Observer for Triggers {
                 self.look_at(csi_node.and_then(|csi_node| csi_node.metadata.name.clone()).map(Due::Node));
             }
             Change::AntiAffinityPod(change) => self.pod(&change),
-            Change::Policy(_) => self.queue.now(Whole),
+            Change::Policy(_) => self.look_at([Due::Policies]),
             Change::Pod(_) => {}
         }
     }

@@ -60,11 +60,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ include "latebind.claimConditions" . }}
 {{- end }}
 
+{{/* A Pod without claims is of interest to PinPolicies only. */}}
 {{- define "latebind.claimConditions" -}}
-{{- if or (not .Values.policies.enabled) (eq .Values.profile "policy") }}
-- name: uses-claims
-  expression: '{{ include "latebind.usesClaims" (dict "at" "object.spec") }}'
-{{- end }}
+{{- if not .Values.policies.enabled -}}
+{{ include "latebind.withClaims" . }}
+{{ end -}}
 - name: not-mirror
   expression: '!(has(object.metadata.annotations) && "kubernetes.io/config.mirror" in object.metadata.annotations)'
 - name: not-gated
@@ -74,6 +74,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- with .Values.webhook.matchConditions }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{- define "latebind.withClaims" -}}
+- name: uses-claims
+  expression: '{{ include "latebind.usesClaims" (dict "at" "object.spec") }}'
 {{- end }}
 
 {{/* What all webhooks have in common. */}}
@@ -192,13 +197,14 @@ affinity: {{- toYaml . | nindent 2 }}
 
 {{/* What the policies ask of a Pod and of their parameter. */}}
 {{- define "latebind.policyVariables" -}}
-# The stricter of the mode for all and that of the namespace. A word that is no mode is as good as none.
+# Modes are numbers: the mode for all and that of the namespace. A word that is no mode is as good as none, -1.
 - name: modes
   expression: '["audit", "warn", "rewrite", "deny"]'
-- name: mode
+- name: flag
+  expression: variables.modes.indexOf(string(params.spec.mode))
+- name: label
   expression: >-
-    [variables.modes.indexOf(string(params.spec.mode)),
-    variables.modes.indexOf(namespaceObject.metadata.?labels[?"latebind.dev/mode"].orValue("").lowerAscii())].max()
+    variables.modes.indexOf(namespaceObject.metadata.?labels[?"latebind.dev/mode"].orValue("").lowerAscii())
 - name: volumes
   expression: object.spec.?volumes.orValue([])
 - name: claims
@@ -230,4 +236,111 @@ affinity: {{- toYaml . | nindent 2 }}
     ? v.persistentVolumeClaim.claimName in variables.listed : v.name in variables.delayed)
     && variables.mounted.exists(names, v.name in names)).map(v,
     has(v.persistentVolumeClaim) ? "claim \"" + v.persistentVolumeClaim.claimName + "\"" : "ephemeral volume \"" + v.name + "\"")
+{{- end }}
+
+{{/* Whether labels are such as a selector asks for. */}}
+{{- define "latebind.selects" -}}
+({{ .selector }}.?matchLabels.orValue({}).all(k, k in {{ .labels }} && {{ .labels }}[k] == {{ .selector }}.matchLabels[k])
+&& {{ .selector }}.?matchExpressions.orValue([]).all(e,
+e.operator == "In" ? e.key in {{ .labels }} && {{ .labels }}[e.key] in e.?values.orValue([])
+: e.operator == "NotIn" ? !(e.key in {{ .labels }}) || !({{ .labels }}[e.key] in e.?values.orValue([]))
+: e.operator == "Exists" ? e.key in {{ .labels }} : !(e.key in {{ .labels }})))
+{{- end }}
+
+{{/* Whether one of the requesters creates the Pod. */}}
+{{- define "latebind.requests" -}}
+(request.userInfo.username in {{ .requesters }}.?users.orValue([])
+|| {{ .requesters }}.?groups.orValue([]).exists(g, g in request.userInfo.groups)
+|| {{ .requesters }}.?serviceAccounts.orValue([]).exists(a,
+"system:serviceaccount:" + a.replace("/", ":") == request.userInfo.username))
+{{- end }}
+
+{{/* What the policies ask of PinPolicies. */}}
+{{- define "latebind.pinPolicyVariables" -}}
+- name: labels
+  expression: object.metadata.?labels.orValue({})
+- name: namespaceLabels
+  expression: namespaceObject.metadata.?labels.orValue({})
+- name: pinnedTo
+  expression: object.spec.?nodeName.orValue("")
+- name: acceptedRisks
+  expression: object.metadata.?annotations[?"latebind.dev/ignore"].orValue("")
+# Those that cover the Pod, but for their exceptions, and as far as the classes of claims do not matter.
+- name: near
+  expression: >-
+    params.spec.?policies.orValue([]).filter(p,
+    (!has(p.namespaces) || request.namespace in p.namespaces.?names.orValue([]) || (has(p.namespaces.selector)
+    && {{ include "latebind.selects" (dict "selector" "p.namespaces.selector" "labels" "variables.namespaceLabels") | nindent 4 | trim }}))
+    && (!has(p.objectSelector)
+    || {{ include "latebind.selects" (dict "selector" "p.objectSelector" "labels" "variables.labels") | nindent 4 | trim }})
+    && (!has(p.requesters)
+    || {{ include "latebind.requests" (dict "requesters" "p.requesters") | nindent 4 | trim }}))
+# Which of their selectors of nodes the Pod's node meets, a letter each; nothing where that is not known.
+- name: matches
+  expression: params.spec.?nodeMatches[?variables.pinnedTo].orValue("")
+- name: allowing
+  expression: >-
+    variables.near.filter(p, !has(p.allowedNodes) || variables.pinnedTo in p.allowedNodes.?names.orValue([])
+    || (has(p.allowedNodes.place) && variables.matches.size() > p.allowedNodes.place
+    && variables.matches.charAt(p.allowedNodes.place) == "1")).map(p, p.name)
+{{- end }}
+
+{{/* How far admission goes with a Pod: the mode, and what PinPolicies say. The API server has set the time of its creation,
+which is the clock by which exceptions expire. */}}
+{{- define "latebind.decisionVariables" -}}
+{{- if .Values.policies.enabled }}
+{{ include "latebind.pinPolicyVariables" . }}
+- name: covering
+  expression: >-
+    variables.near.filter(p, !p.?exceptions.orValue([]).exists(e,
+    timestamp(e.expiresAt) > timestamp(object.metadata.creationTimestamp)
+    && (!has(e.namespaces) || request.namespace in e.namespaces)
+    && (!has(e.requesters)
+    || {{ include "latebind.requests" (dict "requesters" "e.requesters") | nindent 4 | trim }})))
+- name: levels
+  expression: '["Off", "Audit", "Warn", "Rewrite", "Deny"]'
+# The strictest takes the place of the mode for all; the namespace can only make it stricter.
+- name: certain
+  expression: >-
+    [variables.covering.all(p, p.?ofClasses.orValue(false)) ? variables.flag
+    : variables.covering.filter(p, !p.?ofClasses.orValue(false)).map(p, variables.levels.indexOf(p.mode) - 1).max(),
+    variables.label].max()
+# Of which it is not known whether they cover the Pod: they may, or may not.
+- name: open
+  expression: >-
+    variables.covering.filter(p, p.?ofClasses.orValue(false)).map(p, [variables.levels.indexOf(p.mode) - 1,
+    variables.covering.all(q, q.?ofClasses.orValue(false)) ? variables.label : variables.certain].max())
+- name: mode
+  expression: >-
+    variables.open.all(m, m == variables.certain) ? variables.certain
+    : [(variables.open + [variables.certain]).min(), 1].min()
+# Nothing is tied to a node that is not allowed, or may not be.
+- name: withheld
+  expression: >-
+    variables.covering.exists(p, [variables.levels.indexOf(p.mode) - 1, variables.label].max() >= 2
+    && !(p.name in variables.allowing))
+- name: accepted
+  expression: >-
+    variables.covering.exists(p, !p.?ofClasses.orValue(false)) && variables.covering.all(p, p.?allowIgnore.orValue(false))
+    && variables.acceptedRisks.matches("(?i)(^|[;\\n])\\s*LB001\\s*:\\s*[^;\\s]")
+# Those that do not allow the node, each with how far it goes.
+- name: forbidding
+  expression: >-
+    variables.pinnedTo == "" ? [] : variables.covering.filter(p, !p.?ofClasses.orValue(false)
+    && has(p.allowedNodes) && !(p.name in variables.allowing)
+    && (!has(p.allowedNodes.place) || variables.matches.size() > p.allowedNodes.place))
+- name: refusing
+  expression: >-
+    variables.forbidding.filter(p, [variables.levels.indexOf(p.mode) - 1, variables.label].max() == 3)
+- name: warning
+  expression: >-
+    variables.forbidding.filter(p, [variables.levels.indexOf(p.mode) - 1, variables.label].max() in [1, 2, 3])
+{{- else }}
+- name: mode
+  expression: '[variables.flag, variables.label].max()'
+- name: withheld
+  expression: 'false'
+- name: accepted
+  expression: 'false'
+{{- end }}
 {{- end }}
