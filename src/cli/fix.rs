@@ -12,10 +12,11 @@ use super::cluster::ConnectArgs;
 use super::diagnose::{Material, subject};
 use super::snapshot::Snapshot;
 use crate::controllers::rescue::Writer;
-use crate::controllers::rescue::plan::{Past, Plan, Step, Write, plan};
+use crate::controllers::rescue::plan::{Past, Plan, Report, Step, Write, plan};
 use crate::diagnosis::{Kind, Known, ProvisionerReport, Subject};
 use crate::kubernetes::api::{Failure, deadline};
 use crate::model::{Claim, SELECTED_NODE};
+use crate::policy::Mode;
 use crate::report::style::{Style, clean, wrap};
 
 const EXAMPLES: &str = "\
@@ -58,6 +59,10 @@ pub struct FixArgs {
     #[arg(short, long)]
     yes: bool,
 
+    /// Write even where the cluster does not let you list its PinPolicies, one of which may not allow the Pod's node.
+    #[arg(long)]
+    accept_unknown_policies: bool,
+
     /// The namespace; by default the one of the context.
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
@@ -77,6 +82,28 @@ enum DryRun {
 struct Proposal {
     claim: Claim,
     plan: Plan,
+}
+
+impl Proposal {
+    /// Takes the write away where a PinPolicy does not allow the node that the Pod names, or may not: the rescue loop would
+    /// not write either. How far it goes of itself, the mode, is nothing to a person.
+    fn withhold(&mut self, known: &Known<'_>, accept_unknown: bool) {
+        let (Step::Write(_), Some(pod)) = (&self.plan.step, &self.plan.consumer) else { return };
+        let decision = known.policies_on(pod);
+        let of_policy =
+            |name: &Option<String>| name.as_ref().map(|name| format!("PinPolicy {name:?}: ")).unwrap_or_default();
+        let note = match (decision.not_allowed.iter().find(|it| it.mode >= Mode::Rewrite), decision.not_known.first()) {
+            (Some(it), _) => {
+                format!("PinPolicy {:?} does not allow Pods to name the node of {:?}", it.policy, pod.display_name())
+            }
+            (None, Some(it)) if decision.withheld && !accept_unknown => {
+                format!("{}{}; --accept-unknown-policies writes all the same", of_policy(&it.policy), it.what)
+            }
+            _ => return,
+        };
+        self.plan.step = Step::Nothing;
+        self.plan.report = Some(Report { reason: "RescueWithheld".to_owned(), note, warning: true });
+    }
 }
 
 /// Runs it.
@@ -111,7 +138,10 @@ pub fn run(args: &FixArgs) -> anyhow::Result<Exit> {
             writeln!(anstream::stdout(), "{}: its claims are bound; there is nothing to write", clean(&args.object))?;
             return Ok(Exit::Clean);
         }
-        let proposals: Vec<Proposal> = unbound.into_iter().map(|claim| propose(claim, &known)).collect();
+        let mut proposals: Vec<Proposal> = unbound.into_iter().map(|claim| propose(claim, &known)).collect();
+        for proposal in &mut proposals {
+            proposal.withhold(&known, args.accept_unknown_policies);
+        }
         let (writes, rest): (Vec<&Proposal>, Vec<&Proposal>) =
             proposals.iter().partition(|proposal| matches!(proposal.plan.step, Step::Write(_)));
         if writes.is_empty() {

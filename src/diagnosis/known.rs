@@ -10,6 +10,7 @@ use super::record::{Kind, Record};
 use crate::binding::{ClusterView, Lookup, Rules};
 use crate::model::selector::{volume_reachable, wanted};
 use crate::model::{Claim, Class, Event, Metadata, Node, Pod, Volume};
+use crate::policy::{Decision, Mode, PinRequest, evaluate};
 
 /// From this age on somebody should have answered.
 pub(super) const PATIENCE_SECONDS: i64 = 60;
@@ -42,6 +43,14 @@ impl<'a> Known<'a> {
     pub fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
         let found = self.record.claim(namespace, name).cloned();
         Lookup::found_or(found, self.absent(Kind::Claims, namespace))
+    }
+
+    /// What the PinPolicies say about a Pod that is there: who created it nobody can tell any more. The mode that holds where
+    /// there is none is not known either, and latebind's own is taken.
+    #[must_use]
+    pub fn policies_on(&self, pod: &Pod) -> Decision {
+        let now = self.record.as_of().unwrap_or_default();
+        evaluate(&PinRequest { pod, requester: None, mode: Mode::default(), now }, self.view)
     }
 
     /// A volume.

@@ -6,8 +6,9 @@ use super::found::{Found, Line, lines_of};
 use super::known::Known;
 use super::record::Kind;
 use super::{claim, local, provisioner, unplaced};
-use crate::binding::{Code, Lookup, PodVerdict, Remedy, Row, Severity, VolumeVerdict, decide_pod};
+use crate::binding::{Code, Lookup, PodVerdict, Remedy, Row, Severity, VolumeVerdict};
 use crate::model::{Claim, Event, Pod};
+use crate::policy::judge;
 
 /// Why a Pod is as it is.
 pub(super) fn of_pod(pod: &Pod, known: &Known<'_>) -> Found {
@@ -62,7 +63,7 @@ fn placed(pod: &Pod, node: &str, known: &Known<'_>) -> Found {
         let look = show(&[], "kubectl get nodes".to_owned(), "Lists the nodes there are.");
         return Found::new(Cause::NodeGone, summary).with(known.named_by(pod)).then(look);
     }
-    let verdict = decide_pod(pod, known.view, known.rules);
+    let verdict = judge(pod, known.view, known.rules, &known.policies_on(pod));
     if let Some(found) = stuck(pod, node, &verdict, known) {
         // Facts that only a rewrite would need speak neither for nor against the cause.
         let lines = verdict.findings.iter().filter(|finding| finding.code != Code::FactsNotKnown);
@@ -159,7 +160,10 @@ fn of_volume(pod: &Pod, node: &str, volume: &VolumeVerdict, verdict: &PodVerdict
             Some(found) => found.then(for_claim(volume, namespace).and_then(|command| {
                 fix(&[], command, "Orders the volume again: do so once what keeps it from being made is put right.")
             })),
-            None => deadlock(pod, node, volume, verdict, known).then(steps),
+            None => {
+                let found = deadlock(pod, node, volume, verdict, known);
+                forbidden(pod, node, verdict, &found, known).unwrap_or_else(|| found.then(steps))
+            }
         },
     }
 }
@@ -217,6 +221,20 @@ fn deadlock(pod: &Pod, node: &str, volume: &VolumeVerdict, verdict: &PodVerdict,
             ))
             .then(claim::volumes()),
     }
+}
+
+/// The same where a PinPolicy does not allow the Pod's node: then nothing is to be ordered for it there.
+fn forbidden(pod: &Pod, node: &str, verdict: &PodVerdict, found: &Found, known: &Known<'_>) -> Option<Found> {
+    verdict.findings.iter().find(|finding| finding.code == Code::NodeNotAllowed)?;
+    let policy = known.policies_on(pod).not_allowed.first()?.policy.clone();
+    let summary = format!(
+        "{} PinPolicy {policy:?} does not allow Pods to name node {node:?}: create the Pod anew without nodeName, or for a node that \
+         the policy allows.",
+        found.summary
+    );
+    let command = format!("kubectl get pinpolicy {policy} -o yaml");
+    let look = show(&[&policy], command, "Shows the policy, and which nodes it allows.");
+    Some(Found { summary, next: Vec::new(), ..found.clone() }.then(look))
 }
 
 /// A claim of the Pod that is not bound yet, and need not wait forever.

@@ -161,8 +161,13 @@ where
 
 /// Whether the API server has the kind, as its discovery says; `None` where it does not answer.
 pub(crate) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Option<bool> {
-    match in_time(client.list_api_group_resources(&K::api_version(&()))).await {
-        Ok(found) => Some(found.resources.iter().any(|resource| resource.name == K::plural(&()))),
+    is_plural_served(client, &K::api_version(&()), &K::plural(&())).await
+}
+
+/// The same for a kind of a group with a version, by its plural.
+pub(crate) async fn is_plural_served(client: &Client, api_version: &str, plural: &str) -> Option<bool> {
+    match in_time(client.list_api_group_resources(api_version)).await {
+        Ok(found) => Some(found.resources.iter().any(|resource| resource.name == plural)),
         Err(error) if error.is_not_found() => Some(false),
         Err(_) => None,
     }

@@ -12,6 +12,7 @@ use kube::{Api, Resource as _};
 use latebind::binding::{Code, PodVerdict, Remedy, Rules, decide_pod};
 use latebind::facts::{Fact, Facts, Unlisted};
 use latebind_cluster::{Options, Scope, Version, eventually, holds_for};
+use latebind_test_support::diagnosed::diagnosed;
 use latebind_test_support::objects;
 use serde_json::{Value, json};
 
@@ -68,6 +69,8 @@ pub async fn a_pod_of_a_group_is_held_for_it_where_a_rewrite_would_have_it_place
     })
     .await?;
     ensure!(node_of_rewritten.is_none(), "it was placed on {node_of_rewritten:?}");
+    let told = diagnosed(scope, env!("CARGO_BIN_EXE_latebind"), "pod/rewritten")?;
+    ensure!(told["cause"] == "GroupIncomplete", "{told:#}");
     // The group comes, and the Pod goes where it was to go: nothing else was in its way.
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("scheduling.k8s.io", "v1beta1", "PodGroup"));
     let groups: Api<DynamicObject> = Api::namespaced_with(scope.client(), scope.namespace(), &kind);

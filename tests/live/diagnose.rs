@@ -11,13 +11,13 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use latebind::crd::{LocalNode, LocalVolume};
+use latebind::crd::{LocalNode, LocalVolume, PinPolicy};
 use latebind_cluster::{Scope, SimulatedNode, eventually, holds_for};
 use latebind_test_support::diagnosed::diagnosed;
 use latebind_test_support::objects::{self, NO_PROVISIONER, SELECTED_NODE};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than a provisioner is waited for before it counts as silent.
 const SILENCE: Duration = Duration::from_secs(150);
 /// How often it is looked.
@@ -43,7 +43,7 @@ fn diagnosis(scope: &Scope, object: &str) -> Result<Value> {
 }
 
 /// Waits until the object has this cause, and gives the diagnosis.
-async fn cause(scope: &Scope, object: &str, cause: &str, patience: Duration) -> Result<Value> {
+pub async fn cause(scope: &Scope, object: &str, cause: &str, patience: Duration) -> Result<Value> {
     let mut last = Value::Null;
     let what = format!("{object} to be diagnosed as {cause}");
     let found = eventually(&what, patience, async || {
@@ -63,10 +63,11 @@ async fn cause(scope: &Scope, object: &str, cause: &str, patience: Duration) -> 
 fn mend(scope: &Scope, diagnosis: &Value) -> Result<()> {
     let step = &diagnosis["next"][0];
     ensure!(step["fixes"] == true, "{diagnosis:#}");
-    typed(scope, step["command"].as_str().context("a command")?)
+    typed(scope, step["command"].as_str().context("a command")?).map(drop)
 }
 
-fn typed(scope: &Scope, command: &str) -> Result<()> {
+/// Types a command, and gives what it prints.
+pub fn typed(scope: &Scope, command: &str) -> Result<String> {
     let cluster = scope.cluster()?;
     let kubectl = cluster.binaries().path("kubectl");
     let tools = kubectl.parent().context("a folder")?;
@@ -77,10 +78,10 @@ fn typed(scope: &Scope, command: &str) -> Result<()> {
     let output =
         Command::new("sh").args(["-c", command]).env("PATH", path).env("KUBECONFIG", cluster.kubeconfig()).output()?;
     ensure!(output.status.success(), "{command}: {}", told(&output));
-    Ok(())
+    Ok(told(&output))
 }
 
-async fn class(scope: &Scope, stem: &str, provisioner: &str, mode: &str) -> Result<String> {
+pub async fn class(scope: &Scope, stem: &str, provisioner: &str, mode: &str) -> Result<String> {
     let name = scope.unique(stem);
     scope
         .create::<StorageClass>(objects::with(objects::class(&name, provisioner), &json!({"volumeBindingMode": mode})))
@@ -88,18 +89,18 @@ async fn class(scope: &Scope, stem: &str, provisioner: &str, mode: &str) -> Resu
     Ok(name)
 }
 
-async fn claim(scope: &Scope, name: &str, class: &str, more: Value) -> Result<PersistentVolumeClaim> {
+pub async fn claim(scope: &Scope, name: &str, class: &str, more: Value) -> Result<PersistentVolumeClaim> {
     scope.create(objects::with(objects::claim(name, class, "1Gi"), &more)).await
 }
 
-async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str, more: Value) -> Result<String> {
+pub async fn volume(scope: &Scope, stem: &str, class: &str, node: &str, size: &str, more: Value) -> Result<String> {
     let name = scope.unique(stem);
     scope.create::<PersistentVolume>(objects::with(objects::volume(&name, class, node, size), &more)).await?;
     Ok(name)
 }
 
 /// A Pod that mounts a claim; its environment holds something that is nobody's business.
-async fn pod(scope: &Scope, name: &str, claim: &str, spec: Value) -> Result<Pod> {
+pub async fn pod(scope: &Scope, name: &str, claim: &str, spec: Value) -> Result<Pod> {
     let mut pod = objects::with(objects::pod(name, &[objects::named("data", claim)]), &json!({"spec": spec}));
     pod["spec"]["containers"][0]["env"] = json!([{"name": "TOKEN", "value": "nobodys-business"}]);
     scope.create(pod).await
@@ -267,6 +268,59 @@ pub async fn a_stuck_pod_is_fixed_once_and_only_when_that_is_safe(scope: &Scope)
     acknowledge(scope, "first").await?;
     let refused = fix("pvc/shared", &["--yes"])?;
     ensure!(refused.status.code() == Some(1) && told(&refused).contains("LB017"), "{}", told(&refused));
+    Ok(())
+}
+
+/// A person who fixes a Pod goes no further than the rescue loop where a PinPolicy does not allow the node.
+pub async fn a_pin_policy_keeps_fix_from_writing(scope: &Scope) -> Result<()> {
+    let definitions = String::from_utf8(latebind(scope, &["crds"])?.stdout)?;
+    let applied = scope.cluster()?.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &definitions).await?;
+    applied.success()?;
+    let node = scope.simulated_node("node", &[]).await?;
+    let made = class(scope, "made", PROVISIONER, "WaitForFirstConsumer").await?;
+    claim(scope, "made", &made, json!({})).await?;
+    pod(scope, "made", "made", json!({"nodeName": node.name()})).await?;
+    acknowledge(scope, "made").await?;
+    let policy = scope.unique("racks");
+    let spec =
+        json!({"mode": "Deny", "namespaces": {"names": [scope.namespace()]}, "allowedNodes": {"names": ["another"]}});
+    eventually("the kind to be served", PATIENCE, async || {
+        let object = json!({"metadata": {"name": policy}, "spec": spec});
+        Ok(scope.attempt::<PinPolicy>(object).await?.ok().map(drop))
+    })
+    .await?;
+    let found = cause(scope, "pod/made", "Deadlock", PATIENCE).await?;
+    let summary = format!("PinPolicy \"{policy}\" does not allow Pods to name node");
+    ensure!(found["summary"].as_str().is_some_and(|told| told.contains(&summary)), "{found:#}");
+    typed(scope, found["next"][0]["command"].as_str().context("a command")?)?;
+    let fix = |more: &[&str]| latebind(scope, &[&["fix", "pod/made", "-n", scope.namespace(), "--yes"], more].concat());
+    let refused = fix(&[])?;
+    ensure!(refused.status.code() == Some(1) && told(&refused).contains(&summary), "{}", told(&refused));
+    // Who may not list the policies does not know whether one of them forbids it.
+    let rights = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": policy},
+            "rules": [{"apiGroups": ["", "storage.k8s.io"], "verbs": ["get", "list", "patch"],
+                "resources": ["pods", "persistentvolumeclaims", "persistentvolumes", "nodes", "storageclasses", "events", "namespaces"]}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": policy},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": policy},
+            "subjects": [{"kind": "User", "name": policy, "apiGroup": "rbac.authorization.k8s.io"}]}]});
+    crate::apply(scope.cluster()?, &rights.to_string()).await?;
+    let mut last = String::new();
+    eventually("the rights to count", PATIENCE, async || {
+        let refused = fix(&["--as", &policy])?;
+        last = told(&refused);
+        Ok((refused.status.code() == Some(1) && last.contains("--accept-unknown-policies")).then_some(()))
+    })
+    .await
+    .with_context(|| last.clone())?;
+    ensure!(last.contains("which PinPolicies there are is not known"), "{last}");
+    let accepted = fix(&["--as", &policy, "--accept-unknown-policies", "--dry-run=server"])?;
+    ensure!(accepted.status.code() == Some(0), "{}", told(&accepted));
+    crate::delete(scope.cluster()?, &["clusterrole,clusterrolebinding", &policy]).await?;
+    let allowed = Patch::Merge(json!({"spec": {"allowedNodes": {"names": [node.name()]}}}));
+    scope.all::<PinPolicy>().patch(&policy, &PatchParams::default(), &allowed).await?;
+    let done = fix(&[])?;
+    ensure!(done.status.code() == Some(0), "{}", told(&done));
     Ok(())
 }
 
@@ -576,5 +630,5 @@ pub async fn what_an_agent_reports_leads_to_a_cause(scope: &Scope) -> Result<()>
     scope.all::<LocalVolume>().patch_status(&name, &PatchParams::default(), &status).await?;
     let found = cause(scope, "pvc/data", "DiskNotReady", PATIENCE).await?;
     ensure!(found["summary"].to_string().contains("read-only file system"), "{found:#}");
-    typed(scope, found["next"][0]["command"].as_str().context("a command")?)
+    typed(scope, found["next"][0]["command"].as_str().context("a command")?).map(drop)
 }

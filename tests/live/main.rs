@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot run has failed")]
 
 mod audit;
+mod causes;
 mod diagnose;
 mod server;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             diagnose::a_watch_tells_the_answer_again_when_it_is_another,
             diagnose::waiting_ends_when_nothing_is_in_the_way_or_says_what_is,
             diagnose::a_stuck_pod_is_fixed_once_and_only_when_that_is_safe,
+            diagnose::a_pin_policy_keeps_fix_from_writing,
             diagnose::claims_that_wait_are_told_apart,
             diagnose::the_scheduler_s_reasons_lead_to_a_cause,
             diagnose::a_volume_that_nobody_cleans_is_given_back,
@@ -47,12 +49,23 @@ fn main() -> ExitCode {
             diagnose::a_dump_says_what_the_cluster_said,
             diagnose::what_may_not_be_read_is_named,
             diagnose::what_an_agent_reports_leads_to_a_cause,
+            causes::what_keeps_a_pod_from_nodes_is_told_by_its_kind,
+            causes::what_a_driver_says_of_nodes_is_told,
+            causes::what_a_kubelet_says_of_a_pod_is_told,
+            causes::claims_that_pinned_pods_cannot_use_are_told_apart,
+            causes::volumes_that_are_gone_or_kept_are_told,
+            causes::a_provisioner_whose_lease_ran_out_does_not_run,
         ]
     );
     suite.alone(
         Needs::ControlPlane,
         "caches_outlive_a_restart_and_a_silence_of_the_api_server",
         caches_outlive_a_restart_and_a_silence_of_the_api_server,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "causes::a_pair_that_is_about_to_be_bound_is_told",
+        causes::a_pair_that_is_about_to_be_bound_is_told,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::binding::{self, ClusterView as _, Rules};
 use crate::cli::dump;
 use crate::cli::snapshot::{CLUSTER_EVENTS, Snapshot};
+use crate::crd::GROUP;
 use crate::diagnosis::{Kind, Known, Record, Source, Subject};
 use crate::facts::files::Manifests;
 use crate::facts::server::anti_affinity_pods;
@@ -39,6 +40,11 @@ fn completes(group: &str, kind: &str) -> Option<binding::Kind> {
     })
 }
 
+/// One that is missing may be the one that counts: then none is known.
+fn is_policies(group: &str, kind: &str) -> bool {
+    (group, kind) == (GROUP, "PinPolicy")
+}
+
 impl Material {
     fn new(source: Source) -> Self {
         Self {
@@ -59,6 +65,9 @@ impl Material {
                 material.add_record(group, kind, object);
             }
             if !list.is_whole {
+                if is_policies(group, kind) {
+                    material.facts.add(Fact::PoliciesNotTold);
+                }
                 let why = format!("there are too many {}, and only the first were read", list.kind.plural);
                 material.is_partial(group, kind, why);
                 continue;
@@ -74,6 +83,9 @@ impl Material {
             }
         }
         for missing in &snapshot.not_read {
+            if is_policies(&missing.kind.group, &missing.kind.kind) {
+                material.facts.add(Fact::PoliciesNotTold);
+            }
             material.is_partial(&missing.kind.group, &missing.kind.kind, missing.why.clone());
         }
         material.record.set_time(snapshot.taken);
@@ -162,7 +174,12 @@ impl Material {
     fn add_fact(&mut self, group: &str, kind: &str, object: &Value) {
         match Fact::read(group, kind, object) {
             Some(Ok(fact)) => self.facts.add(fact),
-            Some(Err(error)) => self.problem(kind, object, &error),
+            Some(Err(error)) => {
+                if is_policies(group, kind) {
+                    self.facts.add(Fact::PoliciesNotTold);
+                }
+                self.problem(kind, object, &error);
+            }
             None => {}
         }
     }
