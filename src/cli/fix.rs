@@ -94,7 +94,8 @@ impl Proposal {
             |name: &Option<String>| name.as_ref().map(|name| format!("PinPolicy {name:?}: ")).unwrap_or_default();
         let note = match (decision.not_allowed.iter().find(|it| it.mode >= Mode::Rewrite), decision.not_known.first()) {
             (Some(it), _) => {
-                format!("PinPolicy {:?} does not allow Pods to name the node of {:?}", it.policy, pod.display_name())
+                let node = pod.pinned_node().unwrap_or_default();
+                format!("PinPolicy {:?} does not allow Pods to name node {node:?}", it.policy)
             }
             (None, Some(it)) if decision.withheld && !accept_unknown => {
                 format!("{}{}; --accept-unknown-policies writes all the same", of_policy(&it.policy), it.what)

@@ -94,7 +94,7 @@ causes! {
         "Shows each node's limit.";
     GroupIncomplete, Error,
         "The Pod's scheduling group is not complete",
-        "The scheduler holds a Pod of a group back until the group has come.",
+        "The scheduler holds a Pod of a group back until the group has come: it says so, or, as in Kubernetes 1.37, nothing at all for a minute or more.",
         "Shows the Pods of the namespace.";
     DevicesNotAllocated, Error,
         "The Pod's devices are not allocated",

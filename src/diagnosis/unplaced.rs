@@ -391,6 +391,17 @@ fn silent(pod: &Pod, known: &Known<'_>) -> Found {
     let command = format!("kubectl get pod {name} -n {namespace} -o jsonpath='{{.spec.schedulerName}}'");
     let look = show(&[name, namespace], command, "Shows which scheduler the Pod waits for.");
     let is_known = known.record.details("Pod", namespace, name).is_some();
+    if is_known && known.is_old(&pod.metadata) && pod.spec.is_in_group() {
+        let summary = format!(
+            "Pod {name:?} belongs to a scheduling group, and the scheduler {scheduler:?} has said nothing of it for more than a minute: \
+             it looks at such a Pod once the group's object exists and enough of its Pods have come."
+        );
+        let command = format!(
+            "kubectl get pod {name} -n {namespace} -o jsonpath='{{.spec.schedulingGroup}}{{.spec.workloadRef}}'"
+        );
+        let group = show(&[name, namespace], command, "Shows which group the Pod waits for.");
+        return Found::new(Cause::GroupIncomplete, summary).then(group);
+    }
     if is_known && known.is_old(&pod.metadata) {
         let summary = format!(
             "No scheduler has looked at Pod {name:?}, which is more than a minute old: it has no node, and no condition PodScheduled. \

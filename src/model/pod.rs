@@ -384,6 +384,12 @@ impl PodStatus {
 }
 
 impl PodSpec {
+    /// The scheduler places the Pod together with others.
+    #[must_use]
+    pub fn is_in_group(&self) -> bool {
+        self.scheduling_group.is_some() || self.workload_ref.is_some()
+    }
+
     /// Every container: init, ordinary, ephemeral.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers.iter().chain(&self.containers).chain(&self.ephemeral_containers)

@@ -55,7 +55,8 @@ A cause of severity `error` blocks; `info` is as it should be.
 
 `latebind fix pod/web` does for the claims of a stuck Pod what the rescue loop would, once, with your own rights. It shows what it
 writes and why that is safe, asks (`--yes`, `--dry-run=client`, `--dry-run=server`), and refuses with the reason where nothing may be
-written. It writes to claims and volumes only, and deletes nothing.
+written. It writes to claims and volumes only, and deletes nothing. A [PinPolicy](policies.md) that does not allow the Pod's node keeps it
+from writing; where you may not list PinPolicies it says so, and `--accept-unknown-policies` goes on.
 
 In a pipeline, `latebind wait pod/web --for=unblocked --timeout=60s` waits until nothing is in the way of a Pod or a claim; when the
 time is up it prints the diagnosis and exits with 4.
