@@ -310,6 +310,12 @@ type Notes = Vec<(String, String, StoreMark)>;
 /// is written down before anything is reported; then what they are told of the report once the store has it.
 fn judged(status: &mut LocalNodeStatus, marks: Marks, says: &StoreSays) -> (Notes, Notes) {
     let (mut changed, mut counted) = (Vec::new(), Vec::new());
+    // Of a disk that does not answer an earlier report is told again. Its number is that of the store: one that was taken back
+    // would look like a store that was restored.
+    for report in &mut status.paths {
+        let known = says.epochs.get(&report.base_id).copied().unwrap_or(0);
+        report.epoch = i64::try_from(known).unwrap_or(i64::MAX);
+    }
     for (path, (id, disk)) in marks {
         let mark = judge(&id, &disk, says);
         let report = status.paths.iter_mut().find(|report| report.path == path && report.base_id == id);
@@ -382,6 +388,24 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk that hangs has taken no note of the last report yet, or cannot say that it has.
+    #[test]
+    fn the_number_of_a_disk_that_does_not_answer_is_not_taken_back() {
+        let report = |base_id: &str, epoch| PathReport {
+            path: "/base".to_owned(),
+            base_id: base_id.to_owned(),
+            epoch,
+            ..PathReport::default()
+        };
+        let says = StoreSays { epochs: [("disk".to_owned(), 1556)].into(), ..StoreSays::default() };
+        for (told, expected) in [(report("disk", 1555), 1556), (report("disk", 0), 1556), (report("other", 7), 0)] {
+            let mut status = LocalNodeStatus { paths: vec![told], ..LocalNodeStatus::default() };
+            let (changed, counted) = judged(&mut status, Marks::new(), &says);
+            assert!(changed.is_empty() && counted.is_empty());
+            assert_eq!(status.paths[0].epoch, expected);
+        }
+    }
 
     /// A look that ended before the disk had learnt that the store is older let an orphan go. The report that it is part of
     /// is not written, whatever later looks say.
