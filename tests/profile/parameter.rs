@@ -15,9 +15,11 @@ use latebind_test_support::policies::served;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::installed::{admitted, install, uninstall, until};
+use crate::installed::{PATIENCE, admitted, install, uninstall, until};
 
 const NAMESPACE: &str = "latebind-system";
+/// How often it is looked where it matters how soon something is there.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// `latebind run --role controller` as the chart runs it. It ends when dropped.
 pub async fn start(scope: &Scope) -> Result<Child> {
@@ -133,13 +135,25 @@ async fn claims(scope: &Scope, fast: &str, node: &str) -> Result<()> {
     ensure!(seen["spec"]["nodeSelector"].is_null(), "{seen}");
     scope.api::<PersistentVolumeClaim>().delete("late", &DeleteParams::default()).await?;
     becomes(scope, "the claim that is gone to be left out", |spec| !listed(spec, "late")).await?;
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for number in 0..20 {
         let claim = format!("more-{number}");
-        scope.create::<PersistentVolumeClaim>(objects::claim(&claim, fast, "1Gi")).await?;
-        slowest = slowest.max(becomes(scope, "the claim to be listed", |spec| listed(spec, &claim)).await?);
+        let created = scope.create::<PersistentVolumeClaim>(objects::claim(&claim, fast, "1Gi"));
+        let (began, _) = (Instant::now(), created.await?);
+        // Looked at more often than a test waits otherwise: the delay itself is told.
+        while !listed(&content(scope).await?, &claim) {
+            ensure!(began.elapsed() < PATIENCE, "claim {claim} was not listed");
+            tokio::time::sleep(LOOK).await;
+        }
+        took.push(began.elapsed());
     }
-    eprintln!("a claim was listed within {} ms of its creation", slowest.as_millis());
+    took.sort_unstable();
+    let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
+    eprintln!(
+        "a claim was listed {} ms after the call that made it began, {} ms at most",
+        median.as_millis(),
+        slowest.as_millis()
+    );
     Ok(())
 }
 
