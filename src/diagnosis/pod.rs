@@ -156,15 +156,14 @@ fn of_volume(pod: &Pod, node: &str, volume: &VolumeVerdict, verdict: &PodVerdict
                 "Shows what the class allows.",
             ))
         }
-        _ => match known_claim.as_deref().and_then(|claim| provisioner::given_back(claim, pod, known)) {
-            Some(found) => found.then(for_claim(volume, namespace).and_then(|command| {
-                fix(&[], command, "Orders the volume again: do so once what keeps it from being made is put right.")
-            })),
-            None => {
-                let found = deadlock(pod, node, volume, verdict, known);
-                forbidden(pod, node, verdict, &found, known).unwrap_or_else(|| found.then(steps))
+        _ => {
+            if let Some(found) = known_claim.as_deref().and_then(|claim| provisioner::given_back(claim, pod, known)) {
+                let caption = "Orders the volume again: do so once what keeps it from being made is put right.";
+                return found.then(for_claim(volume, namespace).and_then(|command| fix(&[], command, caption)));
             }
-        },
+            let found = deadlock(pod, node, volume, verdict, known);
+            forbidden(pod, node, verdict, &found, known).unwrap_or_else(|| found.then(steps))
+        }
     }
 }
 

@@ -57,8 +57,8 @@ fn unschedulable(pod: &Pod, known: &Known<'_>) -> Option<String> {
 
 /// An order for one of the Pod's claims that a provisioner could not carry out, and gave back.
 fn given_back(pod: &Pod, known: &Known<'_>) -> Option<Found> {
-    let claims = pod.claim_names().filter_map(|name| known.claim(pod.namespace(), &name).found());
-    claims.filter_map(|claim| provisioner::given_back(&claim, pod, known)).next()
+    let mut claims = pod.claim_names().filter_map(|name| known.claim(pod.namespace(), &name).found());
+    claims.find_map(|claim| provisioner::given_back(&claim, pod, known))
 }
 
 /// The scheduler says that a provisioner has failed, and no event of that provisioner is known.

@@ -95,8 +95,8 @@ pub async fn policy_and_webhook_say_the_same_of_pin_policies(scope: &Scope) -> R
 /// How often each outcome was seen, on both sides.
 async fn compare(scope: &Scope, namespace: &str) -> Result<BTreeMap<Outcome, usize>> {
     // Others than those that everybody tries: LATEBIND_POLICIES_SEED=2 and so on.
-    let seed = std::env::var("LATEBIND_POLICIES_SEED").ok().and_then(|seed| seed.parse().ok());
-    let mut random = Random(seed.unwrap_or(1));
+    let chosen = std::env::var("LATEBIND_POLICIES_SEED").ok().and_then(|number| number.parse().ok());
+    let mut random = Random(chosen.unwrap_or(1));
     let (mut seen, mut wrong) = (BTreeMap::new(), Vec::new());
     for set in 0..SETS {
         let policies: Vec<PinPolicy> = (0..=random.below(3))
