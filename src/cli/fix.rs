@@ -12,7 +12,7 @@ use super::cluster::ConnectArgs;
 use super::diagnose::{Material, subject};
 use super::snapshot::Snapshot;
 use crate::controllers::rescue::Writer;
-use crate::controllers::rescue::plan::{Past, Plan, Report, Step, Write, plan};
+use crate::controllers::rescue::plan::{Past, Plan, Step, Write, plan, told_only};
 use crate::diagnosis::{Kind, Known, ProvisionerReport, Subject};
 use crate::kubernetes::api::{Failure, deadline};
 use crate::model::{Claim, SELECTED_NODE};
@@ -90,20 +90,14 @@ impl Proposal {
     fn withhold(&mut self, known: &Known<'_>, accept_unknown: bool) {
         let (Step::Write(_), Some(pod)) = (&self.plan.step, &self.plan.consumer) else { return };
         let decision = known.policies_on(pod);
-        let of_policy =
-            |name: &Option<String>| name.as_ref().map(|name| format!("PinPolicy {name:?}: ")).unwrap_or_default();
-        let note = match (decision.not_allowed.iter().find(|it| it.mode >= Mode::Rewrite), decision.not_known.first()) {
-            (Some(it), _) => {
-                let node = pod.pinned_node().unwrap_or_default();
-                format!("PinPolicy {:?} does not allow Pods to name node {node:?}", it.policy)
-            }
-            (None, Some(it)) if decision.withheld && !accept_unknown => {
-                format!("{}{}; --accept-unknown-policies writes all the same", of_policy(&it.policy), it.what)
-            }
-            _ => return,
-        };
-        self.plan.step = Step::Nothing;
-        self.plan.report = Some(Report { reason: "RescueWithheld".to_owned(), note, warning: true });
+        let is_forbidden = decision.not_allowed.iter().any(|it| it.mode >= Mode::Rewrite);
+        if !decision.withheld || (accept_unknown && !is_forbidden) {
+            return;
+        }
+        self.plan = told_only(self.plan.clone(), &decision);
+        if let Some(report) = self.plan.report.as_mut().filter(|_| !is_forbidden) {
+            report.note.push_str("; --accept-unknown-policies writes all the same");
+        }
     }
 }
 

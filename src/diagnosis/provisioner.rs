@@ -43,11 +43,11 @@ pub(super) fn given_back(claim: &Claim, pod: &Pod, known: &Known<'_>) -> Option<
     let (name, provisioner) = (claim.name(), class.provisioner.as_str());
     let ordered = format!(
         "The volume of claim {name:?} was ordered from {provisioner:?}, which could not make it and gave the node back, so that \
-         another may be selected. Its own words: {failure}."
+         another may be selected. Its own words: {}.",
+        failure.trim_end_matches('.')
     );
-    let ordered = format!("{}.", ordered.trim_end_matches('.'));
-    let cause = if class.provisioner == PROVISIONER { local::named_trouble(&failure, known) } else { None };
-    let found = match cause {
+    let trouble = if class.provisioner == PROVISIONER { local::named_trouble(&failure, known) } else { None };
+    let found = match trouble {
         Some(found) => Found { summary: ordered, ..found },
         None => Found::new(Cause::ProvisionerFails, ordered),
     };

@@ -295,7 +295,8 @@ pub async fn a_pin_policy_keeps_fix_from_writing(scope: &Scope) -> Result<()> {
     typed(scope, found["next"][0]["command"].as_str().context("a command")?)?;
     let fix = |more: &[&str]| latebind(scope, &[&["fix", "pod/made", "-n", scope.namespace(), "--yes"], more].concat());
     let refused = fix(&[])?;
-    ensure!(refused.status.code() == Some(1) && told(&refused).contains(&summary), "{}", told(&refused));
+    let why = format!("PinPolicy \"{policy}\" does not allow the Pod's node");
+    ensure!(refused.status.code() == Some(1) && told(&refused).contains(&why), "{}", told(&refused));
     // Who may not list the policies does not know whether one of them forbids it.
     let rights = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": policy},

@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use latebind::crd::{LocalPool, LocalVolume};
 use latebind_cluster::{Scope, eventually, project_root};
+use latebind_test_support::numbers::Numbers;
 use latebind_test_support::{objects, process};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -131,17 +132,6 @@ fn spawn(
     let mut command = Command::new(process::under_test(env!("CARGO_BIN_EXE_latebind")));
     command.args(arguments).envs(environment.iter().cloned()).env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
     Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
-}
-
-/// Numbers that are as good as random, and the same every time.
-pub struct Numbers(pub u64);
-
-impl Numbers {
-    /// The next, less than the bound.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
 }
 
 pub async fn everything_agrees_after_random_kills(scope: &Scope) -> Result<()> {

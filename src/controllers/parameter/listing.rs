@@ -11,8 +11,9 @@ use crate::model::{Labels, Text};
 pub type Key = (Text, Text);
 
 /// The most that the parameter holds of each kind, in bytes of its JSON. Together they are half a MiB, and 320 KiB more where
-/// PinPolicies select nodes: a request to etcd may have 1.5 MiB, and an API server reads so much in some milliseconds. It is room for 5000 nodes, which is the most that
-/// Kubernetes promises, with names of 46 letters, and for 4000 waiting claims with names of 40.
+/// PinPolicies select nodes: a request to etcd may have 1.5 MiB, and an API server reads so much in some milliseconds. It is
+/// room for 5000 nodes, which is the most that Kubernetes promises, with names of 46 letters, and for 4000 waiting claims with
+/// names of 40.
 const NODES: Budget = Budget { bytes: 256 << 10, entries: 16_384 };
 const CLAIMS: Budget = Budget { bytes: 192 << 10, entries: 8_192 };
 const REPELLED: Budget = Budget { bytes: 48 << 10, entries: 8_192 };

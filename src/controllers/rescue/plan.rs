@@ -160,7 +160,8 @@ pub fn plan_within(policy: &RescuePolicy, claim: &Claim, view: &dyn ClusterView,
 }
 
 /// Of a plan what may be told.
-fn told_only(plan: Plan, decision: &Decision) -> Plan {
+#[must_use]
+pub fn told_only(plan: Plan, decision: &Decision) -> Plan {
     let report = match &plan.step {
         Step::Write(write) => Some(Report {
             reason: "RescueWithheld".to_owned(),

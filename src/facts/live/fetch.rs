@@ -2,8 +2,9 @@
 //! its namespace.
 //!
 //! A StatefulSet's controller creates a claim milliseconds before its Pod, as `kubectl apply` does, so the Pod is often
-//! reviewed before the watch has brought the claim; a node and a namespace may be as young. The look has its own deadline, is shared by all who
-//! ask for the same object, and is rationed, so that reviews of Pods that name what does not exist cannot load the API server.
+//! reviewed before the watch has brought the claim; a node and a namespace may be as young. The look has its own deadline, is
+//! shared by all who ask for the same object, and is rationed, so that reviews of Pods that name what does not exist cannot
+//! load the API server.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use latebind_cluster::{Component, Scope, eventually};
+use latebind_test_support::numbers::Numbers;
 use rustix::process::Signal;
 
 use super::clock;
@@ -16,7 +17,7 @@ use super::disk::Disk;
 use super::memory::Lives;
 use super::refusals::Refusals;
 use super::times::FaultTimes;
-use crate::crash::{Numbers, Victim};
+use crate::crash::Victim;
 
 /// Their places among the victims.
 const CONTROLLER: usize = 0;

@@ -16,6 +16,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use latebind_cluster::{Scope, eventually};
 use latebind_test_support::local::path_of;
+use latebind_test_support::numbers::Numbers;
 use latebind_test_support::objects::{self, SELECTED_NODE};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -23,7 +24,6 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use super::times::FaultTimes;
-use crate::crash::Numbers;
 
 /// One claim is made and one is deleted each time: twenty in a second.
 const TURN: Duration = Duration::from_millis(100);

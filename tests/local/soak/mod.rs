@@ -25,6 +25,7 @@ use latebind::crd::LocalPool;
 use latebind_cluster::suite::long;
 use latebind_cluster::{Scope, SimulatedNode, eventually};
 use latebind_test_support::local::install;
+use latebind_test_support::numbers::Numbers;
 use latebind_test_support::objects;
 use serde_json::json;
 
@@ -35,7 +36,7 @@ use self::memory::Lives;
 use self::page::Page;
 use self::refusals::Refusals;
 use self::times::FaultTimes;
-use crate::crash::{Numbers, Victim, are_volumes_of};
+use crate::crash::{Victim, are_volumes_of};
 
 /// How long the long form lasts where nothing is said.
 const MINUTES: u64 = 480;

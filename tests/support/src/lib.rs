@@ -19,6 +19,7 @@ pub mod installed;
 pub mod load;
 pub mod local;
 pub mod machine;
+pub mod numbers;
 pub mod objects;
 pub mod policies;
 pub mod process;
