@@ -13,7 +13,7 @@ use latebind_cluster::{Scope, eventually};
 use latebind_test_support::objects::{self, NO_PROVISIONER};
 use serde_json::{Value, json};
 
-use crate::diagnose::{latebind, told};
+use crate::shared::{latebind, told};
 use crate::{apply, delete};
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use latebind_cluster::{Component, Scope, eventually};
 use latebind_test_support::objects::{self, NO_PROVISIONER, SELECTED_NODE, named, on_node, pinned_to, with};
 use serde_json::{Value, json};
 
-use crate::diagnose::{PATIENCE, cause, claim, class, pod, typed, volume};
+use crate::shared::{PATIENCE, cause, claim, class, pod, typed, volume};
 
 /// The cause is found, and the first command that is printed shows what it says.
 async fn shows(scope: &Scope, object: &str, wanted: &str, text: &str) -> Result<Value> {

@@ -6,6 +6,7 @@ mod audit;
 mod causes;
 mod diagnose;
 mod server;
+mod shared;
 
 use std::process::ExitCode;
 use std::sync::Arc;
