@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -119,18 +120,24 @@ impl Ports {
     const CUSTOMARY: Self =
         Self { etcd: 2379, etcd_peers: 2380, api_server: 6443, controller_manager: 10257, scheduler: 10259 };
 
-    /// Ports that are free on loopback now.
+    /// Ports that are free on loopback now. They lie below those that Linux gives to clients: a component that is started
+    /// again finds its port as it left it.
     fn free() -> Result<Self> {
-        // All are held until all are known, so that no port is handed out twice.
-        let listeners = (0..5).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        let ports = listeners.iter().map(|it| Ok(it.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
-        Ok(Self {
-            etcd: ports[0],
-            etcd_peers: ports[1],
-            api_server: ports[2],
-            controller_manager: ports[3],
-            scheduler: ports[4],
-        })
+        /// How many clusters find their ports between 16,000 and 32,000.
+        const GROUPS: u16 = 3_200;
+        /// Clusters that one process has asked for. Each process begins elsewhere.
+        static ASKED: AtomicU16 = AtomicU16::new(0);
+        let process = u16::try_from(std::process::id() % u32::from(GROUPS))?;
+        for _ in 0..GROUPS {
+            let asked = ASKED.fetch_add(1, Ordering::Relaxed);
+            let first = 16_000 + 5 * (process.wrapping_mul(16).wrapping_add(asked) % GROUPS);
+            let ports = [0, 1, 2, 3, 4].map(|place| first + place);
+            if ports.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+                let [etcd, etcd_peers, api_server, controller_manager, scheduler] = ports;
+                return Ok(Self { etcd, etcd_peers, api_server, controller_manager, scheduler });
+            }
+        }
+        bail!("no five ports in a row are free on loopback between 16,000 and 32,000")
     }
 }
 
