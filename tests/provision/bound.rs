@@ -1,6 +1,6 @@
 //! The controller manager is slow, and its part is lightened.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
 use latebind_cluster::{Component, Scope, eventually};
@@ -39,7 +39,8 @@ pub async fn phases_are_written_while_the_controller_manager_is_behind(scope: &S
     let marked = eventually("phases to be written", PATIENCE, async || {
         let volumes = volumes(scope, &uids).await?;
         let marked: Vec<String> = volumes.iter().filter(|it| phase(it) == "Bound").map(ResourceExt::name_any).collect();
-        Ok((marked.len() >= CLAIMS - PROMPT).then_some(marked))
+        ensure!(marked.len() >= CLAIMS - PROMPT, "only {marked:?} of {uids:?}");
+        Ok(Some(marked))
     })
     .await;
     // One claim goes before anybody has bound it: its volume says Bound and is not.

@@ -166,7 +166,11 @@ async fn publish(
         return Ok(None);
     }
     // Before the volume is there: the claim may be bound before this process hears of its own success.
-    let behind = context.options.mark_bound && is_behind(memory.await_binding(uid));
+    let waits = || {
+        let cached = context.claim(claim.namespace(), claim.name());
+        cached.is_some_and(|it| it.metadata.uid.as_deref() == Some(uid) && it.volume_name().is_none())
+    };
+    let behind = context.options.mark_bound && is_behind(memory.await_binding(uid, waits));
     let mut late = None;
     match in_time(context.new_volumes().create(&PostParams::default(), publication.volume())).await {
         Ok(made) => {
@@ -178,7 +182,8 @@ async fn publish(
             let note = format!("made volume {name} on node {} in {}{kept}", publication.node(), publication.base());
             context.events.normal(reference(claim), "ProvisioningSucceeded", &note);
         }
-        Err(error) if error.is_conflict() => {}
+        // It was there before: by whom, and whether it is bound, is not known here.
+        Err(error) if error.is_conflict() => memory.bound(uid),
         Err(error) => {
             memory.bound(uid);
             return Err(error);

@@ -169,10 +169,15 @@ impl Memory {
     }
 
     /// Notes that the controller manager is to bind a claim soon; how many claims it is to bind now.
-    pub fn await_binding(&self, uid: &str) -> usize {
-        let mut unbound = self.unbound.lock();
-        unbound.insert(uid.to_owned());
-        unbound.len()
+    ///
+    /// `waits` is what the cache says of the claim once it is noted: of one that is gone already, nothing would ever tell
+    /// again that it is not to be waited for.
+    pub fn await_binding(&self, uid: &str, waits: impl FnOnce() -> bool) -> usize {
+        self.unbound.lock().insert(uid.to_owned());
+        if !waits() {
+            self.bound(uid);
+        }
+        self.unbound.lock().len()
     }
 
     /// The claim is bound, or gone, or got no volume after all.
@@ -248,5 +253,22 @@ mod tests {
         assert_eq!(due(&memory).1, Some(Instant::now() + Duration::from_secs(1)), "its agent may report");
         memory.forget("u");
         assert!(memory.claims.lock().is_empty());
+    }
+
+    #[test]
+    fn a_claim_that_is_gone_by_then_is_not_counted_as_waiting_for_the_controller_manager() {
+        let memory = Memory::default();
+        assert_eq!(memory.await_binding("here", || true), 1);
+        // Its end is told after it was noted, and before it was looked at.
+        let told = || {
+            memory.bound("gone");
+            true
+        };
+        assert_eq!(memory.await_binding("gone", told), 1);
+        // It was told before: nobody tells it again.
+        memory.bound("long gone");
+        assert_eq!(memory.await_binding("long gone", || false), 1);
+        memory.bound("here");
+        assert!(memory.unbound.lock().is_empty());
     }
 }
