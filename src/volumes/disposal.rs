@@ -125,8 +125,7 @@ pub fn plan(local: &LocalVolume, facts: &DirectoryFacts<'_>) -> DirectoryStep {
             Err(Stays::Kept(kept)) => DirectoryStep::Keep(kept),
         };
     };
-    let asked = local.status.as_ref().and_then(|status| status.disposal_attempt.as_ref());
-    let asked = asked.filter(|attempt| local.spec.confirmed_attempt.as_ref() != Some(*attempt));
+    let asked = asked(local);
     match verdict(local, facts) {
         // Another order than the one that was given: it is given anew before any attempt.
         Ok(permit) if permit.disposal != ordered || is_of_another(local, &permit) => {
@@ -142,6 +141,27 @@ pub fn plan(local: &LocalVolume, facts: &DirectoryFacts<'_>) -> DirectoryStep {
         Err(Stays::Retained) => DirectoryStep::Order(Order::Retained),
         Err(Stays::Kept(kept)) => DirectoryStep::Withdraw(kept),
     }
+}
+
+/// The attempt that the agent asks about and that is not confirmed yet.
+fn asked(local: &LocalVolume) -> Option<&String> {
+    let attempt = local.status.as_ref()?.disposal_attempt.as_ref()?;
+    (local.spec.confirmed_attempt.as_ref() != Some(attempt)).then_some(attempt)
+}
+
+/// True for an order that stands as it should by what a cache says of its volume, while the agent asks for nothing: there is
+/// no need to ask the API server. Each attempt is confirmed from live facts, whatever is answered here.
+#[must_use]
+pub fn awaits_agent(local: &LocalVolume, volume: Option<&Volume>) -> bool {
+    let (Some(Disposal::Delete), Some(of), Some(volume)) = (local.spec.disposal, &local.spec.disposal_of, volume)
+    else {
+        return false;
+    };
+    asked(local).is_none()
+        && volume.metadata.uid.as_deref() == Some(of.as_str())
+        && volume.status.phase == "Released"
+        && volume.is_deleted_on_release()
+        && local.spec.persistent_volume.as_ref().is_some_and(|it| claim_of(it) == claim_of(&seen(volume)))
 }
 
 /// The order was given for a volume, and it is another now.

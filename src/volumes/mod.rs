@@ -22,7 +22,9 @@ mod volume;
 
 pub use adoption::{AdoptionError, adoption};
 pub use claim::{Asked, ClaimStep, Past, Patience, Publication, Refused, Request, plan as plan_claim};
-pub use disposal::{DirectoryFacts, DirectoryStep, Kept, Order, Permit, complaint, may_forget, plan as plan_directory};
+pub use disposal::{
+    DirectoryFacts, DirectoryStep, Kept, Order, Permit, awaits_agent, complaint, may_forget, plan as plan_directory,
+};
 pub use order::{NodeOrder, Standing, standing};
 pub use orphans::{OrphanFacts, kept as orphan_kept, order as orphan_order};
 pub use parameters::{ClassParameters, HostPathType, ParameterError};
@@ -36,7 +38,7 @@ pub use same_claim::{Earlier, Existing, existing, is_superseded};
 pub use storage_view::{Search, StorageView};
 pub use taken::{CountByNode, Taken, TakenByPath};
 pub use view::VolumeSet;
-pub use volume::{Removal, VolumeStep, plan as plan_volume, removal};
+pub use volume::{Removal, VolumeStep, is_held, plan as plan_volume, removal};
 
 pub use crate::model::{LOCAL_VOLUME, PROVISIONED_BY, PROVISIONER};
 /// Finalizer of a volume that an external provisioner has to take away.

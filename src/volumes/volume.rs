@@ -73,7 +73,9 @@ pub fn plan(volume: &Volume, local: &Lookup<&LocalVolume>) -> VolumeStep {
     }
 }
 
-fn is_held(volume: &Volume) -> bool {
+/// True while our finalizer is on a volume.
+#[must_use]
+pub fn is_held(volume: &Volume) -> bool {
     volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == VOLUME_FINALIZER)
 }
 

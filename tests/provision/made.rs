@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
 use latebind::crd::LocalPool;
 use latebind_cluster::{Scope, eventually};
 use latebind_test_support::local::{PATIENCE, path_of};
 use latebind_test_support::objects;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ground::Ground;
 
@@ -173,30 +174,14 @@ pub async fn a_class_that_shares_on_one_node_grants_access_by_many_and_ties_the_
     ground.all_clean().await
 }
 
-pub async fn at_most_three_writes_make_a_volume(scope: &Scope) -> Result<()> {
-    const COUNTED: [&str; 3] = ["localvolumes", "persistentvolumes", "persistentvolumeclaims"];
+pub async fn three_writes_make_a_volume_and_seven_remove_it(scope: &Scope) -> Result<()> {
+    const READS: usize = 12;
     let ground = Ground::new(scope, json!({})).await?;
-    let seen = scope.cluster()?.audit_log()?.len();
+    let from = scope.cluster()?.audit_log()?.len();
     ground.claim("data", json!({})).await?;
     let volume = ground.bound("data").await?;
-    let log = scope.cluster()?.audit_log()?;
-    let uid = scope.claim("data").await?.metadata.uid.unwrap();
-    // What tests before this one left behind is still being cleaned up.
-    let own = |name: &str| name == "data" || name.contains(&uid);
-    let mut writes: Vec<String> = log[seen..]
-        .iter()
-        .filter(|event| event["stage"] == "ResponseComplete" && event["user"]["username"] == "admin")
-        .filter(|event| matches!(event["verb"].as_str(), Some("create" | "patch" | "update" | "delete")))
-        .filter(|event| event["objectRef"]["name"].as_str().is_some_and(own))
-        .filter(|event| COUNTED.iter().any(|resource| event["objectRef"]["resource"] == *resource))
-        .map(|event| {
-            let subresource = event["objectRef"]["subresource"].as_str().unwrap_or_default();
-            let verb = event["verb"].as_str().unwrap_or_default();
-            let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
-            format!("{verb} {resource} {subresource}: {}", event["responseStatus"]["code"])
-        })
-        .collect();
-    writes.sort();
+    let claim = scope.claim("data").await?.metadata.uid.unwrap();
+    let (made, _) = asked(scope, from, &claim)?;
     let expected = [
         "create localvolumes : 201",
         // The test itself.
@@ -204,8 +189,62 @@ pub async fn at_most_three_writes_make_a_volume(scope: &Scope) -> Result<()> {
         "create persistentvolumes : 201",
         "patch localvolumes status: 200",
     ];
-    assert_eq!(writes, expected);
-    let live = scope.all::<PersistentVolume>().get(&volume.metadata.name.unwrap()).await?;
-    assert_eq!(live.metadata.finalizers.unwrap_or_default().len(), 2, "ours and Kubernetes' own, from birth");
-    Ok(())
+    assert_eq!(made, expected);
+    let finalizers = volume.metadata.finalizers.as_ref().map_or(0, Vec::len);
+    assert_eq!(finalizers, 2, "ours and Kubernetes' own, from birth");
+
+    let locals = ground.locals().await?;
+    let from = scope.cluster()?.audit_log()?.len();
+    scope.kubectl(&["delete", "persistentvolumeclaim", "data"]).await?;
+    let gone = [format!("persistentvolume/{}", volume.name_any()), format!("localvolume/{}", locals[0].name_any())];
+    for object in &gone {
+        scope.kubectl(&["wait", "--for=delete", "--timeout=60s", object]).await?;
+    }
+    let (removed, reads) = asked(scope, from, &claim)?;
+    let expected = [
+        "delete localvolumes : 200",
+        "delete persistentvolumes : 200",
+        // The order, its confirmation, and the end of the agent's work.
+        "patch localvolumes : 200",
+        "patch localvolumes : 200",
+        "patch localvolumes : 200",
+        // The agent asks for the confirmation.
+        "patch localvolumes status: 200",
+        "patch persistentvolumes : 200",
+    ];
+    assert_eq!(removed, expected);
+    ensure!(reads.len() <= READS, "{reads:#?}");
+    ground.all_clean().await
+}
+
+/// What controller and agent have asked for since a place in the audit log: writes of the claim's objects, and reads of
+/// everything, watches left out. The test itself reads with kubectl.
+fn asked(scope: &Scope, from: usize, claim: &str) -> Result<(Vec<String>, Vec<String>)> {
+    const COUNTED: [&str; 4] = ["localvolumes", "localnodes", "persistentvolumes", "persistentvolumeclaims"];
+    let (mut writes, mut reads) = (Vec::new(), Vec::new());
+    for event in &scope.cluster()?.audit_log()?[from..] {
+        let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let by_kubectl = text("/userAgent").starts_with("kubectl");
+        let resource = text("/objectRef/resource");
+        if text("/stage") != "ResponseComplete" || text("/user/username") != "admin" || by_kubectl {
+            continue;
+        }
+        if !COUNTED.contains(&resource) {
+            continue;
+        }
+        // What tests before this one left behind is still being cleaned up.
+        let (verb, name) = (text("/verb"), text("/objectRef/name"));
+        let is_own = name == "data" || name.contains(claim);
+        match verb {
+            "list" => reads.push(text("/requestURI").to_owned()),
+            "get" if is_own || resource == "localnodes" => reads.push(text("/requestURI").to_owned()),
+            "create" | "patch" | "update" | "delete" if is_own => {
+                let (part, code) = (text("/objectRef/subresource"), &event["responseStatus"]["code"]);
+                writes.push(format!("{verb} {resource} {part}: {code}"));
+            }
+            _ => {}
+        }
+    }
+    writes.sort();
+    Ok((writes, reads))
 }

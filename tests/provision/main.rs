@@ -89,8 +89,8 @@ fn main() -> ExitCode {
     );
     suite.alone(
         Needs::ControlPlane,
-        "made::at_most_three_writes_make_a_volume",
-        made::at_most_three_writes_make_a_volume,
+        "made::three_writes_make_a_volume_and_seven_remove_it",
+        made::three_writes_make_a_volume_and_seven_remove_it,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -17,8 +17,8 @@ use crate::crd::{Disposal, FINALIZER, Kept, LocalVolume, Origin};
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::model::{Claim, ClaimReference, Wire};
 use crate::volumes::{
-    DirectoryFacts, DirectoryStep, Order, Permit, VolumeSet, complaint, is_superseded, may_forget, plan_directory,
-    volume_name,
+    DirectoryFacts, DirectoryStep, Order, Permit, VolumeSet, awaits_agent, complaint, is_superseded, may_forget,
+    plan_directory, volume_name,
 };
 
 /// How soon something that no change of ours announces is looked at again.
@@ -101,11 +101,13 @@ fn confirmed(attempt: &str, permit: &Permit) -> Value {
 }
 
 async fn decide(context: &Context, local: &LocalVolume, volumes: &VolumeSet) -> Result<DirectoryStep, ApiError> {
+    let maker = live_maker(context, local).await?;
     let owner = match volumes.of(local).as_slice() {
+        // Most often the volume is still that of the claim that it was made for.
+        [volume] if volume.spec.claim_ref.as_ref().is_some_and(|it| names_maker(it, local)) => maker.clone(),
         [volume] => live_owner(context, volume.spec.claim_ref.as_ref()).await?,
         _ => Lookup::Unknown,
     };
-    let maker = live_maker(context, local).await?;
     let class = match &maker {
         Lookup::Found(claim) => claim.class_name().and_then(|name| context.class(name)),
         Lookup::Absent | Lookup::Unknown => None,
@@ -130,6 +132,13 @@ async fn live_owner(context: &Context, reference: Option<&ClaimReference>) -> Re
         return Ok(Lookup::Unknown);
     }
     live_claim(context, &namespace, &name, &uid).await
+}
+
+/// True when a volume names the very claim that the directory was made for.
+fn names_maker(reference: &ClaimReference, local: &LocalVolume) -> bool {
+    let named = [&reference.namespace, &reference.name, &reference.uid].map(|part| part.as_deref().unwrap_or_default());
+    let claim = &local.spec.claim;
+    named == [claim.namespace.as_str(), claim.name.as_str(), claim.uid.as_str()]
 }
 
 /// The claim that a directory was made for. An orphan's marker has its UID only, so that all claims are looked at; no more
@@ -171,11 +180,14 @@ fn pass_on(context: &Context, memory: &Memory, local: &LocalVolume) {
     }
 }
 
-/// What the caches say: false when nothing has to be decided. An order that stands is looked at always: it may have to be
-/// taken back, or confirmed.
+/// What the caches say: false when nothing has to be decided.
 fn is_worth_asking(context: &Context, local: &LocalVolume) -> bool {
-    if local.spec.disposal.is_some() || is_superseded(local) {
+    if is_superseded(local) {
         return true;
+    }
+    if local.spec.disposal.is_some() {
+        let seen = local.spec.persistent_volume.as_ref().and_then(|seen| context.volume(&seen.name));
+        return !awaits_agent(local, seen.as_deref());
     }
     // Most often both are the same, which is one volume, not two that are in each other's way.
     let recorded = local.spec.persistent_volume.as_ref().map(|seen| seen.name.clone());
@@ -216,6 +228,14 @@ async fn forget(context: &Context, local: &LocalVolume) -> Result<Option<Duratio
     let volume = match local.spec.persistent_volume.as_ref().filter(|_| local.spec.disposal_of.is_some()) {
         None => Lookup::Unknown,
         Some(seen) => {
+            let cached = context.volume(&seen.name);
+            if let Some(volume) = cached.filter(|it| it.metadata.uid.as_deref() == local.spec.disposal_of.as_deref()) {
+                // The volume goes first; its end brings this here again.
+                if volume.metadata.deletion_timestamp.is_none() {
+                    context.queue.now(Key::Volume(seen.name.clone()));
+                }
+                return Ok(Some(RECHECK));
+            }
             let live = if_found(context.volumes().get(&seen.name)).await?.map(|volume| volume.object);
             Lookup::found_or(live, Lookup::Absent)
         }

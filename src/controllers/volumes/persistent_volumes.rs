@@ -15,7 +15,8 @@ use crate::crd::LocalVolume;
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::model::{Text, Volume};
 use crate::volumes::{
-    LOCAL_VOLUME, PROVISIONED_BY, Removal, VOLUME_FINALIZER, VolumeStep, adoption, plan_volume, removal, seen,
+    LOCAL_VOLUME, PROVISIONED_BY, Removal, VOLUME_FINALIZER, VolumeStep, adoption, is_held, plan_volume,
+    removal as removal_of, seen,
 };
 
 /// How soon something that no change of ours announces is looked at again.
@@ -66,8 +67,8 @@ async fn write_step(
                 }),
             }
         }
-        VolumeStep::Hold => set_finalizer(context, volume, true).await.map(|()| None),
-        VolumeStep::Release => set_finalizer(context, volume, false).await.map(|()| None),
+        VolumeStep::Hold => set_finalizer(context, volume, true).await.map(|_| None),
+        VolumeStep::Release => set_finalizer(context, volume, false).await.map(|_| None),
         VolumeStep::Record { at_once, .. } => {
             if !at_once && let Some(left) = memory.record_later(volume.name(), RECORD_DELAY) {
                 return Ok(Some(left));
@@ -108,7 +109,8 @@ async fn record(
     Ok(None)
 }
 
-async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result<(), ApiError> {
+/// Sets or lifts our finalizer. Gives the volume as it is then, unless it is gone.
+async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result<Option<Volume>, ApiError> {
     let others = volume.metadata.finalizers.iter().flatten().filter(|finalizer| **finalizer != *VOLUME_FINALIZER);
     let finalizers: Vec<&str> = others.map(Text::as_str).chain(held.then_some(VOLUME_FINALIZER)).collect();
     let patch = json!({ "metadata": {
@@ -116,11 +118,9 @@ async fn set_finalizer(context: &Context, volume: &Volume, held: bool) -> Result
         "resourceVersion": volume.metadata.resource_version,
         "finalizers": finalizers,
     } });
-    let patched = in_time(context.volumes().patch(volume.name(), &PatchParams::default(), &Patch::Merge(&patch))).await;
-    match patched {
-        Err(error) if error.is_not_found() => Ok(()),
-        patched => patched.map(drop),
-    }
+    let patch = Patch::Merge(&patch);
+    let patched = if_found(context.volumes().patch(volume.name(), &PatchParams::default(), &patch)).await?;
+    Ok(patched.map(|volume| volume.object))
 }
 
 /// The directory is gone: so goes the volume. Its finalizer has nothing left to guard and is lifted first: once the volume
@@ -131,46 +131,46 @@ async fn remove(
     volume: &Volume,
     local: &str,
 ) -> Result<Option<Duration>, ApiError> {
-    let Some(live) = if_found(context.volumes().get(volume.name())).await?.map(|volume| volume.object) else {
+    let is_let_go = |volume: &Volume| is_leaving(volume) && !is_held(volume);
+    if is_let_go(volume) {
+        return Ok(None);
+    }
+    let Some(mut live) = if_found(context.volumes().get(volume.name())).await?.map(|volume| volume.object) else {
         return Ok(None);
     };
     let Some(local) = if_found(context.locals().get(local)).await? else { return Ok(Some(SOON)) };
-    match removal(&live, &local) {
+    if is_let_go(&live) {
+        return Ok(None);
+    }
+    let mut removal = removal_of(&live, &local);
+    if removal.as_ref().is_ok_and(Removal::held) {
+        // What the API server answers to a write is as live as what it answers to a question.
+        let Some(lifted) = set_finalizer(context, &live, false).await? else { return Ok(None) };
+        live = lifted;
+        removal = removal_of(&live, &local);
+    }
+    match removal {
         Err(why) => {
             volume_stays(context, memory, &live, &why);
-            Ok(Some(LONG))
+            return Ok(Some(LONG));
         }
+        Ok(_) if is_leaving(&live) => {}
         Ok(removal) => {
-            let_go(context, &live, &removal).await?;
-            context.queue.now(Key::Local(local.name().to_owned()));
-            Ok(None)
+            let seen = removal.seen();
+            let exactly =
+                Preconditions { uid: Some(seen.uid.clone()), resource_version: Some(seen.resource_version.clone()) };
+            let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
+            if if_found(context.volumes().delete(live.name(), &parameters)).await?.is_none() {
+                return Ok(None);
+            }
         }
     }
+    context.metrics.removed();
+    Ok(None)
 }
 
-async fn let_go(context: &Context, live: &Volume, removal: &Removal) -> Result<(), ApiError> {
-    if removal.held() {
-        // This comes back as a change of the volume, which is deleted then.
-        set_finalizer(context, live, false).await?;
-        if live.metadata.deletion_timestamp.is_some() {
-            context.metrics.removed();
-        }
-        return Ok(());
-    }
-    if live.metadata.deletion_timestamp.is_some() {
-        return Ok(());
-    }
-    let seen = removal.seen();
-    let exactly = Preconditions { uid: Some(seen.uid.clone()), resource_version: Some(seen.resource_version.clone()) };
-    let parameters = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
-    match in_time(context.volumes().delete(live.name(), &parameters)).await {
-        Err(error) if error.is_not_found() => {}
-        deleted => {
-            drop(deleted?);
-            context.metrics.removed();
-        }
-    }
-    Ok(())
+fn is_leaving(volume: &Volume) -> bool {
+    volume.metadata.deletion_timestamp.is_some()
 }
 
 /// A volume that another provisioner made: it is served until it is released, and then its directory is taken away.
