@@ -35,7 +35,7 @@ pub(super) async fn reconcile(
         return forget(context, &local).await;
     }
     pass_on(context, memory, &local);
-    if !is_worth_asking(context, &local) {
+    if !is_worth_asking(context, memory, &local) {
         return Ok(None);
     }
     let Some(_in_hand) = memory.take_in_hand(local.name()) else { return Ok(Some(SOON)) };
@@ -60,12 +60,14 @@ pub(super) async fn reconcile(
         DirectoryStep::Order(order) => {
             write_spec(context, &local, ordered(&order)).await?;
             if matches!(order, Order::Permitted(_)) {
+                memory.permitted(local.name());
                 context.metrics.disposed();
             }
             Ok(None)
         }
         DirectoryStep::Confirm { attempt, permit } => {
             write_spec(context, &local, confirmed(&attempt, &permit)).await?;
+            memory.permitted(local.name());
             Ok(None)
         }
     }
@@ -181,13 +183,13 @@ fn pass_on(context: &Context, memory: &Memory, local: &LocalVolume) {
 }
 
 /// What the caches say: false when nothing has to be decided.
-fn is_worth_asking(context: &Context, local: &LocalVolume) -> bool {
+fn is_worth_asking(context: &Context, memory: &Memory, local: &LocalVolume) -> bool {
     if is_superseded(local) {
         return true;
     }
     if local.spec.disposal.is_some() {
         let seen = local.spec.persistent_volume.as_ref().and_then(|seen| context.volume(&seen.name));
-        return !awaits_agent(local, seen.as_deref());
+        return !(memory.is_permitted(local.name()) && awaits_agent(local, seen.as_deref()));
     }
     // Most often both are the same, which is one volume, not two that are in each other's way.
     let recorded = local.spec.persistent_volume.as_ref().map(|seen| seen.name.clone());

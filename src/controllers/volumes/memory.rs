@@ -24,6 +24,9 @@ const WARNING_REPEAT: Duration = Duration::from_secs(600);
 /// When a claim that had to be refused is looked at again by itself, the first time, and at the longest.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
 
+/// Shorter than the pause between two looks at everything, so that each of those asks again about every order that stands.
+const PERMITTED: Duration = Duration::from_secs(60);
+
 /// What is remembered. Every part is bounded: by age, or by the objects that there are.
 pub(super) struct Memory {
     /// Locked from the choice of a path to its reservation.
@@ -34,6 +37,9 @@ pub(super) struct Memory {
     created: Mutex<Recent<()>>,
     /// Nodes about whose orphans the API server was asked lately.
     orphans_checked: Mutex<Recent<()>>,
+    /// Orders of disposal that live facts have permitted lately, by LocalVolume: the echo of our own write is no reason to ask
+    /// for them again.
+    permitted: Mutex<Recent<()>>,
     /// What was said lately, by what it was about.
     last_said: Mutex<Recent<()>>,
     /// Claims without a volume.
@@ -54,6 +60,7 @@ impl Default for Memory {
             refusals: Refusals::default(),
             created: Mutex::new(Recent::new(CACHE_LAG)),
             orphans_checked: Mutex::new(Recent::new(ORPHAN_CHECK)),
+            permitted: Mutex::new(Recent::new(PERMITTED)),
             last_said: Mutex::new(Recent::new(WARNING_REPEAT)),
             claims: Mutex::default(),
             unbound: Mutex::default(),
@@ -105,6 +112,17 @@ impl Memory {
         }
         checked.insert(node, ());
         Ok(())
+    }
+
+    /// Live facts have permitted the order that stands in a LocalVolume.
+    pub fn permitted(&self, local: &str) {
+        let mut permitted = self.permitted.lock();
+        permitted.insert(local, ());
+    }
+
+    /// True for an order that was permitted a moment ago.
+    pub fn is_permitted(&self, local: &str) -> bool {
+        self.permitted.lock().left(local).is_some()
     }
 
     /// Nodes whose agents have been silent about a claim for longer than this.
