@@ -21,6 +21,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 const KEEP_AGES: Duration = Duration::from_secs(600);
 /// The trash is looked at this often even if nobody said that there is something in it.
 const TRASH: Duration = Duration::from_secs(60);
+/// The same after a disk that did not let itself be read.
+const TRASH_AGAIN: Duration = Duration::from_secs(10);
 /// One round of emptying.
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -159,11 +161,12 @@ impl Bases {
         });
         match swept.await {
             Ok((swept, stuck)) => {
+                let due = stuck.due_in(Instant::now()).map_or(TRASH, |due| due.clamp(ROUND, TRASH));
                 self.kept.lock().entry(path.to_owned()).or_insert_with(Between::new).stuck = stuck;
                 if let Some(stuck) = &swept.stuck {
                     tracing::warn!(stuck, "something in the trash cannot be removed");
                 }
-                if swept.left > 0 { ROUND } else { TRASH }
+                if swept.left > 0 { ROUND } else { due }
             }
             Err(error @ (DirectoryError::Hung { .. } | DirectoryError::OthersHang { .. })) => {
                 tracing::debug!(path, %error, "a trash cannot be emptied now");
@@ -171,7 +174,7 @@ impl Bases {
             }
             Err(error) => {
                 tracing::debug!(path, %error, "a trash cannot be emptied now");
-                TRASH
+                TRASH_AGAIN
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use latebind::agent::StuckEntries;
 
@@ -45,6 +46,8 @@ fn an_entry_that_is_stuck_takes_no_step_from_the_others() {
             break;
         }
     }
+    let due = known.due_in(Instant::now()).expect("an entry that waits");
+    assert!(due <= Duration::from_secs(15), "what is in the way may be gone soon: {due:?}");
     for number in 0..5 {
         let claim = format!("c{number}");
         base.make(&order(&claim), false).unwrap();

@@ -18,7 +18,7 @@ use super::changes::rename_new;
 use super::error::{DirectoryError, errno_name, failed};
 
 /// An entry that could not be removed is tried again after this time, and after twice as long each time that follows.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(15);
 /// The longest of these times.
 const STUCK_LONGEST: Duration = Duration::from_secs(3600);
 /// So many are remembered: 64 KiB of names. More cost their steps in every round.
@@ -32,6 +32,11 @@ pub struct StuckEntries(BTreeMap<CString, (Instant, Duration)>);
 impl StuckEntries {
     fn is_waiting(&self, name: &CStr, now: Instant) -> bool {
         self.0.get(name).is_some_and(|(due, _)| now < *due)
+    }
+
+    /// How soon the first of them is due.
+    pub fn due_in(&self, now: Instant) -> Option<Duration> {
+        self.0.values().map(|(due, _)| due.saturating_duration_since(now)).min()
     }
 
     fn failed(&mut self, name: &CStr, now: Instant) {
