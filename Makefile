@@ -142,7 +142,7 @@ fuzz: ## Throw bytes at whatever is read from outside, FUZZ_SECONDS each (180); 
 	  mkdir -p target/fuzz-corpus/$$target; \
 	  case $$target in review) seeds=tests/data/reviews ;; manifests) seeds="fuzz/seeds/manifests tests/cases" ;; *) seeds=fuzz/seeds/$$target ;; esac; \
 	  $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target target/fuzz-corpus/$$target $$seeds -- \
-	    -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -max_len=4096 -timeout=5 -report_slow_units=1 -print_final_stats=1 -verbosity=0; \
+	    -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -max_len=4096 -timeout=5 -report_slow_units=1 -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
 .PHONY: lint

@@ -1,12 +1,14 @@
-//! How long latebind takes for an input. What the checks do around its calls does not count.
+//! How long the processor works on an input. What the checks do around its calls does not count.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// No call with an input of a fuzzer, which is 4 KiB long at most, may take longer.
 pub const LONGEST: Duration = Duration::from_millis(50);
-/// A call that took too long is made so many times more: the shortest time counts, since whatever else the machine does can
-/// only make one longer.
+/// A call that took too long is made so many times more: the shortest time counts, since whatever else the machine does to
+/// caches and clocks can only make one longer.
 const AGAIN: usize = 2;
 /// Below this a new slowest call is not worth a line.
 const WORTH_A_LINE: Duration = Duration::from_millis(1);
@@ -27,8 +29,8 @@ pub fn in_time(check: fn(&[u8]), input: &[u8]) {
 pub fn timed<T>(what: &str, call: impl Fn() -> T) -> T {
     let Some(slowest) = SLOWEST.get() else { return call() };
     let clock = || {
-        let begun = Instant::now();
-        (call(), begun.elapsed())
+        let begun = worked();
+        (call(), worked().saturating_sub(begun))
     };
     let (made, first) = clock();
     if first > slowest {
@@ -40,4 +42,10 @@ pub fn timed<T>(what: &str, call: impl Fn() -> T) -> T {
         }
     }
     made
+}
+
+/// For how long the processor has worked on this thread: on a busy machine most of a call is waiting for it.
+fn worked() -> Duration {
+    // It cannot be out of range: it is no date, and begins at zero.
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
