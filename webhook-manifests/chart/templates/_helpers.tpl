@@ -344,3 +344,12 @@ which is the clock by which exceptions expire. */}}
   expression: 'false'
 {{- end }}
 {{- end }}
+
+{{- /* What the C library is told of the heap, as environment. */}}
+{{- define "latebind.heap" -}}
+# One heap for all threads: most of them only wait, and each heap of its own stays as large as it was.
+- {name: MALLOC_ARENA_MAX, value: "1"}
+# What a long list took goes back to the system when it is read.
+- {name: MALLOC_MMAP_THRESHOLD_, value: "32768"}
+- {name: MALLOC_TRIM_THRESHOLD_, value: "65536"}
+{{- end }}
