@@ -110,14 +110,16 @@ impl Drop for Victim {
 
 /// The variables that the chart gives to a part, such as for its heap.
 fn environment(part: &str) -> Result<Vec<(String, String)>> {
-    let template = project_root().join(format!("webhook-manifests/chart/templates/{part}.yaml"));
-    let text = fs::read_to_string(&template).with_context(|| template.display().to_string())?;
+    let rendered = project_root().join("webhook-manifests/provisioner.yaml");
+    let text = fs::read_to_string(&rendered).with_context(|| rendered.display().to_string())?;
+    let role = format!("--role={part}");
+    let object = text.split("\n---\n").find(|object| object.contains(&role)).context("an object of the part")?;
     let fixed = |line: &str| {
         let (name, value) = line.trim().strip_prefix("- {name: ")?.strip_suffix('}')?.split_once(", value: ")?;
         Some((name.to_owned(), value.trim_matches('"').to_owned()))
     };
-    let found: Vec<(String, String)> = text.lines().filter_map(fixed).collect();
-    ensure!(part != "agent" || found.iter().any(|(name, _)| name == "MALLOC_ARENA_MAX"), "{found:?}");
+    let found: Vec<(String, String)> = object.lines().filter_map(fixed).collect();
+    ensure!(found.iter().any(|(name, _)| name == "MALLOC_ARENA_MAX"), "{found:?}");
     Ok(found)
 }
 

@@ -35,6 +35,7 @@ impl StuckEntries {
     }
 
     /// How soon the first of them is due.
+    #[must_use]
     pub fn due_in(&self, now: Instant) -> Option<Duration> {
         self.0.values().map(|(due, _)| due.saturating_duration_since(now)).min()
     }
