@@ -13,7 +13,7 @@ mod timed;
 pub use manifests::manifests;
 pub use patch::patch;
 pub use review::{cluster, objects, review, review_in};
-pub use timed::{LONGEST, in_time, timed};
+pub use timed::{LONGEST, in_time, timed, worked};
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
