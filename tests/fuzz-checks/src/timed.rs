@@ -45,6 +45,7 @@ pub fn timed<T>(what: &str, call: impl Fn() -> T) -> T {
 }
 
 /// For how long the processor has worked on this thread: on a busy machine most of a call is waiting for it.
+#[must_use]
 pub fn worked() -> Duration {
     // It cannot be out of range: it is no date, and begins at zero.
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
