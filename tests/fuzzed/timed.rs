@@ -7,7 +7,7 @@ use latebind_fuzz_checks::{LONGEST, in_time, timed, worked};
 /// Takes longer than any call may.
 fn take_long() {
     let begun = worked();
-    while worked() - begun < LONGEST * 2 {
+    while worked().saturating_sub(begun) < LONGEST * 2 {
         std::hint::spin_loop();
     }
 }
@@ -24,7 +24,7 @@ fn an_input_that_takes_too_long_is_found() {
 
 /// As where another process has the processor for a while.
 fn waits(_: &[u8]) {
-    timed("a call that waits", || std::thread::sleep(LONGEST * 2));
+    timed("a call that waits", || std::thread::park_timeout(LONGEST * 2));
 }
 
 #[test]
