@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::disk::base::Base;
 use super::disk::error::DirectoryError;
 use super::disk::records::Ages;
-use super::disk::trash::{StuckEntries, Swept};
+use super::disk::trash::StuckEntries;
 use super::facts::BaseLook;
 use super::state::{Agent, DiskTask};
 use crate::kubernetes::api::ApiError;
@@ -156,8 +156,7 @@ impl Bases {
             // Without its mount there is nothing to be emptied, and nothing is made.
             let base = Base::open_existing(&sweeping.options.bases, &opened, false)?;
             base.forget_gone(&sweeping.cluster, &sweeping.caches.volume_uids())?;
-            let swept = if base.trash_entries()? > 0 { base.sweep(budget, &mut stuck)? } else { Swept::default() };
-            Ok((swept, stuck))
+            Ok((base.sweep(budget, &mut stuck)?, stuck))
         });
         match swept.await {
             Ok((swept, stuck)) => {

@@ -13,7 +13,7 @@ use super::same_claim::is_superseded;
 use super::view::VolumeSet;
 use crate::binding::Lookup;
 use crate::crd::{Disposal, LocalVolume, Origin, READY, SeenVolume, VolumePath, checked_base, condition};
-use crate::model::{Claim, Class, Node, Volume};
+use crate::model::{Claim, ClaimReference, Class, Node, Volume};
 
 /// The most paths of other volumes that an order carries; the schema allows no more.
 const MAX_OTHER_PATHS: usize = 1024;
@@ -147,6 +147,16 @@ pub fn plan(local: &LocalVolume, facts: &DirectoryFacts<'_>) -> DirectoryStep {
 fn asked(local: &LocalVolume) -> Option<&String> {
     let attempt = local.status.as_ref()?.disposal_attempt.as_ref()?;
     (local.spec.confirmed_attempt.as_ref() != Some(attempt)).then_some(attempt)
+}
+
+/// True when a volume names the very claim that a directory was made for, so that one answer tells of both. What a part of
+/// either is missing of is not known to be the same.
+#[must_use]
+pub fn names_maker(reference: &ClaimReference, local: &LocalVolume) -> bool {
+    let named = [&reference.namespace, &reference.name, &reference.uid].map(|part| part.as_deref().unwrap_or_default());
+    let claim = &local.spec.claim;
+    named.iter().all(|part| !part.is_empty())
+        && named == [claim.namespace.as_str(), claim.name.as_str(), claim.uid.as_str()]
 }
 
 /// True for an order that stands as it should by what a cache says of its volume, while the agent asks for nothing: there is
@@ -370,5 +380,59 @@ mod tests {
         assert!(may_forget(&local, &Lookup::Found(volume("v-2"))));
         assert!(!may_forget(&local, &Lookup::Found(volume("v-1"))));
         assert!(!may_forget(&local, &Lookup::Unknown));
+    }
+
+    fn ordered() -> (LocalVolume, serde_json::Value) {
+        let volume = json!({ "metadata": { "name": "v", "uid": "v-1" },
+            "spec": { "persistentVolumeReclaimPolicy": "Delete", "claimRef": { "namespace": "n", "name": "c", "uid": "u" } },
+            "status": { "phase": "Released" } });
+        let local = local_volume(LocalVolumeSpec {
+            claim: ClaimIdentity { namespace: "n".to_owned(), name: "c".to_owned(), uid: "u".to_owned() },
+            disposal: Some(Disposal::Delete),
+            disposal_of: Some("v-1".to_owned()),
+            persistent_volume: Some(seen(&serde_json::from_value(volume.clone()).unwrap())),
+            ..LocalVolumeSpec::default()
+        });
+        (local, volume)
+    }
+
+    #[test]
+    fn an_order_is_left_alone_only_while_its_volume_is_as_it_was_and_the_agent_asks_nothing() {
+        let (mut local, volume) = ordered();
+        let awaits = |local: &LocalVolume, at: &str, value: serde_json::Value| {
+            let mut volume = volume.clone();
+            *volume.pointer_mut(at).unwrap() = value;
+            awaits_agent(local, Some(&serde_json::from_value(volume).unwrap()))
+        };
+        assert!(awaits(&local, "/metadata/name", json!("v")));
+        assert!(!awaits_agent(&local, None), "not in the cache is not known");
+        for (at, value) in [
+            ("/metadata/uid", "v-2"),
+            ("/spec/persistentVolumeReclaimPolicy", "Retain"),
+            ("/spec/claimRef/uid", "another"),
+            ("/status/phase", "Bound"),
+            ("/status/phase", "Available"),
+        ] {
+            assert!(!awaits(&local, at, json!(value)), "{at}: {value}");
+        }
+        local.status = serde_json::from_value(json!({ "disposalAttempt": "a" })).unwrap();
+        assert!(!awaits(&local, "/metadata/name", json!("v")), "the agent asks");
+        local.spec.confirmed_attempt = Some("a".to_owned());
+        assert!(awaits(&local, "/metadata/name", json!("v")));
+        local.spec.disposal = Some(Disposal::DeleteIfEmpty);
+        assert!(!awaits(&local, "/metadata/name", json!("v")));
+    }
+
+    #[test]
+    fn one_answer_tells_of_two_claims_only_where_every_part_is_there_and_the_same() {
+        let (mut local, _) = ordered();
+        let names = |local: &LocalVolume, namespace: &str, name: &str, uid: &str| {
+            let reference = json!({ "namespace": namespace, "name": name, "uid": uid });
+            names_maker(&serde_json::from_value(reference).unwrap(), local)
+        };
+        assert!(names(&local, "n", "c", "u"));
+        assert!(!names(&local, "n", "c", "w") && !names(&local, "n", "d", "u") && !names(&local, "m", "c", "u"));
+        local.spec.claim = ClaimIdentity { uid: "u".to_owned(), ..ClaimIdentity::default() };
+        assert!(!names(&local, "", "", "u"), "what neither says is not the same");
     }
 }

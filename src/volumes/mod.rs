@@ -23,7 +23,8 @@ mod volume;
 pub use adoption::{AdoptionError, adoption};
 pub use claim::{Asked, ClaimStep, Past, Patience, Publication, Refused, Request, plan as plan_claim};
 pub use disposal::{
-    DirectoryFacts, DirectoryStep, Kept, Order, Permit, awaits_agent, complaint, may_forget, plan as plan_directory,
+    DirectoryFacts, DirectoryStep, Kept, Order, Permit, awaits_agent, complaint, may_forget, names_maker,
+    plan as plan_directory,
 };
 pub use order::{NodeOrder, Standing, standing};
 pub use orphans::{OrphanFacts, kept as orphan_kept, order as orphan_order};
@@ -38,7 +39,7 @@ pub use same_claim::{Earlier, Existing, existing, is_superseded};
 pub use storage_view::{Search, StorageView};
 pub use taken::{CountByNode, Taken, TakenByPath};
 pub use view::VolumeSet;
-pub use volume::{Removal, VolumeStep, is_held, plan as plan_volume, removal};
+pub use volume::{Removal, VolumeStep, is_let_go, plan as plan_volume, removal};
 
 pub use crate::model::{LOCAL_VOLUME, PROVISIONED_BY, PROVISIONER};
 /// Finalizer of a volume that an external provisioner has to take away.

@@ -73,9 +73,13 @@ pub fn plan(volume: &Volume, local: &Lookup<&LocalVolume>) -> VolumeStep {
     }
 }
 
-/// True while our finalizer is on a volume.
+/// True for a volume that is being deleted and that we do not hold: what is left to do is the work of others.
 #[must_use]
-pub fn is_held(volume: &Volume) -> bool {
+pub fn is_let_go(volume: &Volume) -> bool {
+    volume.metadata.deletion_timestamp.is_some() && !is_held(volume)
+}
+
+fn is_held(volume: &Volume) -> bool {
     volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == VOLUME_FINALIZER)
 }
 

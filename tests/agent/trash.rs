@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use latebind::agent::StuckEntries;
+use latebind::agent::{StuckEntries, Swept};
 
 use super::mounted::{Mounted, run};
 use super::{Ground, dispose, order};
@@ -33,7 +33,7 @@ fn an_entry_that_is_stuck_takes_no_step_from_the_others() {
     let mounts: Vec<_> = (0..20).map(|number| format!("sub/mnt{number}")).collect();
     base.make(&order("stuck"), false).unwrap();
     dispose(&base, &order("stuck")).unwrap();
-    let _end = EndsMounts(ground.directory.path());
+    let ends = EndsMounts(ground.directory.path());
     for at in mounts {
         // What holds them is moved, and so another path ends them.
         std::mem::forget(Mounted::tmpfs(&ground.at(&format!(".trash/v-stuck/{at}")), "size=64k"));
@@ -58,4 +58,9 @@ fn an_entry_that_is_stuck_takes_no_step_from_the_others() {
     assert_eq!((swept.left, swept.stuck), (0, None), "only what was removed took steps");
     assert!(swept.waiting >= 1 && swept.steps <= 5 * 5, "{} steps", swept.steps);
     assert!((0..5).all(|number| !ground.at(&format!(".trash/v-c{number}")).exists()));
+    // A person puts it right by hand: then there is nothing to look at again soon.
+    drop(ends);
+    fs::remove_dir_all(ground.at(".trash")).unwrap();
+    assert_eq!(base.sweep(1_000, &mut known).unwrap(), Swept::default());
+    assert!(known.due_in(Instant::now()).is_none() && !ground.at(".trash").exists());
 }

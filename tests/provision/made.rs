@@ -195,10 +195,10 @@ pub async fn three_writes_make_a_volume_and_seven_remove_it(scope: &Scope) -> Re
 
     let locals = ground.locals().await?;
     let from = scope.cluster()?.audit_log()?.len();
-    scope.kubectl(&["delete", "persistentvolumeclaim", "data"]).await?;
+    scope.kubectl(&["delete", "persistentvolumeclaim", "data"]).await?.success()?;
     let gone = [format!("persistentvolume/{}", volume.name_any()), format!("localvolume/{}", locals[0].name_any())];
     for object in &gone {
-        scope.kubectl(&["wait", "--for=delete", "--timeout=60s", object]).await?;
+        scope.kubectl(&["wait", "--for=delete", "--timeout=60s", object]).await?.success()?;
     }
     let (removed, reads) = asked(scope, from, &claim)?;
     let expected = [

@@ -66,11 +66,17 @@ pub struct Swept {
 }
 
 impl Base {
-    /// Removes from the trash, in at most `budget` steps. What was stuck before is passed over until it is due.
+    /// Removes from the trash, in at most `budget` steps. What was stuck before is passed over until it is due. A trash that is
+    /// not there is empty, and is not made.
     ///
     /// # Errors
     /// When the trash itself cannot be read.
     pub fn sweep(&self, budget: usize, stuck: &mut StuckEntries) -> Result<Swept, DirectoryError> {
+        if self.trash_entries()? == 0 {
+            // What was stuck is gone, whoever took it away.
+            *stuck = StuckEntries::default();
+            return Ok(Swept::default());
+        }
         let (trash, now) = (self.trash()?, Instant::now());
         let mut seen = BTreeSet::new();
         let shown = self.inside(".trash");

@@ -17,8 +17,8 @@ use crate::crd::{Disposal, FINALIZER, Kept, LocalVolume, Origin};
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::model::{Claim, ClaimReference, Wire};
 use crate::volumes::{
-    DirectoryFacts, DirectoryStep, Order, Permit, VolumeSet, awaits_agent, complaint, is_superseded, may_forget,
-    plan_directory, volume_name,
+    DirectoryFacts, DirectoryStep, Order, Permit, VolumeSet, awaits_agent, complaint, is_let_go, is_superseded,
+    may_forget, names_maker, plan_directory, volume_name,
 };
 
 /// How soon something that no change of ours announces is looked at again.
@@ -136,13 +136,6 @@ async fn live_owner(context: &Context, reference: Option<&ClaimReference>) -> Re
     live_claim(context, &namespace, &name, &uid).await
 }
 
-/// True when a volume names the very claim that the directory was made for.
-fn names_maker(reference: &ClaimReference, local: &LocalVolume) -> bool {
-    let named = [&reference.namespace, &reference.name, &reference.uid].map(|part| part.as_deref().unwrap_or_default());
-    let claim = &local.spec.claim;
-    named == [claim.namespace.as_str(), claim.name.as_str(), claim.uid.as_str()]
-}
-
 /// The claim that a directory was made for. An orphan's marker has its UID only, so that all claims are looked at; no more
 /// than a tenth of a node's volumes are removed in this way within an hour.
 async fn live_maker(context: &Context, local: &LocalVolume) -> Result<Lookup<Claim>, ApiError> {
@@ -233,7 +226,7 @@ async fn forget(context: &Context, local: &LocalVolume) -> Result<Option<Duratio
             let cached = context.volume(&seen.name);
             if let Some(volume) = cached.filter(|it| it.metadata.uid.as_deref() == local.spec.disposal_of.as_deref()) {
                 // The volume goes first; its end brings this here again.
-                if volume.metadata.deletion_timestamp.is_none() {
+                if !is_let_go(&volume) {
                     context.queue.now(Key::Volume(seen.name.clone()));
                 }
                 return Ok(Some(RECHECK));

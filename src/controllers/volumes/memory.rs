@@ -116,8 +116,7 @@ impl Memory {
 
     /// Live facts have permitted the order that stands in a LocalVolume.
     pub fn permitted(&self, local: &str) {
-        let mut permitted = self.permitted.lock();
-        permitted.insert(local, ());
+        self.permitted.lock().insert(local, ());
     }
 
     /// True for an order that was permitted a moment ago.

@@ -15,7 +15,7 @@ use crate::crd::LocalVolume;
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::model::{Text, Volume};
 use crate::volumes::{
-    LOCAL_VOLUME, PROVISIONED_BY, Removal, VOLUME_FINALIZER, VolumeStep, adoption, is_held, plan_volume,
+    LOCAL_VOLUME, PROVISIONED_BY, Removal, VOLUME_FINALIZER, VolumeStep, adoption, is_let_go, plan_volume,
     removal as removal_of, seen,
 };
 
@@ -131,17 +131,16 @@ async fn remove(
     volume: &Volume,
     local: &str,
 ) -> Result<Option<Duration>, ApiError> {
-    let is_let_go = |volume: &Volume| is_leaving(volume) && !is_held(volume);
     if is_let_go(volume) {
         return Ok(None);
     }
     let Some(mut live) = if_found(context.volumes().get(volume.name())).await?.map(|volume| volume.object) else {
         return Ok(None);
     };
-    let Some(local) = if_found(context.locals().get(local)).await? else { return Ok(Some(SOON)) };
     if is_let_go(&live) {
         return Ok(None);
     }
+    let Some(local) = if_found(context.locals().get(local)).await? else { return Ok(Some(SOON)) };
     let mut removal = removal_of(&live, &local);
     if removal.as_ref().is_ok_and(Removal::held) {
         // What the API server answers to a write is as live as what it answers to a question.
@@ -154,7 +153,7 @@ async fn remove(
             volume_stays(context, memory, &live, &why);
             return Ok(Some(LONG));
         }
-        Ok(_) if is_leaving(&live) => {}
+        Ok(_) if live.metadata.deletion_timestamp.is_some() => {}
         Ok(removal) => {
             let seen = removal.seen();
             let exactly =
@@ -167,10 +166,6 @@ async fn remove(
     }
     context.metrics.removed();
     Ok(None)
-}
-
-fn is_leaving(volume: &Volume) -> bool {
-    volume.metadata.deletion_timestamp.is_some()
 }
 
 /// A volume that another provisioner made: it is served until it is released, and then its directory is taken away.
