@@ -62,10 +62,11 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
     // A policy holds the controller to the agents' base paths.
     let bases = format!("--set=agent.basePaths={{{}}}", directory.path().display());
     let on = ["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true", bases.as_str()];
-    let manifest = render(&on)?;
-    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
-    let stop = CancellationToken::new();
-    let outcome = serve_and_are_refused(scope, directory.path(), &stop).await;
+    let (manifest, stop) = (render(&on)?, CancellationToken::new());
+    let outcome = match installed(scope, &manifest).await {
+        Ok(()) => serve_and_are_refused(scope, directory.path(), &stop).await,
+        failed => failed,
+    };
     stop.cancel();
     let cleaned = uninstalled(scope, &manifest).await;
     outcome.and(cleaned)
@@ -122,18 +123,28 @@ async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &Cancellat
     no_local_volume_is_left(&scope.client()).await
 }
 
+async fn installed(scope: &Scope, manifest: &str) -> Result<()> {
+    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], manifest).await?.success().map(drop)
+}
+
 /// Takes the manifest away, also after a failure: its policies would hold back the controllers of the tests after this one,
 /// which install the definitions anew.
 async fn uninstalled(scope: &Scope, manifest: &str) -> Result<()> {
     let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
     scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
-    definitions_are_gone(&scope.client()).await?;
     eventually("the namespaces to go", PATIENCE, async || {
+        // What was placed on a simulated node would wait for a kubelet to end it, and then for its node to be found gone.
+        let at_once = DeleteParams::default().grace_period(0);
+        for namespace in [NAMESPACE, AGENTS] {
+            let pods: Api<Pod> = Api::namespaced(scope.client(), namespace);
+            pods.delete_collection(&at_once, &ListParams::default()).await?;
+        }
         let namespaces = scope.all::<Namespace>();
         let gone = namespaces.get_opt(NAMESPACE).await?.is_none() && namespaces.get_opt(AGENTS).await?.is_none();
         Ok(gone.then_some(()))
     })
-    .await
+    .await?;
+    definitions_are_gone(&scope.client()).await
 }
 
 /// A directory that no volume names: agent and controller may do all that it takes to remove it.
@@ -221,15 +232,16 @@ async fn refused(scope: &Scope, mine: &Client, other: &SimulatedNode) -> Result<
 
 /// Everything that RBAC lets the controller do with objects of others, tried by whoever holds its token.
 pub async fn a_stolen_token_of_the_controller_reaches_no_further_than_its_work(scope: &Scope) -> Result<()> {
-    let cluster = scope.cluster()?;
     let arguments = ["--set=exemptionPolicy.enabled=true", "--set=provisioner.markBound=true"];
     let manifest = render(
         &[&["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true"], &arguments[..]].concat(),
     )?;
-    cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?.success()?;
     let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
-    let thief = cluster.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
-    let outcome = reaches_no_further(scope, &thief).await;
+    let thief = scope.cluster()?.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
+    let outcome = match installed(scope, &manifest).await {
+        Ok(()) => reaches_no_further(scope, &thief).await,
+        failed => failed,
+    };
     let cleaned = uninstalled(scope, &manifest).await;
     outcome.and(cleaned)
 }

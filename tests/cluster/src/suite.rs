@@ -261,6 +261,8 @@ fn run_one(runtime: &Runtime, tier: &Tier, name: &str, (needs, alone): (Needs, b
     let of_body = start.elapsed();
     let outcome = outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", message(&*panic))));
     let outcome = outcome.map_err(|error| {
+        // The whole of it comes when all tests have ended; whoever waits, or reads a record that was cut, has it here.
+        eprintln!("FAILED {name}: {error:#}");
         let mut told = runtime.block_on(scope.describe());
         if let Ok(cluster) = scope.cluster() {
             told.push_str(&cluster.log_tails(8));
