@@ -9,6 +9,7 @@ pub mod cli;
 pub mod controllers;
 pub mod crd;
 pub mod diagnosis;
+pub mod drain;
 pub mod facts;
 pub mod kubernetes;
 pub mod model;

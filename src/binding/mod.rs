@@ -32,6 +32,7 @@ pub use assume::{AssumedBinding, AssumedNode, AssumedStorage, Assumption, Assump
 pub use claim::{decide_claim, poisoned_claim};
 pub use finding::{Code, FieldPath, Finding, ParseCodeError, Severity};
 pub use neighbours::{AntiAffinityIndex, anti_affinity_around, anti_affinity_of};
+pub use obstacle::node_obstacles;
 pub use pod::{MOST_CLAIMS, MOST_TERMS, decide_pod};
 pub use risks::Risks;
 pub use row::Row;

@@ -67,7 +67,10 @@ pub(super) fn obstacles(
     found
 }
 
-fn node_obstacles(pod: &Pod, node: &Node) -> Vec<Finding> {
+/// Why the scheduler places no such Pod on a node now, whatever the Pod's volumes: it is cordoned, not ready, or has a taint
+/// that the Pod does not tolerate.
+#[must_use]
+pub fn node_obstacles(pod: &Pod, node: &Node) -> Vec<Finding> {
     let name = node.name();
     let mut found = Vec::new();
     let cordon = Taint { key: UNSCHEDULABLE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };

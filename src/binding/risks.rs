@@ -171,7 +171,7 @@ fn left_by_drain(claim: &Claim, volume: &Volume, node: &Node, live: &[&Pod]) -> 
         .iter()
         .copied()
         .filter(|pod| pod.pinned_node() == Some(node.name()))
-        .filter(|pod| controller(pod).is_none_or(|(kind, _)| kind != "DaemonSet"))
+        .filter(|pod| pod.metadata.controller().is_none_or(|owner| owner.kind != "DaemonSet"))
         .collect();
     if evicted.is_empty() {
         return None;
@@ -193,15 +193,9 @@ fn left_by_drain(claim: &Claim, volume: &Volume, node: &Node, live: &[&Pod]) -> 
     Some(if node.spec.unschedulable { Finding { severity: Severity::Warning, ..found } } else { found })
 }
 
-/// Kind and name of the object that made the Pod and would make another.
-fn controller(pod: &Pod) -> Option<(&str, &str)> {
-    let mut owners = pod.metadata.owner_references.iter().flatten();
-    owners.find(|owner| owner.controller == Some(true)).map(|owner| (owner.kind.as_str(), owner.name.as_str()))
-}
-
 fn names(pods: &[&Pod]) -> String {
-    let one = |pod: &&Pod| match controller(pod) {
-        Some((kind, name)) => format!("pod {} of {} {name}", pod.display_name(), kind.to_lowercase()),
+    let one = |pod: &&Pod| match pod.metadata.controller() {
+        Some(owner) => format!("pod {} of {} {}", pod.display_name(), owner.kind.to_lowercase(), owner.name),
         None => format!("pod {}", pod.display_name()),
     };
     listed(&pods.iter().map(one).collect::<Vec<_>>())

@@ -30,7 +30,7 @@ Examples:
   # keep the reports that dashboards of policy engines read current
   latebind audit -A --report openreports --fail-on never
 
-  # before a node is drained: which claims keep their Pods Pending until it is back?
+  # before nodes are drained (or latebind plan drain NODE): which claims keep their Pods Pending until it is back?
   latebind audit -A -o json | jq -r '.items[] | select(.code == \"LB401\") | .message'
 
 Exit codes:

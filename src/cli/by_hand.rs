@@ -9,8 +9,7 @@ pub(super) fn by_hand(pod: &Pod, verdict: &PodVerdict) -> String {
     let namespace = pod.namespace();
     let typed = verdict.volumes.iter().filter(|volume| volume.stuck).filter_map(|volume| for_claim(volume, namespace));
     let typed: Vec<String> = typed.collect();
-    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let anew = match owner {
+    let anew = match pod.metadata.controller() {
         Some(owner) => format!("change the template of its {} {}", owner.kind, owner.name),
         None => "delete it and create it again without nodeName".to_owned(),
     };

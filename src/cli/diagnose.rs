@@ -20,9 +20,8 @@ use super::output::{self, Output};
 use super::snapshot::Snapshot;
 use crate::binding::Severity;
 use crate::diagnosis::{Cause, Diagnosis, NotFound, Subject, diagnose, not_surveyed, survey};
-use crate::facts::files::{Input, Manifests, Request};
 use crate::kubernetes::api::if_found;
-use crate::report::style::{Style, clean, clean_json, clean_lines};
+use crate::report::style::{Style, clean};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -147,10 +146,6 @@ fn list(told: &Told) -> serde_json::Value {
     })
 }
 
-fn as_json(told: &Told) -> anyhow::Result<String> {
-    Ok(clean_json(&serde_json::to_string_pretty(&list(told))?).into_owned() + "\n")
-}
-
 fn exit(told: &Told) -> Exit {
     let any = |is: fn(&Diagnosis) -> bool| told.diagnoses.iter().any(is);
     if told.is_partial || any(|it| it.cause == Cause::NotKnown) {
@@ -184,22 +179,7 @@ pub(super) fn subject(text: &str) -> anyhow::Result<Subject> {
 impl DiagnoseArgs {
     /// What a dump says.
     fn of_dump(&self, name: &str, object: Option<Subject>) -> anyhow::Result<Told> {
-        let request = Request {
-            files: vec![Input::of(name)],
-            recursive: true,
-            namespace: self.namespace.clone(),
-            ..Request::default()
-        };
-        let manifests = Manifests::read(&request)?;
-        let style = Style::of_stderr();
-        for problem in &manifests.problems {
-            writeln!(anstream::stderr(), "{} {}", style.error("error:"), clean(&problem.to_string()))?;
-        }
-        let mut material = Material::of_manifests(&manifests);
-        if self.complete {
-            material.is_complete();
-        }
-        let is_partial = !manifests.problems.is_empty() || material.tell_problems()?;
+        let (material, is_partial) = Material::of_dump(name, self.namespace.clone(), self.complete)?;
         let scope = self.namespace.as_deref();
         let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
         let diagnoses = match object {
@@ -220,13 +200,8 @@ impl DiagnoseArgs {
                     out.extend(told.diagnoses.iter().flat_map(|one| text::whole(one, style).into_bytes()));
                 }
                 Format::Text => out.extend(text::table(&told.diagnoses, &told.not_known, style).into_bytes()),
-                Format::Json => out.extend(as_json(told)?.into_bytes()),
-                Format::Yaml => {
-                    let text = serde_saphyr::to_string(&list(told))?;
-                    // JSON is YAML too, and has escapes for what steers a terminal.
-                    let is_clean = matches!(clean_lines(&text), std::borrow::Cow::Borrowed(_));
-                    out.extend(if is_clean { text } else { as_json(told)? }.into_bytes());
-                }
+                Format::Json => out.extend(output::as_json(&list(told))?.into_bytes()),
+                Format::Yaml => out.extend(output::as_yaml(&list(told))?.into_bytes()),
             }
             Ok(())
         })

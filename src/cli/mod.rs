@@ -19,6 +19,7 @@ mod install;
 mod lint;
 mod man;
 pub mod output;
+mod plan;
 pub mod replace;
 mod run;
 mod simulate;
@@ -110,6 +111,7 @@ enum Command {
     Audit(audit::AuditArgs),
     Dump(dump::DumpArgs),
     Fix(fix::FixArgs),
+    Plan(plan::PlanArgs),
     Wait(wait::WaitArgs),
     Webhook(webhook::WebhookArgs),
     Run(Box<run::RunArgs>),
@@ -159,6 +161,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Audit(args) => audit::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Fix(args) => fix::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),

@@ -1,5 +1,6 @@
 //! `-o FORMAT[=FILE]`, repeatable: the grammar of every subcommand that prints results.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,8 +8,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use serde_json::Value;
 
-use crate::report::style::Style;
+use crate::report::style::{Style, clean_json, clean_lines};
 
 /// One result to print: in which format, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,24 @@ pub fn print<F: Copy>(
         }
     }
     Ok(())
+}
+
+/// An object as JSON that is safe in a terminal.
+///
+/// # Errors
+/// When it cannot be written as JSON, which is not known to happen.
+pub fn as_json(object: &Value) -> anyhow::Result<String> {
+    Ok(clean_json(&serde_json::to_string_pretty(object)?).into_owned() + "\n")
+}
+
+/// The same as YAML; as JSON, which is YAML too and has escapes, where the text holds what steers a terminal.
+///
+/// # Errors
+/// As [`as_json`].
+pub fn as_yaml(object: &Value) -> anyhow::Result<String> {
+    let text = serde_saphyr::to_string(object)?;
+    let is_clean = matches!(clean_lines(&text), Cow::Borrowed(_));
+    if is_clean { Ok(text) } else { as_json(object) }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::kubernetes::api::is_plural_served;
 
 /// Objects of one kind that are read. A Pod takes some ten kilobytes as text, so that this is half a gigabyte at most for a
 /// moment; a namespace that holds more is looked at object by object.
-const MOST_OBJECTS: usize = 50_000;
+pub(super) const MOST_OBJECTS: usize = 50_000;
 
 /// One list.
 #[derive(Debug)]
@@ -98,9 +98,23 @@ impl Snapshot {
     /// # Errors
     /// When the cluster cannot be reached, or refuses everything.
     pub async fn read(client: &Client, namespace: Option<&str>) -> Result<Self, ServerError> {
+        Self::read_kinds(client, namespace, wanted()).await
+    }
+
+    /// Reads Nodes, volumes, and the claims of all namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn of_storage(client: &Client) -> Result<Self, ServerError> {
+        let kinds = ["Node", "PersistentVolume", "PersistentVolumeClaim"];
+        let wanted = wanted().into_iter().filter(|it| kinds.contains(&it.kind.kind.as_str()));
+        Self::read_kinds(client, None, wanted.collect()).await
+    }
+
+    async fn read_kinds(client: &Client, namespace: Option<&str>, kinds: Vec<Wanted>) -> Result<Self, ServerError> {
         let mut snapshot = Self { lists: Vec::new(), not_read: Vec::new(), taken: Timestamp::UNIX_EPOCH };
         let mut last_refusal = None;
-        for Wanted { kind, namespaced, fields } in wanted() {
+        for Wanted { kind, namespaced, fields } in kinds {
             let namespace = namespace.filter(|_| namespaced);
             let is_events = kind.kind == "Event";
             last_refusal = snapshot.list(client, kind.clone(), namespace, fields).await?.or(last_refusal);

@@ -58,8 +58,9 @@ impl<'a> Known<'a> {
         Lookup::found_or(self.record.volume(name).cloned(), self.absent(Kind::Volumes, ""))
     }
 
-    /// A Node.
-    pub(super) fn node(&self, name: &str) -> Lookup<Arc<Node>> {
+    /// A Node: `Absent` only where all Nodes are known.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Lookup<Arc<Node>> {
         Lookup::found_or(self.record.node(name).cloned(), self.absent(Kind::Nodes, ""))
     }
 

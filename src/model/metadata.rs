@@ -69,6 +69,13 @@ impl Metadata {
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.as_ref()?.get(key).map(Text::as_str)
     }
+
+    /// The object that made this one and would make another.
+    /// Source: `apimachinery/pkg/apis/meta/v1/controller_ref.go`, `GetControllerOf`.
+    #[must_use]
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    }
 }
 
 /// Reads metadata.

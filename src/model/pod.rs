@@ -310,8 +310,7 @@ impl Pod {
             return uid == other;
         }
         let owner = |metadata: &Metadata| {
-            let owners = metadata.owner_references.as_ref()?;
-            let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+            let owner = metadata.controller()?;
             Some((owner.kind.clone(), owner.name.clone()))
         };
         let namespace = other.namespace();
@@ -370,8 +369,7 @@ impl Pod {
     /// True when the Pod is the controller of an object.
     #[must_use]
     pub fn controls(&self, object: &Metadata) -> bool {
-        let mut owners = object.owner_references.iter().flatten();
-        owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == self.metadata.uid.as_deref())
+        object.controller().is_some_and(|owner| Some(owner.uid.as_str()) == self.metadata.uid.as_deref())
     }
 }
 

@@ -14,6 +14,7 @@ mod diagnose;
 mod hostile;
 mod install;
 mod page;
+mod plan;
 mod review;
 mod server;
 mod simulate;

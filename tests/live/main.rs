@@ -5,6 +5,7 @@
 mod audit;
 mod causes;
 mod diagnose;
+mod plan;
 mod server;
 mod shared;
 
@@ -56,7 +57,14 @@ fn main() -> ExitCode {
             causes::claims_that_pinned_pods_cannot_use_are_told_apart,
             causes::volumes_that_are_gone_or_kept_are_told,
             causes::a_provisioner_whose_lease_ran_out_does_not_run,
+            plan::a_drain_is_planned_of_nodes_that_there_are,
         ]
+    );
+    // Nodes of other tests would take its Pods.
+    suite.alone(
+        Needs::ControlPlane,
+        "plan::a_drain_does_to_each_pod_what_the_plan_says",
+        plan::a_drain_does_to_each_pod_what_the_plan_says,
     );
     suite.alone(
         Needs::ControlPlane,

@@ -11,7 +11,7 @@ use crate::cli::dump;
 use crate::cli::snapshot::{CLUSTER_EVENTS, Snapshot};
 use crate::crd::GROUP;
 use crate::diagnosis::{Kind, Known, Record, Source, Subject};
-use crate::facts::files::Manifests;
+use crate::facts::files::{Input, Manifests, Request};
 use crate::facts::server::anti_affinity_pods;
 use crate::facts::{Fact, Facts, Unlisted};
 use crate::report::style::{Style, clean};
@@ -92,8 +92,25 @@ impl Material {
         material
     }
 
+    /// What a file or a directory holds, and whether some of it could not be read, which is said on stderr. Where it `is_complete`,
+    /// what is not there does not exist.
+    pub fn of_dump(name: &str, namespace: Option<String>, is_complete: bool) -> anyhow::Result<(Self, bool)> {
+        let request = Request { files: vec![Input::of(name)], recursive: true, namespace, ..Request::default() };
+        let manifests = Manifests::read(&request)?;
+        let style = Style::of_stderr();
+        for problem in &manifests.problems {
+            writeln!(anstream::stderr(), "{} {}", style.error("error:"), clean(&problem.to_string()))?;
+        }
+        let mut material = Self::of_manifests(&manifests);
+        if is_complete {
+            material.is_complete();
+        }
+        let is_partial = material.tell_problems()? || !manifests.problems.is_empty();
+        Ok((material, is_partial))
+    }
+
     /// What files hold.
-    pub fn of_manifests(manifests: &Manifests) -> Self {
+    fn of_manifests(manifests: &Manifests) -> Self {
         let mut material = Self::new(Source::Dump);
         material.facts = manifests.facts().clone();
         let mut taken = None;
@@ -153,7 +170,7 @@ impl Material {
     }
 
     /// Every object of the kinds that are there is there.
-    pub fn is_complete(&mut self) {
+    fn is_complete(&mut self) {
         for kind in Kind::ALL {
             if self.record.has_any(kind) {
                 self.record.is_whole(kind, None);

@@ -1,0 +1,186 @@
+//! `latebind plan drain`: which Pods of a node start elsewhere, and which wait for it.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum, ValueHint};
+use kube::Client;
+use kube::api::{ApiResource, ListParams};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use super::text;
+use crate::binding::Lookup;
+use crate::cli::Exit;
+use crate::cli::cluster::ConnectArgs;
+use crate::cli::diagnose::Material;
+use crate::cli::output::{self, Output};
+use crate::cli::snapshot::{MOST_OBJECTS, Snapshot};
+use crate::diagnosis::Kind;
+use crate::drain::{DrainFacts, DrainPlan, NOT_LOOKED_AT, Outcome, plan};
+use crate::facts::server::list_objects;
+use crate::model::{Pod, is_object_name};
+
+const EXAMPLES: &str = "\
+Examples:
+  # before node-a is rebooted or retired: what starts elsewhere, and what waits for it?
+  latebind plan drain node-a
+
+  # does a drain take anything down?
+  latebind plan drain node-a -o json=plan.json || echo 'yes'
+
+  # the same of a dump, without a cluster
+  latebind dump -A -o dump
+  latebind plan drain node-a --from dump
+
+Exit codes:
+  0  whatever is evicted can start on another node
+  1  a Pod would stay Pending, or would not be made again
+  2  a flag or an input is wrong, or there is no such node
+  3  the cluster cannot be reached, or refuses
+  5  what decides is not known, or some of the input could not be read";
+
+/// Say what a drain of a node does to its Pods: which start on another node, which wait for this one, and what holds them
+///
+/// kubectl drain evicts Pods, and does not tell that a local volume keeps what is made in their place Pending until the node is
+/// back. It reads and writes nothing. What you may not read, and what a dump does not hold, is named as not known.
+/// docs/drain.md has the outcomes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DrainArgs {
+    /// The node.
+    #[arg(value_name = "NODE")]
+    node: String,
+
+    /// Look at a dump, and contact nothing: a file, a directory with what is beneath it, or - for standard input.
+    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath, conflicts_with_all = ["server", "ClusterArgs", "RequestArgs"])]
+    from: Option<String>,
+
+    /// Every object of the kinds that the dump holds is in it: one that is not there does not exist.
+    #[arg(long, requires = "from")]
+    complete: bool,
+
+    /// How to print it: text, json or yaml, with =FILE to write it to a file; repeatable.
+    #[arg(short, long, value_name = "FORMAT[=FILE]", default_value = "text")]
+    output: Vec<Output<Format>>,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Yaml,
+}
+
+/// The plan with what its readers know it by.
+fn object(plan: &DrainPlan) -> anyhow::Result<Value> {
+    let mut object = json!({
+        "apiVersion": "latebind.dev/v1alpha1",
+        "kind": "DrainPlan",
+        "latebind": env!("CARGO_PKG_VERSION"),
+        "notLookedAt": NOT_LOOKED_AT,
+    });
+    json_patch::merge(&mut object, &serde_json::to_value(plan)?);
+    Ok(object)
+}
+
+fn exit(plan: &DrainPlan, is_partial: bool) -> Exit {
+    // That nothing is taken down can be said only of what is known.
+    let is_unsure = is_partial || !plan.not_known.is_empty() || plan.count(|it| it == Outcome::NotKnown) > 0;
+    match (is_unsure, plan.count(Outcome::is_outage)) {
+        (true, _) => Exit::Partial,
+        (false, 0) => Exit::Clean,
+        (false, _) => Exit::Findings,
+    }
+}
+
+/// Runs it.
+pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
+    if !is_object_name(&args.node) {
+        bail!("{:?} is not the name of a node", args.node);
+    }
+    let (plan, is_partial) = if let Some(name) = &args.from {
+        args.of_dump(name)?
+    } else {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(args.of_cluster())?
+    };
+    output::print(&args.output, |format, style, out| {
+        let text = match format {
+            Format::Text => text::whole(&plan, style, |command| args.connect.for_kubectl(command)),
+            Format::Json => output::as_json(&object(&plan)?)?,
+            Format::Yaml => output::as_yaml(&object(&plan)?)?,
+        };
+        out.extend(text.into_bytes());
+        Ok(())
+    })?;
+    Ok(exit(&plan, is_partial))
+}
+
+impl DrainArgs {
+    fn of_dump(&self, name: &str) -> anyhow::Result<(DrainPlan, bool)> {
+        let (material, is_partial) = Material::of_dump(name, None, self.complete)?;
+        let known = material.known();
+        let here = known.record.pods().filter(|pod| pod.pinned_node() == Some(&self.node));
+        let pods = PodsOfNode { known: here.cloned().collect(), missing: known.missing(Kind::Pods, "") };
+        Ok((planned(&self.node, &material, pods)?, is_partial))
+    }
+
+    async fn of_cluster(&self) -> anyhow::Result<(DrainPlan, bool)> {
+        let client = self.connect.client().await?;
+        let material = Material::of_snapshot(&Snapshot::of_storage(&client).await?);
+        let is_partial = material.tell_problems()?;
+        let pods = PodsOfNode::read(&client, &self.node).await?;
+        Ok((planned(&self.node, &material, pods)?, is_partial))
+    }
+}
+
+/// The Pods of a node.
+struct PodsOfNode {
+    known: Vec<Arc<Pod>>,
+    /// Why there may be more.
+    missing: Option<String>,
+}
+
+impl PodsOfNode {
+    async fn read(client: &Client, node: &str) -> anyhow::Result<Self> {
+        let kind = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let read = list_objects(client, &kind, None, params, MOST_OBJECTS).await?;
+        let mut known = Vec::with_capacity(read.objects.len());
+        for object in read.objects {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let pod = Pod::deserialize(&serde_json::to_value(object)?).with_context(|| format!("pod/{name}"))?;
+            known.push(Arc::new(pod));
+        }
+        let missing = (!read.is_whole).then(|| "there are too many Pods, and only the first were read".to_owned());
+        Ok(Self { known, missing })
+    }
+}
+
+fn planned(name: &str, material: &Material, here: PodsOfNode) -> anyhow::Result<DrainPlan> {
+    let known = material.known();
+    let node = match known.node(name) {
+        Lookup::Found(node) => node,
+        Lookup::Absent => bail!("there is no node/{name}"),
+        Lookup::Unknown => {
+            let why = known.missing(Kind::Nodes, "").unwrap_or_default();
+            bail!("node/{name} was not found: {why}")
+        }
+    };
+    let facts = DrainFacts {
+        view: known.view,
+        node: &node,
+        others: known.record.nodes().map(AsRef::as_ref).filter(|other| other.name() != name).collect(),
+        pods: here.known.iter().map(AsRef::as_ref).collect(),
+    };
+    let pods = plan(&facts);
+    let missing = [Kind::Nodes, Kind::Volumes].into_iter().filter_map(|kind| known.missing(kind, ""));
+    // Kinds of which all that is asked for was found are not missed.
+    let decides = pods.iter().any(|pod| pod.outcome == Outcome::NotKnown);
+    let not_known = here.missing.into_iter().chain(missing.filter(|_| decides)).collect();
+    Ok(DrainPlan { node: name.to_owned(), cordoned: node.spec.unschedulable, pods, not_known })
+}

@@ -1,0 +1,148 @@
+//! A plan for people.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::binding::Severity;
+use crate::drain::{DrainPlan, HeldClaim, NOT_LOOKED_AT, Outcome, PodPlan};
+use crate::report::style::{Style, clean, columns, wrap};
+
+/// Width of paragraphs; longer lines are hard to read.
+const WIDTH: usize = 96;
+
+/// A line that says how it ends, a row for each Pod, what lies on the node alone, and what to type: kubectl's commands as the
+/// cluster takes them that was looked at.
+pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -> String) -> String {
+    let mut text = String::new();
+    let mut line = |line: &str| {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{line}");
+    };
+    let name = plan.node.as_str();
+    line(&format!("{}: {}", style.strong(&format!("node/{}", clean(name))), summary(plan)));
+    if !plan.pods.is_empty() {
+        line("");
+        for row in table(&plan.pods, style) {
+            line(row.trim_end());
+        }
+    }
+    let held = held(&plan.pods);
+    if !held.is_empty() {
+        line("");
+        line(&style.strong("On this node alone:"));
+        for one in held {
+            line(&format!("  {}", clean(&one)));
+        }
+    }
+    let ephemeral = plan.pods.iter().filter(|pod| pod.outcome != Outcome::Stays).flat_map(|pod| {
+        pod.ephemeral.iter().map(|claim| format!("claim {claim} -n {}, of an ephemeral volume", pod.namespace))
+    });
+    let ephemeral: Vec<String> = ephemeral.collect();
+    if !ephemeral.is_empty() {
+        line("");
+        line(&style.strong("Deleted with its Pod:"));
+        for one in ephemeral {
+            line(&format!("  {}", clean(&one)));
+        }
+    }
+    if !plan.not_known.is_empty() {
+        line("");
+        line(&style.strong("Not known:"));
+        for missing in &plan.not_known {
+            line(&format!("  {}", clean(missing)));
+        }
+    }
+    line("");
+    for part in wrap(&format!("Not looked at: {}.", NOT_LOOKED_AT.join(", ")), WIDTH) {
+        line(&style.faint(&part));
+    }
+    let steps = next(plan);
+    if !steps.is_empty() {
+        line("");
+        line(&style.strong("Next:"));
+    }
+    for (why, command) in steps {
+        line(&format!("  {}", style.faint(&format!("# {why}"))));
+        line(&format!("  {}", clean(&for_cluster(&command))));
+    }
+    text
+}
+
+fn summary(plan: &DrainPlan) -> String {
+    let evicted = plan.count(|it| it != Outcome::Stays);
+    let (down, unknown) = (plan.count(Outcome::is_outage), plan.count(|it| it == Outcome::NotKnown));
+    let cordoned = if plan.cordoned { ", and is cordoned" } else { "" };
+    let mut text = match (evicted, down) {
+        (0, _) => "a drain evicts no Pod".to_owned(),
+        (1, 0) if unknown == 0 => "a drain evicts 1 Pod, which can start elsewhere".to_owned(),
+        (all, 0) if unknown == 0 => format!("a drain evicts {all} Pods, which can all start elsewhere"),
+        (1, _) => "a drain evicts 1 Pod".to_owned(),
+        (all, _) => format!("a drain evicts {all} Pods"),
+    };
+    // Writing to a String cannot fail.
+    let _infallible = match down {
+        0 => Ok(()),
+        1 if evicted == 1 => write!(text, ", and nothing runs in its place"),
+        down => write!(text, "; nothing runs in place of {down} of them"),
+    };
+    let _infallible = match unknown {
+        0 => Ok(()),
+        1 if evicted == 1 => write!(text, "; what becomes of it is not known"),
+        unknown => write!(text, "; what becomes of {unknown} of them is not known"),
+    };
+    text + cordoned
+}
+
+fn table(pods: &[PodPlan], style: Style) -> Vec<String> {
+    let header = ["NAMESPACE", "POD", "OF", "OUTCOME", ""].map(str::to_owned).to_vec();
+    let row = |pod: &PodPlan| {
+        vec![
+            clean(&pod.namespace).into_owned(),
+            clean(&pod.pod).into_owned(),
+            clean(pod.controller.as_deref().unwrap_or("-")).into_owned(),
+            pod.outcome.as_str().to_owned(),
+            clean(&pod.why).into_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(pods.iter().map(row)).collect();
+    let paint = |row: usize, column: usize, cell: &str| match (row.checked_sub(1), column) {
+        (None, _) => style.strong(cell),
+        (Some(row), 3) => match pods[row].outcome {
+            outcome if outcome.is_outage() => style.severity(Severity::Error, cell),
+            Outcome::NotKnown => style.severity(Severity::Warning, cell),
+            _ => cell.to_owned(),
+        },
+        _ => cell.to_owned(),
+    };
+    columns(&rows, paint)
+}
+
+/// Each claim that is on the node alone, once, and what becomes of its data when it is deleted.
+fn held(pods: &[PodPlan]) -> Vec<String> {
+    let of_pod = |pod: &PodPlan| -> Vec<String> {
+        let one = |it: &HeldClaim| {
+            let at = it.path.as_ref().map(|path| format!(" ({path})")).unwrap_or_default();
+            let then = if it.deleted_with_claim { "deletes the data too" } else { "leaves the data there" };
+            format!("claim {} -n {}, volume {}{at}: deleting the claim {then}", it.claim, pod.namespace, it.volume)
+        };
+        pod.held.iter().map(one).collect()
+    };
+    let all: BTreeSet<String> = pods.iter().flat_map(of_pod).collect();
+    all.into_iter().collect()
+}
+
+/// What to type next, and why.
+fn next(plan: &DrainPlan) -> Vec<(&'static str, String)> {
+    let name = plan.node.as_str();
+    let mut steps = Vec::new();
+    if plan.count(|it| it == Outcome::NotMadeAgain) > 0 {
+        let why = "drains it, and deletes Pods for good that have no controller";
+        steps.push((why, format!("kubectl drain {name} --ignore-daemonsets --force")));
+    } else if plan.count(|it| it != Outcome::Stays) > 0 {
+        steps.push(("drains it", format!("kubectl drain {name} --ignore-daemonsets")));
+    }
+    if plan.count(|it| matches!(it, Outcome::WaitsForThisNode | Outcome::WaitsForOtherNodes)) > 0 {
+        steps.push(("afterwards lets what waits start on it again", format!("kubectl uncordon {name}")));
+    }
+    steps
+}
