@@ -8,10 +8,11 @@ use tokio::task::JoinHandle;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Until then a life fills its caches and its heap, and is not compared.
-pub const WARM: Duration = Duration::from_secs(120);
+/// Until then a life fills its caches and its heap, and is not compared. It is the longest that a controller remembers anything
+/// by age: what it has said of an object is not said again for ten minutes.
+pub const WARM: Duration = Duration::from_secs(10 * 60);
 /// A life that was shorter tells nothing of growth.
-pub const LONG_LIFE: Duration = Duration::from_secs(15 * 60);
+pub const LONG_LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// One look at a process.
 #[derive(Clone, Copy)]
