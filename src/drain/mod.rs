@@ -9,17 +9,19 @@ mod replacement;
 
 use serde::Serialize;
 
-use crate::binding::{ClusterView, Kind, Lookup};
+use crate::binding::{ClusterView, Lookup};
 use crate::model::{Node, Pod, Volume};
 
 /// What is known of a node that is to be drained.
 pub struct DrainFacts<'a> {
-    /// Claims, volumes, and whether all Nodes are known.
+    /// Claims and volumes.
     pub view: &'a dyn ClusterView,
     /// The node.
     pub node: &'a Node,
-    /// The other Nodes.
+    /// The other Nodes that are known.
     pub others: Vec<&'a Node>,
+    /// There are no others.
+    pub are_all: bool,
     /// The Pods of the node.
     pub pods: Vec<&'a Pod>,
 }
@@ -97,8 +99,9 @@ pub struct PodPlan {
     pub why: String,
     /// Its claims that are on this node alone.
     pub held: Vec<HeldClaim>,
-    /// Claims of its generic ephemeral volumes, whose data ends with it.
-    pub ephemeral: Vec<String>,
+    /// Claims that are deleted once it is gone, with their data: those of its generic ephemeral volumes, and those that are
+    /// being deleted already.
+    pub deleted_claims: Vec<String>,
 }
 
 /// What is not looked at, and may make a Pod wait all the same, or the drain.
@@ -153,7 +156,7 @@ fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
         outcome,
         why,
         held: storage.bound.iter().filter(is_held).map(BoundClaim::held).collect(),
-        ephemeral: storage.ephemeral,
+        deleted_claims: storage.deleted,
     }
 }
 
@@ -183,7 +186,7 @@ struct Storage {
     /// What is not known, in words.
     not_known: Vec<String>,
     /// Claims that go with the Pod.
-    ephemeral: Vec<String>,
+    deleted: Vec<String>,
 }
 
 impl Storage {
@@ -192,11 +195,13 @@ impl Storage {
         for volume in &pod.spec.volumes {
             let Some(name) = pod.claim_name(volume).map(|name| name.to_string()) else { continue };
             if volume.ephemeral.is_some() {
-                storage.ephemeral.push(name);
+                storage.deleted.push(name);
                 continue;
             }
+            let is_made_anew = is_of_template(pod, &volume.name, &name);
             let claim = match view.claim(pod.namespace(), &name) {
                 Lookup::Found(claim) => claim,
+                Lookup::Absent if is_made_anew => continue,
                 Lookup::Absent => {
                     storage.lost.push(format!("claim {name} does not exist"));
                     continue;
@@ -206,6 +211,13 @@ impl Storage {
                     continue;
                 }
             };
+            if claim.metadata.deletion_timestamp.is_some() {
+                if !is_made_anew {
+                    storage.lost.push(format!("claim {name} is being deleted"));
+                }
+                storage.deleted.push(name);
+                continue;
+            }
             // One that is not bound is bound to a volume wherever the scheduler places what is made in the Pod's place.
             let Some(volume) = claim.volume_name().filter(|_| claim.is_bound() || claim.status.phase == "Lost") else {
                 continue;
@@ -220,9 +232,11 @@ impl Storage {
     }
 }
 
-/// True where there is no other Node than those that are known.
-fn are_all_known(facts: &DrainFacts<'_>) -> bool {
-    facts.view.knows_all(Kind::Nodes)
+/// True for a claim that the Pod's StatefulSet has made from a template, and makes again where it is gone.
+/// Source: `pkg/controller/statefulset/stateful_set_utils.go`, `getPersistentVolumeClaimName`.
+fn is_of_template(pod: &Pod, volume: &str, claim: &str) -> bool {
+    let of_set = pod.metadata.controller().is_some_and(|owner| owner.kind == "StatefulSet");
+    of_set && claim.strip_prefix(volume).and_then(|rest| rest.strip_prefix('-')) == Some(pod.display_name())
 }
 
 #[cfg(test)]
@@ -288,14 +302,12 @@ mod tests {
 
         fn plan(self, pod: &Pod) -> Option<PodPlan> {
             let mut view = Facts::new(self.unlisted);
-            if self.are_all {
-                view.complete(Kind::Nodes);
-            }
             for fact in self.facts {
                 view.add(fact);
             }
             let this = node("a", &json!({}));
-            let facts = DrainFacts { view: &view, node: &this, others: self.others.iter().collect(), pods: vec![pod] };
+            let others = self.others.iter().collect();
+            let facts = DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: vec![pod] };
             plan(&facts).pop()
         }
 
@@ -385,10 +397,31 @@ mod tests {
         let ephemeral = json!({ "spec": { "volumes": [{ "name": "scratch", "ephemeral": { "volumeClaimTemplate": {
             "spec": { "accessModes": ["ReadWriteOnce"] } } } }] } });
         let plan = Case::whole().plan(&pod(&[], &ephemeral)).unwrap();
-        assert_eq!((plan.outcome, plan.ephemeral), (Outcome::StartsElsewhere, vec!["pg-0-scratch".to_owned()]));
+        assert_eq!((plan.outcome, plan.deleted_claims), (Outcome::StartsElsewhere, vec!["pg-0-scratch".to_owned()]));
         let mut waiting = Case::whole();
         waiting.facts.push(claim("new", ""));
         assert_eq!(waiting.outcome(&pod(&["new"], &json!({}))).0, Outcome::StartsElsewhere);
+    }
+
+    #[test]
+    fn a_claim_that_is_being_deleted_goes_with_the_pod_and_only_a_template_makes_another() {
+        let leaving = |name: &str| {
+            let Fact::Claim(mut claim) = claim(name, "v") else { panic!() };
+            claim.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+            Fact::Claim(claim)
+        };
+        let mut by_hand = Case::whole();
+        by_hand.facts.push(leaving("data"));
+        let plan = by_hand.plan(&pod(&["data"], &json!({}))).unwrap();
+        assert_eq!((plan.outcome, plan.why.as_str()), (Outcome::StartsNowhere, "claim data is being deleted"));
+        assert_eq!((plan.deleted_claims, plan.held), (vec!["data".to_owned()], vec![]));
+        let of_template = json!({ "spec": { "volumes": [
+            { "name": "data", "persistentVolumeClaim": { "claimName": "data-pg-0" } }] } });
+        let mut templated = Case::whole();
+        templated.facts.push(leaving("data-pg-0"));
+        let plan = templated.plan(&pod(&[], &of_template)).unwrap();
+        assert_eq!((plan.outcome, plan.deleted_claims), (Outcome::StartsElsewhere, vec!["data-pg-0".to_owned()]));
+        assert_eq!(Case::whole().outcome(&pod(&[], &of_template)).0, Outcome::StartsElsewhere, "it is made anew");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Not looked at are room for CPU and memory, affinity between Pods, and topology spread: they let a Pod wait for others, a
 //! volume for a node.
 
-use super::{BoundClaim, DrainFacts, Outcome, Storage, are_all_known};
+use super::{BoundClaim, DrainFacts, Outcome, Storage};
 use crate::binding::node_obstacles;
 use crate::model::selector::{pod_accepts, volume_reachable};
 use crate::model::{Node, Pod, Volume};
@@ -32,7 +32,7 @@ pub(super) fn outcome(pod: &Pod, storage: &Storage, facts: &DrainFacts<'_>) -> (
             (Outcome::NotKnown, format!("{} is not known", storage.not_known.join(", ")))
         };
     }
-    if !are_all_known(facts) {
+    if !facts.are_all {
         return (Outcome::NotKnown, "none of the Nodes that are known can take it, and there may be others".to_owned());
     }
     if !closed.is_empty() {
@@ -49,7 +49,7 @@ pub(super) fn outcome(pod: &Pod, storage: &Storage, facts: &DrainFacts<'_>) -> (
 
 /// True for a volume that this node reaches, and no other one of a cluster whose Nodes are all known.
 pub(super) fn is_on_this_node_alone(volume: &Volume, facts: &DrainFacts<'_>) -> bool {
-    are_all_known(facts)
+    facts.are_all
         && volume_reachable(volume, facts.node)
         && !facts.others.iter().any(|node| volume_reachable(volume, node))
 }

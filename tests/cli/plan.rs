@@ -27,7 +27,7 @@ fn yaml_and_json_say_the_same() {
     assert_eq!(
         json["pods"][0],
         json!({ "namespace": "db", "pod": "pg-0", "controller": "statefulset/pg", "outcome": "WaitsForThisNode",
-            "why": "volume local-pv-1 of claim data-pg-0 is on this node alone", "ephemeral": [], "held": [{
+            "why": "volume local-pv-1 of claim data-pg-0 is on this node alone", "deletedClaims": [], "held": [{
                 "claim": "data-pg-0", "volume": "local-pv-1", "path": "/mnt/disks/vol1", "deletedWithClaim": true }] })
     );
 }
@@ -44,6 +44,14 @@ fn a_dump_that_may_lack_something_proves_nothing() {
     };
     // Another node may reach the volume; that one can take the other is known.
     assert_eq!((outcome("pg-0").as_str(), outcome("front-1").as_str()), ("NotKnown", "StartsElsewhere"));
+    // A Node that cannot be read may be the one.
+    let malformed = "kind: Node\napiVersion: v1\nmetadata: {name: node-d}\nspec: {taints: 7}\n";
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(DUMP, directory.path().join("a.yaml")).unwrap();
+    std::fs::write(directory.path().join("d.yaml"), malformed).unwrap();
+    let unread = run(&["plan", "drain", "node-a", "--from", directory.path().to_str().unwrap(), "--complete"]);
+    assert!(unread.code == 5 && unread.stderr.contains("d.yaml"), "{}", unread.stderr);
+    assert!(!unread.stdout.contains("WaitsForThisNode") && !unread.stdout.contains("alone"), "{}", unread.stdout);
     let absent = run(&["plan", "drain", "node-z", "--from", DUMP]);
     assert_eq!((absent.code, absent.stdout.as_str()), (2, ""));
     assert!(absent.stderr.contains("node/node-z was not found: some Nodes may be missing"), "{}", absent.stderr);

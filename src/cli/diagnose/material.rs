@@ -1,5 +1,6 @@
 //! What a diagnosis is made of: facts and record, from a cluster or from a dump.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
@@ -25,6 +26,8 @@ pub(in crate::cli) struct Material {
     record: Record,
     rules: Rules,
     problems: Vec<String>,
+    /// Groups and kinds of which an object could not be read: it may be the one that is looked for.
+    malformed: BTreeSet<(String, String)>,
 }
 
 /// The kind of facts that a list of objects completes.
@@ -52,6 +55,7 @@ impl Material {
             record: Record::new(source),
             rules: Rules::default(),
             problems: Vec::new(),
+            malformed: BTreeSet::new(),
         }
     }
 
@@ -70,6 +74,10 @@ impl Material {
                 }
                 let why = format!("there are too many {}, and only the first were read", list.kind.plural);
                 material.is_partial(group, kind, why);
+                continue;
+            }
+            if material.malformed.contains(&(group.to_owned(), kind.to_owned())) {
+                material.is_partial(group, kind, format!("some {} could not be read", list.kind.plural));
                 continue;
             }
             if let Some(kind) = completes(group, kind) {
@@ -195,7 +203,7 @@ impl Material {
                 if is_policies(group, kind) {
                     self.facts.add(Fact::PoliciesNotTold);
                 }
-                self.problem(kind, object, &error);
+                self.problem((group, kind), object, &error);
             }
             None => {}
         }
@@ -203,11 +211,12 @@ impl Material {
 
     fn add_record(&mut self, group: &str, kind: &str, object: &Value) {
         if let Err(error) = self.record.add(group, kind, object) {
-            self.problem(kind, object, &error);
+            self.problem((group, kind), object, &error);
         }
     }
 
-    fn problem(&mut self, kind: &str, object: &Value, error: &serde_json::Error) {
+    fn problem(&mut self, (group, kind): (&str, &str), object: &Value, error: &serde_json::Error) {
+        self.malformed.insert((group.to_owned(), kind.to_owned()));
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("(no name)");
         let told = format!("{}/{name}: {error}", kind.to_lowercase());
         if !self.problems.contains(&told) {
@@ -271,5 +280,39 @@ impl Material {
     /// What the diagnosis looks at.
     pub fn known(&self) -> Known<'_> {
         Known { view: &self.facts, rules: &self.rules, record: &self.record }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use kube::api::ApiResource;
+    use serde_json::json;
+
+    use super::*;
+    use crate::binding::Lookup;
+    use crate::cli::snapshot::List;
+
+    #[test]
+    fn of_a_kind_with_an_object_that_cannot_be_read_nothing_is_absent() {
+        let known = |objects: Vec<Value>| {
+            let list = List {
+                kind: ApiResource::erase::<Node>(&()),
+                namespace: None,
+                resource_version: "7".to_owned(),
+                objects,
+                about: None,
+                is_whole: true,
+            };
+            Material::of_snapshot(&Snapshot { lists: vec![list], not_read: vec![], taken: Timestamp::UNIX_EPOCH })
+        };
+        let read = json!({ "metadata": { "name": "a" } });
+        let whole = known(vec![read.clone()]);
+        assert!(matches!(whole.known().node("b"), Lookup::Absent));
+        let part = known(vec![read, json!({ "metadata": { "name": "b" }, "spec": { "taints": 7 } })]);
+        assert!(matches!(part.known().node("a"), Lookup::Found(_)));
+        assert!(matches!(part.known().node("b"), Lookup::Unknown));
+        assert_eq!(part.known().missing(Kind::Nodes, ""), Some("some nodes could not be read".to_owned()));
+        assert!(!part.known().view.knows_all(binding::Kind::Nodes));
     }
 }

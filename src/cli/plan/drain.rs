@@ -10,7 +10,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::binding::Lookup;
+use crate::binding::{self, Lookup};
 use crate::cli::Exit;
 use crate::cli::cluster::ConnectArgs;
 use crate::cli::diagnose::Material;
@@ -126,7 +126,7 @@ impl DrainArgs {
         let known = material.known();
         let here = known.record.pods().filter(|pod| pod.pinned_node() == Some(&self.node));
         let pods = PodsOfNode { known: here.cloned().collect(), missing: known.missing(Kind::Pods, "") };
-        Ok((planned(&self.node, &material, pods)?, is_partial))
+        Ok((planned(&self.node, &material, pods, is_partial)?, is_partial))
     }
 
     async fn of_cluster(&self) -> anyhow::Result<(DrainPlan, bool)> {
@@ -134,7 +134,7 @@ impl DrainArgs {
         let material = Material::of_snapshot(&Snapshot::of_storage(&client).await?);
         let is_partial = material.tell_problems()?;
         let pods = PodsOfNode::read(&client, &self.node).await?;
-        Ok((planned(&self.node, &material, pods)?, is_partial))
+        Ok((planned(&self.node, &material, pods, is_partial)?, is_partial))
     }
 }
 
@@ -161,7 +161,7 @@ impl PodsOfNode {
     }
 }
 
-fn planned(name: &str, material: &Material, here: PodsOfNode) -> anyhow::Result<DrainPlan> {
+fn planned(name: &str, material: &Material, here: PodsOfNode, is_partial: bool) -> anyhow::Result<DrainPlan> {
     let known = material.known();
     let node = match known.node(name) {
         Lookup::Found(node) => node,
@@ -175,6 +175,8 @@ fn planned(name: &str, material: &Material, here: PodsOfNode) -> anyhow::Result<
         view: known.view,
         node: &node,
         others: known.record.nodes().map(AsRef::as_ref).filter(|other| other.name() != name).collect(),
+        // A Node that could not be read may be the one that would do.
+        are_all: known.view.knows_all(binding::Kind::Nodes) && !is_partial,
         pods: here.known.iter().map(AsRef::as_ref).collect(),
     };
     let pods = plan(&facts);

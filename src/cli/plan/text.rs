@@ -34,14 +34,14 @@ pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -
             line(&format!("  {}", clean(&one)));
         }
     }
-    let ephemeral = plan.pods.iter().filter(|pod| pod.outcome != Outcome::Stays).flat_map(|pod| {
-        pod.ephemeral.iter().map(|claim| format!("claim {claim} -n {}, of an ephemeral volume", pod.namespace))
-    });
-    let ephemeral: Vec<String> = ephemeral.collect();
-    if !ephemeral.is_empty() {
+    let evicted = plan.pods.iter().filter(|pod| pod.outcome != Outcome::Stays);
+    let deleted: BTreeSet<String> = evicted
+        .flat_map(|pod| pod.deleted_claims.iter().map(|claim| format!("claim {claim} -n {}", pod.namespace)))
+        .collect();
+    if !deleted.is_empty() {
         line("");
-        line(&style.strong("Deleted with its Pod:"));
-        for one in ephemeral {
+        line(&style.strong("Deleted once its Pod is gone, with its data:"));
+        for one in deleted {
             line(&format!("  {}", clean(&one)));
         }
     }
