@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::jiff::Timestamp;
@@ -86,6 +87,7 @@ fn wanted() -> Vec<Wanted> {
         namespaced(ApiResource::erase::<ResourceClaim>(&())),
         namespaced(ApiResource::erase::<ResourceClaimTemplate>(&())),
         namespaced(ApiResource::erase::<ResourceQuota>(&())),
+        namespaced(ApiResource::erase::<PodDisruptionBudget>(&())),
     ]
 }
 
@@ -101,12 +103,12 @@ impl Snapshot {
         Self::read_kinds(client, namespace, wanted()).await
     }
 
-    /// Reads Nodes, volumes, and the claims of all namespaces.
+    /// Reads Nodes, volumes, and the claims and PodDisruptionBudgets of all namespaces.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub async fn of_storage(client: &Client) -> Result<Self, ServerError> {
-        let kinds = ["Node", "PersistentVolume", "PersistentVolumeClaim"];
+        let kinds = ["Node", "PersistentVolume", "PersistentVolumeClaim", "PodDisruptionBudget"];
         let wanted = wanted().into_iter().filter(|it| kinds.contains(&it.kind.kind.as_str()));
         Self::read_kinds(client, None, wanted.collect()).await
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::details::{Details, Lease};
 use crate::crd::{LocalNode, LocalVolume};
-use crate::model::{Claim, Event, Node, Pod, Volume};
+use crate::model::{Budget, Claim, Event, Node, Pod, Volume};
 
 /// Kinds whose absence says something only where all of them are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub enum Kind {
     LocalVolumes,
     /// Leases.
     Leases,
+    /// PodDisruptionBudgets.
+    Budgets,
     /// Nodes.
     Nodes,
     /// PersistentVolumes.
@@ -38,7 +40,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pods,
         Self::Claims,
         Self::Events,
@@ -46,6 +48,7 @@ impl Kind {
         Self::LocalNodes,
         Self::LocalVolumes,
         Self::Leases,
+        Self::Budgets,
         Self::Nodes,
         Self::Volumes,
         Self::Classes,
@@ -62,6 +65,7 @@ impl Kind {
             ("latebind.dev", "LocalNode") => Self::LocalNodes,
             ("latebind.dev", "LocalVolume") => Self::LocalVolumes,
             ("coordination.k8s.io", "Lease") => Self::Leases,
+            ("policy", "PodDisruptionBudget") => Self::Budgets,
             ("", "Node") => Self::Nodes,
             ("", "PersistentVolume") => Self::Volumes,
             ("storage.k8s.io", "StorageClass") => Self::Classes,
@@ -80,6 +84,7 @@ impl Kind {
             Self::LocalNodes => "LocalNodes",
             Self::LocalVolumes => "LocalVolumes",
             Self::Leases => "Leases",
+            Self::Budgets => "PodDisruptionBudgets",
             Self::Nodes => "Nodes",
             Self::Volumes => "PersistentVolumes",
             Self::Classes => "StorageClasses",
@@ -120,6 +125,7 @@ pub struct Record {
     events: HashMap<Key, Vec<Event>>,
     details: HashMap<Key, Details>,
     leases: Vec<Lease>,
+    budgets: Vec<Budget>,
     pods: BTreeMap<Name, Arc<Pod>>,
     claims: BTreeMap<Name, Arc<Claim>>,
     volumes: BTreeMap<String, Arc<Volume>>,
@@ -163,6 +169,7 @@ impl Record {
         match (group, kind) {
             ("" | "events.k8s.io", "Event") => self.add_event(Event::deserialize(object)?),
             ("coordination.k8s.io", "Lease") => self.leases.push(Lease::deserialize(object)?),
+            ("policy", "PodDisruptionBudget") => self.budgets.push(Budget::deserialize(object)?),
             ("latebind.dev", "LocalNode") => {
                 self.local_nodes.insert(name.1.clone(), LocalNode::deserialize(object)?);
             }
@@ -285,6 +292,12 @@ impl Record {
     #[must_use]
     pub fn leases(&self) -> &[Lease] {
         &self.leases
+    }
+
+    /// The PodDisruptionBudgets.
+    #[must_use]
+    pub fn budgets(&self) -> &[Budget] {
+        &self.budgets
     }
 
     /// A Pod.

@@ -5,12 +5,14 @@
 //! no other node will do is said only where all Nodes are known, and that one will do only where all of the Pod's claims and
 //! volumes are.
 
+mod budgets;
 mod replacement;
 
 use serde::Serialize;
 
+pub use self::budgets::HeldBack;
 use crate::binding::{ClusterView, Lookup};
-use crate::model::{Node, Pod, Volume};
+use crate::model::{Budget, Node, Pod, Volume};
 
 /// What is known of a node that is to be drained.
 pub struct DrainFacts<'a> {
@@ -24,6 +26,8 @@ pub struct DrainFacts<'a> {
     pub are_all: bool,
     /// The Pods of the node.
     pub pods: Vec<&'a Pod>,
+    /// All PodDisruptionBudgets; nothing where they are not known.
+    pub budgets: Option<Vec<&'a Budget>>,
 }
 
 /// What becomes of a Pod.
@@ -104,10 +108,6 @@ pub struct PodPlan {
     pub deleted_claims: Vec<String>,
 }
 
-/// What is not looked at, and may make a Pod wait all the same, or the drain.
-pub const NOT_LOOKED_AT: [&str; 4] =
-    ["room for CPU and memory", "PodDisruptionBudgets", "affinity between Pods", "topology spread"];
-
 /// What a drain of a node does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,10 +116,14 @@ pub struct DrainPlan {
     pub node: String,
     /// It takes no Pods already.
     pub cordoned: bool,
-    /// What becomes of each of its Pods.
+    /// What becomes of each of its Pods that still run, by namespace and name.
     pub pods: Vec<PodPlan>,
+    /// What PodDisruptionBudgets keep from being evicted at once.
+    pub held_back: Vec<HeldBack>,
     /// What may be missing, in words.
     pub not_known: Vec<String>,
+    /// What is not looked at, and may make a Pod wait all the same, or the drain.
+    pub not_looked_at: Vec<&'static str>,
 }
 
 impl DrainPlan {
@@ -128,15 +132,33 @@ impl DrainPlan {
     pub fn count(&self, is: impl Fn(Outcome) -> bool) -> usize {
         self.pods.iter().filter(|pod| is(pod.outcome)).count()
     }
+
+    /// True where a drain takes down what runs, or does not come to its end by itself.
+    #[must_use]
+    pub fn is_harmful(&self) -> bool {
+        self.count(Outcome::is_outage) > 0 || self.held_back.iter().any(|held| !held.ends_by_itself)
+    }
 }
 
-/// What becomes of each Pod of the node that still runs, by namespace and name. Pods that have ended or are being deleted are
-/// left out.
+/// What a drain does. Pods that have ended or are being deleted are left out. `not_known` is what the caller could not read.
 #[must_use]
-pub fn plan(facts: &DrainFacts<'_>) -> Vec<PodPlan> {
-    let mut all: Vec<PodPlan> = facts.pods.iter().filter(|pod| pod.is_live()).map(|pod| plan_pod(pod, facts)).collect();
-    all.sort_by(|one, other| (&one.namespace, &one.pod).cmp(&(&other.namespace, &other.pod)));
-    all
+pub fn plan(facts: &DrainFacts<'_>, not_known: Vec<String>) -> DrainPlan {
+    let live = facts.pods.iter().filter(|pod| pod.is_live());
+    let mut pods: Vec<PodPlan> = live.map(|pod| plan_pod(pod, facts)).collect();
+    pods.sort_by(|one, other| (&one.namespace, &one.pod).cmp(&(&other.namespace, &other.pod)));
+    let held_back = budgets::held_back(facts, &pods);
+    let mut not_looked_at = vec!["room for CPU and memory", "affinity between Pods", "topology spread"];
+    if facts.budgets.is_none() {
+        not_looked_at.push("PodDisruptionBudgets, which are not known");
+    }
+    DrainPlan {
+        node: facts.node.name().to_owned(),
+        cordoned: facts.node.spec.unschedulable,
+        pods,
+        held_back,
+        not_known,
+        not_looked_at,
+    }
 }
 
 fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
@@ -301,14 +323,21 @@ mod tests {
         }
 
         fn plan(self, pod: &Pod) -> Option<PodPlan> {
+            self.whole_plan(&[pod], None).pods.pop()
+        }
+
+        fn whole_plan(self, pods: &[&Pod], budgets: Option<&[Budget]>) -> DrainPlan {
             let mut view = Facts::new(self.unlisted);
             for fact in self.facts {
                 view.add(fact);
             }
             let this = node("a", &json!({}));
             let others = self.others.iter().collect();
-            let facts = DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: vec![pod] };
-            plan(&facts).pop()
+            let budgets = budgets.map(|all| all.iter().collect());
+            plan(
+                &DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: pods.to_vec(), budgets },
+                vec![],
+            )
         }
 
         fn outcome(self, pod: &Pod) -> (Outcome, String) {
@@ -438,5 +467,35 @@ mod tests {
         assert!(Case::whole().plan(&pod(&["data"], &ended)).is_none());
         let leaving = json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } });
         assert!(Case::whole().plan(&pod(&["data"], &leaving)).is_none());
+    }
+
+    #[test]
+    fn budgets_hold_back_what_they_do_not_let_go_at_once() {
+        let budget = |name: &str, allowed: i32| -> Budget {
+            serde_json::from_value(json!({ "metadata": { "name": name, "namespace": "db" }, "spec": { "selector": {} },
+                "status": { "disruptionsAllowed": allowed } }))
+            .unwrap()
+        };
+        let second = json!({ "metadata": { "name": "pg-1" } });
+        let planned = |claims: &[&str], budgets: &[Budget]| {
+            let pods = [pod(claims, &json!({})), pod(claims, &second)];
+            Case::whole().whole_plan(&[&pods[0], &pods[1]], Some(budgets))
+        };
+        let held = |plan: &DrainPlan| -> Vec<(usize, usize, bool)> {
+            plan.held_back.iter().map(|held| (held.allowed, held.pods, held.ends_by_itself)).collect()
+        };
+        let plan = planned(&["net"], &[budget("a", 2)]);
+        assert_eq!((held(&plan), plan.is_harmful(), plan.not_looked_at.len()), (vec![], false, 3));
+        let plan = planned(&["net"], &[budget("a", 1)]);
+        assert_eq!((held(&plan), plan.is_harmful()), (vec![(1, 2, true)], false), "one after the other");
+        let plan = planned(&["net"], &[budget("a", 0)]);
+        assert_eq!((held(&plan), plan.is_harmful()), (vec![(0, 2, false)], true));
+        let plan = planned(&["data"], &[budget("a", 1)]);
+        assert_eq!(held(&plan), [(1, 2, false)], "what is made in place of the first waits for the node");
+        let plan = planned(&["net"], &[budget("b", 5), budget("a", 5)]);
+        assert_eq!(held(&plan), [(0, 2, false)], "the API server evicts no Pod of two budgets");
+        assert_eq!(plan.held_back[0].budgets, ["a", "b"]);
+        let plan = Case::whole().whole_plan(&[&pod(&["net"], &json!({}))], None);
+        assert!(plan.not_looked_at.iter().any(|it| it.contains("PodDisruptionBudgets")), "{plan:?}");
     }
 }

@@ -5,6 +5,7 @@
 //! `null` stands for "absent" wherever the API server reads it so.
 
 mod anti_affinity;
+mod budget;
 mod device;
 mod event;
 mod map;
@@ -20,6 +21,7 @@ mod wire;
 mod workload;
 
 pub use anti_affinity::{AntiAffinityPod, AntiAffinitySpec, OnlyAntiAffinity};
+pub use budget::{Budget, BudgetSpec, BudgetStatus};
 pub use device::{
     Allocation, MOST_RESERVED_FOR, PodResourceClaim, PodResourceClaimStatus, Reservation, ResourceClaim,
     ResourceClaimStatus, ResourceClaimTemplate,

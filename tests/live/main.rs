@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             causes::volumes_that_are_gone_or_kept_are_told,
             causes::a_provisioner_whose_lease_ran_out_does_not_run,
             plan::a_drain_is_planned_of_nodes_that_there_are,
+            plan::what_a_budget_holds_back_is_told,
         ]
     );
     // Nodes of other tests would take its Pods.

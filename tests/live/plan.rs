@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use latebind_cluster::{Scope, eventually};
 use latebind_test_support::objects::{self, NO_PROVISIONER};
 use serde_json::{Value, json};
@@ -126,5 +127,40 @@ pub async fn a_drain_is_planned_of_nodes_that_there_are(scope: &Scope) -> Result
     );
     let refused = latebind(scope, &["plan", "drain", "no-such-node", "--as", "nobody"])?;
     ensure!(refused.status.code() == Some(3), "{}", told(&refused));
+    Ok(())
+}
+
+pub async fn what_a_budget_holds_back_is_told(scope: &Scope) -> Result<()> {
+    let node = scope.simulated_node("node", &[]).await?;
+    let labels = json!({ "metadata": { "labels": { "app": "guarded" } } });
+    for name in ["one", "two"] {
+        scope.create::<Pod>(objects::on_node(objects::with(objects::pod(name, &[]), &labels), node.name())).await?;
+        // No kubelet says so.
+        let running =
+            json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+        scope.api::<Pod>().patch_status(name, &PatchParams::default(), &Patch::Merge(running)).await?;
+    }
+    let budget = json!({ "metadata": { "name": "guard" }, "spec": { "minAvailable": 2,
+        "selector": { "matchLabels": { "app": "guarded" } } } });
+    scope.create::<PodDisruptionBudget>(budget).await?;
+    eventually("the budget to be counted", PATIENCE, async || {
+        let status = scope.api::<PodDisruptionBudget>().get("guard").await?.status;
+        Ok(status.is_some_and(|status| status.current_healthy == 2).then_some(()))
+    })
+    .await?;
+    let (code, _, plan) = planned(scope, &[node.name()])?;
+    let held = json!([{ "namespace": scope.namespace(), "budgets": ["guard"], "pods": 2, "allowed": 0, "endsByItself": false }]);
+    ensure!(code == Some(1) && plan["heldBack"] == held, "{plan:#}");
+    let drained = scope.kubectl(&["drain", node.name(), "--ignore-daemonsets", "--force", "--timeout=2s"]).await?;
+    ensure!(
+        drained.success().is_err_and(|said| said.to_string().contains("disruption budget")),
+        "nothing held it back"
+    );
+    let text = latebind(scope, &["plan", "drain", node.name()])?;
+    ensure!(
+        told(&text).contains("guard -n") && told(&text).contains("lets none of its 2 Pods here go now"),
+        "{}",
+        told(&text)
+    );
     Ok(())
 }

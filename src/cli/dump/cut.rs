@@ -31,7 +31,7 @@ const ANNOTATIONS: [&str; 9] = [
     "latebind.dev/",
 ];
 /// Fields that are kept of a kind; a kind that is not named is kept whole. A step `*` stands for every item of a list.
-const FIELDS: [(&str, &[&str]); 5] = [
+const FIELDS: [(&str, &[&str]); 6] = [
     (
         "Pod",
         &[
@@ -95,6 +95,7 @@ const FIELDS: [(&str, &[&str]); 5] = [
         &["provisioner", "volumeBindingMode", "allowedTopologies", "reclaimPolicy", "allowVolumeExpansion"],
     ),
     ("Node", &["spec.unschedulable", "spec.taints", "status.allocatable", "status.conditions"]),
+    ("PodDisruptionBudget", &["spec.selector", "status.disruptionsAllowed"]),
     ("ResourceClaim", &["status.allocation.nodeSelector", "status.reservedFor"]),
 ];
 

@@ -17,7 +17,7 @@ use crate::cli::diagnose::Material;
 use crate::cli::output::{self, Output};
 use crate::cli::snapshot::{MOST_OBJECTS, Snapshot};
 use crate::diagnosis::Kind;
-use crate::drain::{DrainFacts, DrainPlan, NOT_LOOKED_AT, Outcome, plan};
+use crate::drain::{DrainFacts, DrainPlan, Outcome, plan};
 use crate::facts::server::list_objects;
 use crate::model::{Pod, is_object_name};
 
@@ -35,7 +35,7 @@ Examples:
 
 Exit codes:
   0  whatever is evicted can start on another node
-  1  a Pod would stay Pending, or would not be made again
+  1  a Pod would stay Pending, or would not be made again, or a PodDisruptionBudget keeps it from being evicted
   2  a flag or an input is wrong, or there is no such node
   3  the cluster cannot be reached, or refuses
   5  what decides is not known, or some of the input could not be read";
@@ -81,7 +81,6 @@ fn object(plan: &DrainPlan) -> anyhow::Result<Value> {
         "apiVersion": "latebind.dev/v1alpha1",
         "kind": "DrainPlan",
         "latebind": env!("CARGO_PKG_VERSION"),
-        "notLookedAt": NOT_LOOKED_AT,
     });
     json_patch::merge(&mut object, &serde_json::to_value(plan)?);
     Ok(object)
@@ -90,10 +89,10 @@ fn object(plan: &DrainPlan) -> anyhow::Result<Value> {
 fn exit(plan: &DrainPlan, is_partial: bool) -> Exit {
     // That nothing is taken down can be said only of what is known.
     let is_unsure = is_partial || !plan.not_known.is_empty() || plan.count(|it| it == Outcome::NotKnown) > 0;
-    match (is_unsure, plan.count(Outcome::is_outage)) {
+    match (is_unsure, plan.is_harmful()) {
         (true, _) => Exit::Partial,
-        (false, 0) => Exit::Clean,
-        (false, _) => Exit::Findings,
+        (false, true) => Exit::Findings,
+        (false, false) => Exit::Clean,
     }
 }
 
@@ -178,11 +177,12 @@ fn planned(name: &str, material: &Material, here: PodsOfNode, is_partial: bool) 
         // A Node that could not be read may be the one that would do.
         are_all: known.view.knows_all(binding::Kind::Nodes) && !is_partial,
         pods: here.known.iter().map(AsRef::as_ref).collect(),
+        budgets: known.record.knows(Kind::Budgets, "").then(|| known.record.budgets().iter().collect()),
     };
-    let pods = plan(&facts);
-    let missing = [Kind::Nodes, Kind::Volumes].into_iter().filter_map(|kind| known.missing(kind, ""));
+    let mut plan = plan(&facts, here.missing.into_iter().collect());
     // Kinds of which all that is asked for was found are not missed.
-    let decides = pods.iter().any(|pod| pod.outcome == Outcome::NotKnown);
-    let not_known = here.missing.into_iter().chain(missing.filter(|_| decides)).collect();
-    Ok(DrainPlan { node: name.to_owned(), cordoned: node.spec.unschedulable, pods, not_known })
+    if plan.count(|it| it == Outcome::NotKnown) > 0 {
+        plan.not_known.extend([Kind::Nodes, Kind::Volumes].into_iter().filter_map(|kind| known.missing(kind, "")));
+    }
+    Ok(plan)
 }

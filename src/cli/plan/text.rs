@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::binding::Severity;
-use crate::drain::{DrainPlan, HeldClaim, NOT_LOOKED_AT, Outcome, PodPlan};
+use crate::drain::{DrainPlan, HeldBack, HeldClaim, Outcome, PodPlan};
 use crate::report::style::{Style, clean, columns, wrap};
 
 /// Width of paragraphs; longer lines are hard to read.
@@ -45,6 +45,13 @@ pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -
             line(&format!("  {}", clean(&one)));
         }
     }
+    if !plan.held_back.is_empty() {
+        line("");
+        line(&style.strong("Held back by PodDisruptionBudgets, for which kubectl drain waits:"));
+        for one in &plan.held_back {
+            line(&format!("  {}", clean(&held_back(one))));
+        }
+    }
     if !plan.not_known.is_empty() {
         line("");
         line(&style.strong("Not known:"));
@@ -53,7 +60,7 @@ pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -
         }
     }
     line("");
-    for part in wrap(&format!("Not looked at: {}.", NOT_LOOKED_AT.join(", ")), WIDTH) {
+    for part in wrap(&format!("Not looked at: {}.", plan.not_looked_at.join(", ")), WIDTH) {
         line(&style.faint(&part));
     }
     let steps = next(plan);
@@ -129,6 +136,26 @@ fn held(pods: &[PodPlan]) -> Vec<String> {
     };
     let all: BTreeSet<String> = pods.iter().flat_map(of_pod).collect();
     all.into_iter().collect()
+}
+
+fn held_back(held: &HeldBack) -> String {
+    let HeldBack { namespace, budgets, pods, allowed, ends_by_itself } = held;
+    match (budgets.as_slice(), allowed) {
+        ([one], 0) if *pods == 1 => format!("{one} -n {namespace} does not let its Pod here go now"),
+        ([one], 0) => format!("{one} -n {namespace} lets none of its {pods} Pods here go now"),
+        ([one], allowed) => {
+            let then = if *ends_by_itself {
+                "and the others once what is made in their place is ready"
+            } else {
+                "and no other before what is made in their place is ready, which it is not elsewhere"
+            };
+            format!("{one} -n {namespace} lets {allowed} of its {pods} Pods here go now, {then}")
+        }
+        (several, _) => {
+            let several = several.join(" and ");
+            format!("{several} -n {namespace} select the same Pods, {pods} here: Kubernetes evicts none of them")
+        }
+    }
 }
 
 /// What to type next, and why.
