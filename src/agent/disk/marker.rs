@@ -276,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_a_later_version_stay_what_they_are_however_often_the_marker_is_written() {
+        let text = br#"{"version":1,"cluster":"c","volume":"v","claim":"u","path":"p","most":18446744073709551615,
+            "share":0.30000000000000004,"later":1333333333333333333333333333333333}"#;
+        let first = Marker::parse(text).unwrap();
+        let mut marker = first.clone();
+        for _ in 0..3 {
+            marker = Marker::parse(&serde_json::to_vec(&marker).unwrap()).unwrap();
+        }
+        assert_eq!(marker, first);
+        assert_eq!(marker.other["most"], u64::MAX);
+        assert_eq!(marker.other["share"].to_string(), "0.30000000000000004");
+    }
+
+    #[test]
     fn a_kept_marker_is_a_retained_one_to_programs_that_do_not_know_it() {
         let owner = Some(ClaimName { namespace: "n".to_owned(), name: "c".to_owned() });
         let of = |claim_uid: &str| {
