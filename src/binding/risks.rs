@@ -201,7 +201,9 @@ fn names(pods: &[&Pod]) -> String {
     listed(&pods.iter().map(one).collect::<Vec<_>>())
 }
 
-fn listed(names: &[String]) -> String {
+/// Names for a sentence: the first few, and how many more there are.
+#[must_use]
+pub fn listed(names: &[String]) -> String {
     let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(MOST_NAMES) {
         0 => shown,

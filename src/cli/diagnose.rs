@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueEnum};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{Api, Client};
 use serde_json::json;
@@ -16,6 +16,7 @@ use serde_json::json;
 pub(super) use self::material::Material;
 use super::Exit;
 use super::cluster::ConnectArgs;
+use super::input::DumpArgs;
 use super::output::{self, Output};
 use super::snapshot::Snapshot;
 use crate::binding::Severity;
@@ -75,15 +76,8 @@ pub struct DiagnoseArgs {
     #[arg(short = 'A', long, conflicts_with_all = ["namespace", "object"])]
     all_namespaces: bool,
 
-    /// Look at a dump, and contact nothing: a file, a directory with what is beneath it, or - for standard input.
-    ///
-    /// What latebind dump, kubectl get -o yaml, kubectl cluster-info dump --output-directory and support bundles write is read.
-    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath, conflicts_with_all = ["server", "ClusterArgs", "RequestArgs"])]
-    from: Option<String>,
-
-    /// Every object of the kinds that the dump holds is in it: one that is not there does not exist.
-    #[arg(long, requires = "from")]
-    complete: bool,
+    #[command(flatten)]
+    dump: DumpArgs,
 
     /// Look again every five seconds, and print the answer whenever it is another, until it is interrupted.
     #[arg(short, long, conflicts_with = "from")]
@@ -107,7 +101,7 @@ enum Format {
 /// Runs it.
 pub fn run(args: &DiagnoseArgs) -> anyhow::Result<Exit> {
     let object = args.object.as_deref().map(subject).transpose()?;
-    match &args.from {
+    match &args.dump.from {
         Some(name) => {
             let told = args.of_dump(name, object)?;
             args.print(&told)?;
@@ -179,7 +173,7 @@ pub(super) fn subject(text: &str) -> anyhow::Result<Subject> {
 impl DiagnoseArgs {
     /// What a dump says.
     fn of_dump(&self, name: &str, object: Option<Subject>) -> anyhow::Result<Told> {
-        let (material, is_partial) = Material::of_dump(name, self.namespace.clone(), self.complete)?;
+        let (material, is_partial) = Material::of_dump(name, self.namespace.clone(), self.dump.complete)?;
         let scope = self.namespace.as_deref();
         let not_known = if object.is_none() { not_surveyed(&material.known(), scope) } else { Vec::new() };
         let diagnoses = match object {

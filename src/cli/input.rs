@@ -171,6 +171,20 @@ pub(super) async fn read_facts(client: &kube::Client, scope: &ClaimsOf) -> anyho
     Ok(read)
 }
 
+/// A dump that is looked at instead of a cluster.
+#[derive(Clone, Debug, Args)]
+pub struct DumpArgs {
+    /// Look at a dump, and contact nothing: a file, a directory with what is beneath it, or - for standard input.
+    ///
+    /// What latebind dump, kubectl get -o yaml, kubectl cluster-info dump --output-directory and support bundles write is read.
+    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath, conflicts_with_all = ["server", "ClusterArgs", "RequestArgs"])]
+    pub from: Option<String>,
+
+    /// Every object of the kinds that the dump holds is in it: one that is not there does not exist.
+    #[arg(long, requires = "from")]
+    pub complete: bool,
+}
+
 /// A cluster whose objects are facts too.
 #[derive(Clone, Debug, Args)]
 #[command(

@@ -19,36 +19,61 @@ pub struct HeldBack {
     pub pods: usize,
     /// How many may be evicted now.
     pub allowed: usize,
-    /// The drain goes on by itself: what is made in place of an evicted Pod can start elsewhere, and lets the next one go.
-    pub ends_by_itself: bool,
+    /// Whether the drain ends by itself as the budget stands now: with each replacement that is ready the next Pod may go. Nothing
+    /// where that is not known.
+    pub ends_by_itself: Option<bool>,
 }
 
 /// What budgets hold back of the Pods that a drain would evict.
 pub(super) fn held_back(facts: &DrainFacts<'_>, plans: &[PodPlan]) -> Vec<HeldBack> {
     let outcomes: BTreeMap<(&str, &str), Outcome> =
         plans.iter().map(|plan| ((plan.namespace.as_str(), plan.pod.as_str()), plan.outcome)).collect();
-    let mut all: BTreeMap<(&str, Vec<&str>), HeldBack> = BTreeMap::new();
+    let mut all: BTreeMap<(&str, Vec<&str>), Asked> = BTreeMap::new();
     for pod in &facts.pods {
         let Some(outcome) = outcomes.get(&(pod.namespace(), pod.display_name())) else { continue };
         let asked = asked(pod, facts.budgets.as_deref().unwrap_or_default());
         if *outcome == Outcome::Stays || asked.is_empty() {
             continue;
         }
-        let names: Vec<&str> = asked.iter().map(|budget| budget.name()).collect();
         // The API server evicts no Pod of several budgets.
         let allowed = if let [budget] = asked.as_slice() { budget.status.disruptions_allowed } else { 0 };
-        let allowed = usize::try_from(allowed).unwrap_or_default();
-        let held = all.entry((pod.namespace(), names.clone())).or_insert_with(|| HeldBack {
-            namespace: pod.namespace().to_owned(),
-            budgets: names.into_iter().map(str::to_owned).collect(),
-            pods: 0,
-            allowed,
-            ends_by_itself: allowed > 0,
-        });
-        held.pods += 1;
-        held.ends_by_itself &= *outcome == Outcome::StartsElsewhere;
+        let names = asked.iter().map(|budget| budget.name()).collect();
+        let of_budgets = all.entry((pod.namespace(), names)).or_default();
+        of_budgets.allowed = usize::try_from(allowed).unwrap_or_default();
+        of_budgets.pods += 1;
+        of_budgets.outages += usize::from(outcome.is_outage());
+        of_budgets.not_known += usize::from(*outcome == Outcome::NotKnown);
     }
-    all.into_values().filter(|held| held.pods > held.allowed).collect()
+    let held = all.into_iter().filter(|(_, asked)| asked.pods > asked.allowed);
+    held.map(|((namespace, budgets), asked)| HeldBack {
+        namespace: namespace.to_owned(),
+        ends_by_itself: asked.ends_by_itself(budgets.len()),
+        budgets: budgets.into_iter().map(str::to_owned).collect(),
+        pods: asked.pods,
+        allowed: asked.allowed,
+    })
+    .collect()
+}
+
+/// The Pods of the same budgets.
+#[derive(Default)]
+struct Asked {
+    pods: usize,
+    allowed: usize,
+    /// Pods in whose place nothing runs.
+    outages: usize,
+    /// Pods of which that is not known.
+    not_known: usize,
+}
+
+impl Asked {
+    /// An eviction in whose place nothing runs is never made up for. Which Pods go first is not known.
+    fn ends_by_itself(&self, budgets: usize) -> Option<bool> {
+        if budgets > 1 || self.allowed == 0 || self.outages > self.allowed {
+            return Some(false);
+        }
+        (self.outages + self.not_known < self.allowed).then_some(true)
+    }
 }
 
 fn asked<'a>(pod: &Pod, budgets: &[&'a Budget]) -> Vec<&'a Budget> {

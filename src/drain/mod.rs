@@ -8,6 +8,8 @@
 mod budgets;
 mod replacement;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 pub use self::budgets::HeldBack;
@@ -133,10 +135,10 @@ impl DrainPlan {
         self.pods.iter().filter(|pod| is(pod.outcome)).count()
     }
 
-    /// True where a drain takes down what runs, or does not come to its end by itself.
+    /// True where a drain takes down what runs, or does not end by itself as budgets stand now.
     #[must_use]
     pub fn is_harmful(&self) -> bool {
-        self.count(Outcome::is_outage) > 0 || self.held_back.iter().any(|held| !held.ends_by_itself)
+        self.count(Outcome::is_outage) > 0 || self.held_back.iter().any(|held| held.ends_by_itself == Some(false))
     }
 }
 
@@ -185,7 +187,7 @@ fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
 /// A claim of a Pod that has a volume.
 struct BoundClaim {
     name: String,
-    volume: std::sync::Arc<Volume>,
+    volume: Arc<Volume>,
 }
 
 impl BoundClaim {
@@ -481,20 +483,26 @@ mod tests {
             let pods = [pod(claims, &json!({})), pod(claims, &second)];
             Case::whole().whole_plan(&[&pods[0], &pods[1]], Some(budgets))
         };
-        let held = |plan: &DrainPlan| -> Vec<(usize, usize, bool)> {
+        let held = |plan: &DrainPlan| -> Vec<(usize, usize, Option<bool>)> {
             plan.held_back.iter().map(|held| (held.allowed, held.pods, held.ends_by_itself)).collect()
         };
         let plan = planned(&["net"], &[budget("a", 2)]);
         assert_eq!((held(&plan), plan.is_harmful(), plan.not_looked_at.len()), (vec![], false, 3));
         let plan = planned(&["net"], &[budget("a", 1)]);
-        assert_eq!((held(&plan), plan.is_harmful()), (vec![(1, 2, true)], false), "one after the other");
+        assert_eq!((held(&plan), plan.is_harmful()), (vec![(1, 2, Some(true))], false), "one after the other");
         let plan = planned(&["net"], &[budget("a", 0)]);
-        assert_eq!((held(&plan), plan.is_harmful()), (vec![(0, 2, false)], true));
+        assert_eq!((held(&plan), plan.is_harmful()), (vec![(0, 2, Some(false))], true));
         let plan = planned(&["data"], &[budget("a", 1)]);
-        assert_eq!(held(&plan), [(1, 2, false)], "what is made in place of the first waits for the node");
+        assert_eq!(held(&plan), [(1, 2, Some(false))], "what is made in their place waits for the node");
         let plan = planned(&["net"], &[budget("b", 5), budget("a", 5)]);
-        assert_eq!(held(&plan), [(0, 2, false)], "the API server evicts no Pod of two budgets");
+        assert_eq!(held(&plan), [(0, 2, Some(false))], "the API server evicts no Pod of two budgets");
         assert_eq!(plan.held_back[0].budgets, ["a", "b"]);
+        let (waits, starts) = (pod(&["data"], &json!({})), pod(&["net"], &second));
+        let plan = Case::whole().whole_plan(&[&waits, &starts], Some(&[budget("a", 1)]));
+        assert_eq!(held(&plan), [(1, 2, None)], "it hangs on which goes first");
+        let partial = Case { facts: vec![], unlisted: Unlisted::Unknown, ..Case::whole() };
+        let plan = partial.whole_plan(&[&waits, &starts], Some(&[budget("a", 1)]));
+        assert_eq!(held(&plan), [(1, 2, None)], "what becomes of the Pods is not known");
         let plan = Case::whole().whole_plan(&[&pod(&["net"], &json!({}))], None);
         assert!(plan.not_looked_at.iter().any(|it| it.contains("PodDisruptionBudgets")), "{plan:?}");
     }

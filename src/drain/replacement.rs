@@ -5,12 +5,9 @@
 //! volume for a node.
 
 use super::{BoundClaim, DrainFacts, Outcome, Storage};
-use crate::binding::node_obstacles;
+use crate::binding::{listed, node_obstacles};
 use crate::model::selector::{pod_accepts, volume_reachable};
 use crate::model::{Node, Pod, Volume};
-
-/// Names that a sentence lists before it only counts.
-const MOST_NAMES: usize = 3;
 
 /// What becomes of the Pod that is made in place of this one, and why.
 pub(super) fn outcome(pod: &Pod, storage: &Storage, facts: &DrainFacts<'_>) -> (Outcome, String) {
@@ -22,22 +19,19 @@ pub(super) fn outcome(pod: &Pod, storage: &Storage, facts: &DrainFacts<'_>) -> (
     let accepting: Vec<&Node> = within_reach.iter().copied().filter(|node| pod_accepts(&pod.spec, node)).collect();
     let (open, closed): (Vec<&Node>, Vec<&Node>) =
         accepting.iter().partition(|node| node_obstacles(pod, node).is_empty());
+    if !accepting.is_empty() && !storage.not_known.is_empty() {
+        return (Outcome::NotKnown, format!("{} is not known", storage.not_known.join(", ")));
+    }
     if !open.is_empty() {
-        return if storage.not_known.is_empty() {
-            (
-                Outcome::StartsElsewhere,
-                format!("{} can take it", listed(open.iter().map(|node| node.name().to_owned()))),
-            )
-        } else {
-            (Outcome::NotKnown, format!("{} is not known", storage.not_known.join(", ")))
-        };
+        let names: Vec<String> = open.iter().map(|node| node.name().to_owned()).collect();
+        return (Outcome::StartsElsewhere, format!("{} can take it", listed(&names)));
     }
     if !facts.are_all {
         return (Outcome::NotKnown, "none of the Nodes that are known can take it, and there may be others".to_owned());
     }
     if !closed.is_empty() {
         let why = closed.iter().filter_map(|node| Some(node_obstacles(pod, node).into_iter().next()?.message));
-        return (Outcome::WaitsForOtherNodes, listed(why));
+        return (Outcome::WaitsForOtherNodes, listed(&why.collect::<Vec<_>>()));
     }
     let why = held_by(storage, &within_reach, facts);
     if reaches(facts.node) && pod_accepts(&pod.spec, facts.node) {
@@ -57,21 +51,14 @@ pub(super) fn is_on_this_node_alone(volume: &Volume, facts: &DrainFacts<'_>) -> 
 /// What keeps the Pod off every other node.
 fn held_by(storage: &Storage, within_reach: &[&Node], facts: &DrainFacts<'_>) -> String {
     let alone: Vec<&BoundClaim> = storage.bound.iter().filter(|it| is_on_this_node_alone(&it.volume, facts)).collect();
-    let named =
-        |all: &[&BoundClaim]| listed(all.iter().map(|it| format!("volume {} of claim {}", it.volume.name(), it.name)));
+    let named = |all: &[&BoundClaim]| {
+        let one = |it: &&BoundClaim| format!("volume {} of claim {}", it.volume.name(), it.name);
+        listed(&all.iter().map(one).collect::<Vec<_>>())
+    };
     match (alone.as_slice(), within_reach) {
         ([], [_, ..]) => "its own node selector or affinity accepts no other node".to_owned(),
         ([], []) => format!("no other node reaches {} at once", named(&storage.bound.iter().collect::<Vec<_>>())),
         (one @ [_], _) => format!("{} is on this node alone", named(one)),
         (several, _) => format!("{} are on this node alone", named(several)),
-    }
-}
-
-fn listed(names: impl Iterator<Item = String>) -> String {
-    let names: Vec<String> = names.collect();
-    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }

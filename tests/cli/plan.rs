@@ -52,6 +52,9 @@ fn a_dump_that_may_lack_something_proves_nothing() {
     let unread = run(&["plan", "drain", "node-a", "--from", directory.path().to_str().unwrap(), "--complete"]);
     assert!(unread.code == 5 && unread.stderr.contains("d.yaml"), "{}", unread.stderr);
     assert!(!unread.stdout.contains("WaitsForThisNode") && !unread.stdout.contains("alone"), "{}", unread.stdout);
+    let empty =
+        run_with(&["plan", "drain", "a", "--from", "-"], b"kind: Node\napiVersion: v1\nmetadata: {name: a}\n", &[]);
+    assert!(empty.code == 5 && empty.stdout.contains("of what is known, a drain evicts no Pod"), "{}", empty.stdout);
     let absent = run(&["plan", "drain", "node-z", "--from", DUMP]);
     assert_eq!((absent.code, absent.stdout.as_str()), (2, ""));
     assert!(absent.stderr.contains("node/node-z was not found: some Nodes may be missing"), "{}", absent.stderr);
@@ -68,4 +71,19 @@ fn names_that_are_none_and_inputs_that_are_none_are_told() {
     let hostile = "kind: Node\napiVersion: v1\nmetadata: {name: a}\n---\nkind: Pod\napiVersion: v1\nmetadata: {name: \"p\\u001b[2J\"}\nspec: {nodeName: a}\n";
     let run = run_with(&["plan", "drain", "a", "--from", "-", "--complete"], hostile.as_bytes(), &[]);
     assert!(run.code == 1 && !run.stdout.contains('\u{1b}'), "{:?}", run.stdout);
+}
+
+#[test]
+fn a_claim_is_missing_only_where_all_claims_are_known() {
+    let dump = "kind: Node\napiVersion: v1\nmetadata: {name: a}\n---\nkind: PersistentVolumeClaim\napiVersion: v1\nmetadata: {name: other, namespace: team}\n---\n\
+        kind: Pod\napiVersion: v1\nmetadata:\n  name: p\n  namespace: team\n  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: r, uid: u, controller: true}]\n\
+        spec: {nodeName: a, volumes: [{name: v, persistentVolumeClaim: {claimName: gone}}]}\nstatus: {phase: Running}\n";
+    let outcome = |args: &[&str]| {
+        let run =
+            run_with(&[&["plan", "drain", "a", "--from", "-", "-o", "json"], args].concat(), dump.as_bytes(), &[]);
+        let plan: Value = serde_json::from_str(&run.stdout).unwrap();
+        (run.code, plan["pods"][0]["outcome"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(outcome(&["--complete"]), (1, "StartsNowhere".to_owned()));
+    assert_eq!(outcome(&[]), (5, "NotKnown".to_owned()));
 }

@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum, ValueHint};
+use anyhow::bail;
+use clap::{Args, ValueEnum};
 use kube::Client;
 use kube::api::{ApiResource, ListParams};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::text;
-use crate::binding::{self, Lookup};
+use crate::binding::{self, ClusterView, LayeredView, Lookup};
 use crate::cli::Exit;
 use crate::cli::cluster::ConnectArgs;
 use crate::cli::diagnose::Material;
+use crate::cli::input::DumpArgs;
 use crate::cli::output::{self, Output};
 use crate::cli::snapshot::{MOST_OBJECTS, Snapshot};
-use crate::diagnosis::Kind;
+use crate::diagnosis::{Kind, Known};
 use crate::drain::{DrainFacts, DrainPlan, Outcome, plan};
 use crate::facts::server::list_objects;
-use crate::model::{Pod, is_object_name};
+use crate::model::{Claim, Pod, is_object_name};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,13 +53,8 @@ pub struct DrainArgs {
     #[arg(value_name = "NODE")]
     node: String,
 
-    /// Look at a dump, and contact nothing: a file, a directory with what is beneath it, or - for standard input.
-    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath, conflicts_with_all = ["server", "ClusterArgs", "RequestArgs"])]
-    from: Option<String>,
-
-    /// Every object of the kinds that the dump holds is in it: one that is not there does not exist.
-    #[arg(long, requires = "from")]
-    complete: bool,
+    #[command(flatten)]
+    dump: DumpArgs,
 
     /// How to print it: text, json or yaml, with =FILE to write it to a file; repeatable.
     #[arg(short, long, value_name = "FORMAT[=FILE]", default_value = "text")]
@@ -101,7 +97,7 @@ pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
     if !is_object_name(&args.node) {
         bail!("{:?} is not the name of a node", args.node);
     }
-    let (plan, is_partial) = if let Some(name) = &args.from {
+    let (plan, is_partial) = if let Some(name) = &args.dump.from {
         args.of_dump(name)?
     } else {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -121,7 +117,7 @@ pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
 
 impl DrainArgs {
     fn of_dump(&self, name: &str) -> anyhow::Result<(DrainPlan, bool)> {
-        let (material, is_partial) = Material::of_dump(name, None, self.complete)?;
+        let (material, is_partial) = Material::of_dump(name, None, self.dump.complete)?;
         let known = material.known();
         let here = known.record.pods().filter(|pod| pod.pinned_node() == Some(&self.node));
         let pods = PodsOfNode { known: here.cloned().collect(), missing: known.missing(Kind::Pods, "") };
@@ -149,14 +145,29 @@ impl PodsOfNode {
         let kind = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let read = list_objects(client, &kind, None, params, MOST_OBJECTS).await?;
+        let mut missing = (!read.is_whole).then(|| "there are too many Pods, and only the first were read".to_owned());
         let mut known = Vec::with_capacity(read.objects.len());
         for object in read.objects {
             let name = object.metadata.name.clone().unwrap_or_default();
-            let pod = Pod::deserialize(&serde_json::to_value(object)?).with_context(|| format!("pod/{name}"))?;
-            known.push(Arc::new(pod));
+            match Pod::deserialize(&serde_json::to_value(object)?) {
+                Ok(pod) => known.push(Arc::new(pod)),
+                Err(error) => missing = Some(format!("pod/{name} could not be read: {error}")),
+            }
         }
-        let missing = (!read.is_whole).then(|| "there are too many Pods, and only the first were read".to_owned());
         Ok(Self { known, missing })
+    }
+}
+
+/// The facts of decisions, which do not tell that a claim is absent, with what lists tell of claims.
+struct WithLists<'a>(Known<'a>);
+
+impl LayeredView for WithLists<'_> {
+    fn beneath(&self) -> &dyn ClusterView {
+        self.0.view
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Lookup<Arc<Claim>> {
+        self.0.claim(namespace, name)
     }
 }
 
@@ -170,8 +181,10 @@ fn planned(name: &str, material: &Material, here: PodsOfNode, is_partial: bool) 
             bail!("node/{name} was not found: {why}")
         }
     };
+    let with_lists = WithLists(known);
     let facts = DrainFacts {
-        view: known.view,
+        // Of what could not all be read nothing is absent.
+        view: if is_partial { known.view } else { &with_lists },
         node: &node,
         others: known.record.nodes().map(AsRef::as_ref).filter(|other| other.name() != name).collect(),
         // A Node that could not be read may be the one that would do.
@@ -182,7 +195,8 @@ fn planned(name: &str, material: &Material, here: PodsOfNode, is_partial: bool) 
     let mut plan = plan(&facts, here.missing.into_iter().collect());
     // Kinds of which all that is asked for was found are not missed.
     if plan.count(|it| it == Outcome::NotKnown) > 0 {
-        plan.not_known.extend([Kind::Nodes, Kind::Volumes].into_iter().filter_map(|kind| known.missing(kind, "")));
+        plan.not_known
+            .extend([Kind::Nodes, Kind::Volumes, Kind::Claims].into_iter().filter_map(|kind| known.missing(kind, "")));
     }
     Ok(plan)
 }

@@ -26,37 +26,24 @@ pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -
             line(row.trim_end());
         }
     }
-    let held = held(&plan.pods);
-    if !held.is_empty() {
-        line("");
-        line(&style.strong("On this node alone:"));
-        for one in held {
-            line(&format!("  {}", clean(&one)));
-        }
-    }
     let evicted = plan.pods.iter().filter(|pod| pod.outcome != Outcome::Stays);
     let deleted: BTreeSet<String> = evicted
         .flat_map(|pod| pod.deleted_claims.iter().map(|claim| format!("claim {claim} -n {}", pod.namespace)))
         .collect();
-    if !deleted.is_empty() {
+    let sections = [
+        ("On this node alone:", held(&plan.pods)),
+        ("Deleted once its Pod is gone, with its data:", deleted.into_iter().collect()),
+        (
+            "Held back by PodDisruptionBudgets, for which kubectl drain waits:",
+            plan.held_back.iter().map(held_back).collect(),
+        ),
+        ("Not known:", plan.not_known.clone()),
+    ];
+    for (title, lines) in sections.iter().filter(|(_, lines)| !lines.is_empty()) {
         line("");
-        line(&style.strong("Deleted once its Pod is gone, with its data:"));
-        for one in deleted {
-            line(&format!("  {}", clean(&one)));
-        }
-    }
-    if !plan.held_back.is_empty() {
-        line("");
-        line(&style.strong("Held back by PodDisruptionBudgets, for which kubectl drain waits:"));
-        for one in &plan.held_back {
-            line(&format!("  {}", clean(&held_back(one))));
-        }
-    }
-    if !plan.not_known.is_empty() {
-        line("");
-        line(&style.strong("Not known:"));
-        for missing in &plan.not_known {
-            line(&format!("  {}", clean(missing)));
+        line(&style.strong(title));
+        for one in lines {
+            line(&format!("  {}", clean(one)));
         }
     }
     line("");
@@ -97,7 +84,8 @@ fn summary(plan: &DrainPlan) -> String {
         1 if evicted == 1 => write!(text, "; what becomes of it is not known"),
         unknown => write!(text, "; what becomes of {unknown} of them is not known"),
     };
-    text + cordoned
+    let known = if plan.not_known.is_empty() { "" } else { "of what is known, " };
+    format!("{known}{text}{cordoned}")
 }
 
 fn table(pods: &[PodPlan], style: Style) -> Vec<String> {
@@ -144,10 +132,10 @@ fn held_back(held: &HeldBack) -> String {
         ([one], 0) if *pods == 1 => format!("{one} -n {namespace} does not let its Pod here go now"),
         ([one], 0) => format!("{one} -n {namespace} lets none of its {pods} Pods here go now"),
         ([one], allowed) => {
-            let then = if *ends_by_itself {
-                "and the others once what is made in their place is ready"
-            } else {
-                "and no other before what is made in their place is ready, which it is not elsewhere"
+            let then = match ends_by_itself {
+                Some(true) => "and each next one once a replacement is ready",
+                Some(false) => "and the others never while the node is drained: too few replacements can start",
+                None => "whether the others can follow is not known",
             };
             format!("{one} -n {namespace} lets {allowed} of its {pods} Pods here go now, {then}")
         }
