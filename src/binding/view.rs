@@ -71,6 +71,22 @@ pub enum Kind {
     AntiAffinityPods,
 }
 
+impl Kind {
+    /// The kind of an object; nothing for kinds of which no decision needs all, and for Pods, of which a part is enough.
+    #[must_use]
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
+        Some(match (group, kind) {
+            ("", "Node") => Self::Nodes,
+            ("", "PersistentVolume") => Self::Volumes,
+            ("storage.k8s.io", "StorageClass") => Self::Classes,
+            ("storage.k8s.io", "CSIDriver") => Self::Drivers,
+            ("storage.k8s.io", "CSINode") => Self::DriverNodes,
+            ("storage.k8s.io", "CSIStorageCapacity") => Self::Capacities,
+            _ => return None,
+        })
+    }
+}
+
 /// Where a decision takes its facts from: watch caches, manifests, or a test case.
 ///
 /// Answers must not block: the admission path asks them for every review.

@@ -48,6 +48,8 @@ pub struct Manifests {
     pub notes: Vec<Problem>,
     /// Lists that an API server wrote.
     pub lists: Vec<ServerList>,
+    /// Groups and kinds of which an object could not be read: no list of them holds everything.
+    pub malformed: BTreeSet<(String, String)>,
     facts: Facts,
     /// Kinds of which a list of their own was read, as `kubectl get nodes -o yaml` writes it.
     listed: BTreeSet<Kind>,
@@ -232,8 +234,17 @@ impl Manifests {
         if request.nodes_complete {
             manifests.listed.insert(Kind::Nodes);
         }
-        manifests.facts = object::facts(&manifests.objects, &manifests.listed);
+        manifests.become_facts();
         Ok(manifests)
+    }
+
+    /// Takes what was read for facts. Of a kind with an object that could not be read, that one may be the one that is asked for.
+    fn become_facts(&mut self) {
+        let malformed = &self.malformed;
+        self.lists.retain(|list| !malformed.contains(&(list.group.clone(), list.kind.clone())));
+        let lacks = |kind: &Kind| malformed.iter().any(|(group, of)| Kind::of(group, of).as_ref() == Some(kind));
+        self.listed.retain(|kind| !lacks(kind));
+        self.facts = object::facts(&self.objects, &self.listed);
     }
 
     /// Reads one text that is in memory already.
@@ -241,7 +252,7 @@ impl Manifests {
     pub fn of(source: Source) -> Self {
         let mut manifests = Self::default();
         manifests.read_source(&Arc::new(source), false, None);
-        manifests.facts = object::facts(&manifests.objects, &manifests.listed);
+        manifests.become_facts();
         manifests
     }
 

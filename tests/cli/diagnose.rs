@@ -64,6 +64,22 @@ fn what_waits_as_it_should_is_no_finding() {
 }
 
 #[test]
+fn of_a_kind_with_an_object_that_cannot_be_read_nothing_is_absent() {
+    let nodes = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
+        "items": [{"metadata": {"name": "node-a"}}, {"metadata": {"name": "node-b"}, "spec": {"taints": 7}}]});
+    for complete in [&[][..], &["--complete"]] {
+        let run = run_with(
+            &[&["diagnose", "--from", "-", "node/node-b"], complete].concat(),
+            nodes.to_string().as_bytes(),
+            &[],
+        );
+        assert!(run.code == 5 && run.stderr.contains("spec.taints"), "{}", run.stderr);
+        assert!(run.stdout.contains("NotKnown") && !run.stdout.contains("does not exist"), "{}", run.stdout);
+        assert!(run.stdout.contains("some objects of kind Node could not be read"), "{}", run.stdout);
+    }
+}
+
+#[test]
 fn that_nothing_is_blocked_is_said_of_what_is_known_only() {
     let nodes = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
         "items": [{"metadata": {"name": "node-a"}}]});

@@ -12,7 +12,7 @@ use crate::cli::dump;
 use crate::cli::snapshot::{CLUSTER_EVENTS, Snapshot};
 use crate::crd::GROUP;
 use crate::diagnosis::{Kind, Known, Record, Source, Subject};
-use crate::facts::files::{Input, Manifests, Request};
+use crate::facts::files::{Input, Manifests, Object, Request};
 use crate::facts::server::anti_affinity_pods;
 use crate::facts::{Fact, Facts, Unlisted};
 use crate::report::style::{Style, clean};
@@ -28,19 +28,6 @@ pub(in crate::cli) struct Material {
     problems: Vec<String>,
     /// Groups and kinds of which an object could not be read: it may be the one that is looked for.
     malformed: BTreeSet<(String, String)>,
-}
-
-/// The kind of facts that a list of objects completes.
-fn completes(group: &str, kind: &str) -> Option<binding::Kind> {
-    Some(match (group, kind) {
-        ("", "Node") => binding::Kind::Nodes,
-        ("", "PersistentVolume") => binding::Kind::Volumes,
-        ("storage.k8s.io", "StorageClass") => binding::Kind::Classes,
-        ("storage.k8s.io", "CSIDriver") => binding::Kind::Drivers,
-        ("storage.k8s.io", "CSINode") => binding::Kind::DriverNodes,
-        ("storage.k8s.io", "CSIStorageCapacity") => binding::Kind::Capacities,
-        _ => return None,
-    })
 }
 
 /// One that is missing may be the one that counts: then none is known.
@@ -77,10 +64,10 @@ impl Material {
                 continue;
             }
             if material.malformed.contains(&(group.to_owned(), kind.to_owned())) {
-                material.is_partial(group, kind, format!("some {} could not be read", list.kind.plural));
+                material.is_partial(group, kind, format!("some objects of kind {kind} could not be read"));
                 continue;
             }
-            if let Some(kind) = completes(group, kind) {
+            if let Some(kind) = binding::Kind::of(group, kind) {
                 material.facts.complete(kind);
             }
             match (Kind::of(group, kind), list.about) {
@@ -121,12 +108,17 @@ impl Material {
     fn of_manifests(manifests: &Manifests) -> Self {
         let mut material = Self::new(Source::Dump);
         material.facts = manifests.facts().clone();
-        let mut taken = None;
+        material.malformed.clone_from(&manifests.malformed);
         for object in &manifests.objects {
             material.add_record(&object.group, &object.kind, &object.value);
-            if (object.group.as_str(), object.kind.as_str()) == (dump::GROUP, dump::KIND) {
-                taken = material.read_index(&object.value).or(taken);
-            }
+        }
+        for (group, kind) in material.malformed.clone() {
+            material.is_partial(&group, &kind, format!("some objects of kind {kind} could not be read"));
+        }
+        let is_index = |object: &&Object| (object.group.as_str(), object.kind.as_str()) == (dump::GROUP, dump::KIND);
+        let mut taken = None;
+        for object in manifests.objects.iter().filter(is_index) {
+            taken = material.read_index(&object.value).or(taken);
         }
         for list in &manifests.lists {
             let Some(kind) = Kind::of(&list.group, &list.kind) else { continue };
@@ -136,7 +128,7 @@ impl Material {
         }
         for kind in [Kind::LocalNodes, Kind::LocalVolumes, Kind::Leases] {
             if manifests.lists.iter().any(|list| Kind::of(&list.group, &list.kind) == Some(kind)) {
-                material.record.is_whole(kind, None);
+                material.is_whole(kind, None);
             }
         }
         material.take_over_completeness();
@@ -168,7 +160,7 @@ impl Material {
         }
         for whole in index.get("everywhere").and_then(Value::as_array).into_iter().flatten() {
             if let Some(kind) = Kind::of(&text(whole, "group"), &text(whole, "kind")) {
-                self.record.is_whole(kind, None);
+                self.is_whole(kind, None);
             }
         }
         if index.get("clusterEvents").and_then(Value::as_bool) == Some(true) {
@@ -181,7 +173,7 @@ impl Material {
     fn is_complete(&mut self) {
         for kind in Kind::ALL {
             if self.record.has_any(kind) {
-                self.record.is_whole(kind, None);
+                self.is_whole(kind, None);
             }
         }
         let found = [
@@ -190,7 +182,7 @@ impl Material {
             (Kind::Classes, binding::Kind::Classes),
         ];
         for (of_record, of_facts) in found {
-            if self.record.has_any(of_record) {
+            if self.record.has_any(of_record) && !self.lacks(of_record) {
                 self.facts.complete(of_facts);
             }
         }
@@ -224,8 +216,16 @@ impl Material {
         }
     }
 
-    /// All objects of a kind are known: of one namespace, or of all.
+    /// An object of the kind could not be read.
+    fn lacks(&self, kind: Kind) -> bool {
+        self.malformed.iter().any(|(group, of)| Kind::of(group, of) == Some(kind))
+    }
+
+    /// All objects of a kind are known that could be read: of one namespace, or of all.
     fn is_whole(&mut self, kind: Kind, namespace: Option<&str>) {
+        if self.lacks(kind) {
+            return;
+        }
         self.record.is_whole(kind, namespace);
         if kind == Kind::Events && namespace == Some(CLUSTER_EVENTS) {
             self.record.is_whole(kind, Some(""));
@@ -312,7 +312,10 @@ mod tests {
         let part = known(vec![read, json!({ "metadata": { "name": "b" }, "spec": { "taints": 7 } })]);
         assert!(matches!(part.known().node("a"), Lookup::Found(_)));
         assert!(matches!(part.known().node("b"), Lookup::Unknown));
-        assert_eq!(part.known().missing(Kind::Nodes, ""), Some("some nodes could not be read".to_owned()));
+        assert_eq!(
+            part.known().missing(Kind::Nodes, ""),
+            Some("some objects of kind Node could not be read".to_owned())
+        );
         assert!(!part.known().view.knows_all(binding::Kind::Nodes));
     }
 }

@@ -72,6 +72,7 @@ impl Reader<'_> {
                 let hint = hint_at(origin, &path);
                 let message = format!("{}/{name}: {path}: {message}{hint}", kind.to_lowercase());
                 self.problem(origin, &path, message);
+                self.manifests.malformed.insert((group.to_owned(), kind));
             }
         }
     }
@@ -320,15 +321,7 @@ fn kind_of_all(items: &[Value], item_type: Option<(&str, &str)>) -> Option<Kind>
     kinds.dedup();
     let [Some((api_version, kind))] = kinds.as_slice() else { return None };
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    Some(match (group, kind.as_str()) {
-        ("", "Node") => Kind::Nodes,
-        ("", "PersistentVolume") => Kind::Volumes,
-        ("storage.k8s.io", "StorageClass") => Kind::Classes,
-        ("storage.k8s.io", "CSIDriver") => Kind::Drivers,
-        ("storage.k8s.io", "CSINode") => Kind::DriverNodes,
-        ("storage.k8s.io", "CSIStorageCapacity") => Kind::Capacities,
-        _ => return None,
-    })
+    Kind::of(group, kind)
 }
 
 /// The field of a workload that cannot be read.
