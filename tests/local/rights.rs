@@ -63,13 +63,12 @@ pub async fn are_enough_and_an_agent_reaches_its_node_only(scope: &Scope) -> Res
     let bases = format!("--set=agent.basePaths={{{}}}", directory.path().display());
     let on = ["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true", bases.as_str()];
     let (manifest, stop) = (render(&on)?, CancellationToken::new());
-    let outcome = match installed(scope, &manifest).await {
-        Ok(()) => serve_and_are_refused(scope, directory.path(), &stop).await,
-        failed => failed,
-    };
-    stop.cancel();
-    let cleaned = uninstalled(scope, &manifest).await;
-    outcome.and(cleaned)
+    while_installed(scope, &manifest, async || {
+        let outcome = serve_and_are_refused(scope, directory.path(), &stop).await;
+        stop.cancel();
+        outcome
+    })
+    .await
 }
 
 async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &CancellationToken) -> Result<()> {
@@ -123,12 +122,19 @@ async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &Cancellat
     no_local_volume_is_left(&scope.client()).await
 }
 
-async fn installed(scope: &Scope, manifest: &str) -> Result<()> {
-    scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], manifest).await?.success().map(drop)
+/// Does something while the manifest is installed, and takes it away after a failure too: its policies would hold back the
+/// controllers of the tests after this one.
+async fn while_installed(scope: &Scope, manifest: &str, body: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    let applied = scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], manifest).await?.success();
+    let outcome = match applied {
+        Ok(_) => body().await,
+        Err(error) => Err(error),
+    };
+    let cleaned = uninstalled(scope, manifest).await;
+    outcome.and(cleaned)
 }
 
-/// Takes the manifest away, also after a failure: its policies would hold back the controllers of the tests after this one,
-/// which install the definitions anew.
+/// Takes the manifest away; the tests after this one install the definitions anew.
 async fn uninstalled(scope: &Scope, manifest: &str) -> Result<()> {
     let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
     scope.cluster()?.kubectl_with_input(&arguments, manifest).await?.success()?;
@@ -238,12 +244,7 @@ pub async fn a_stolen_token_of_the_controller_reaches_no_further_than_its_work(s
     )?;
     let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
     let thief = scope.cluster()?.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
-    let outcome = match installed(scope, &manifest).await {
-        Ok(()) => reaches_no_further(scope, &thief).await,
-        failed => failed,
-    };
-    let cleaned = uninstalled(scope, &manifest).await;
-    outcome.and(cleaned)
+    while_installed(scope, &manifest, async || reaches_no_further(scope, &thief).await).await
 }
 
 async fn reaches_no_further(scope: &Scope, thief: &Client) -> Result<()> {
