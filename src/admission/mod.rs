@@ -4,6 +4,7 @@
 //! administrator chose. [`service`] puts it behind HTTP, the role webhook puts that behind TLS.
 
 mod body;
+mod drain;
 pub mod facts;
 pub mod metrics;
 pub mod mutate;

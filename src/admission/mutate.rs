@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::patch::{annotate, bounded, operations, warnings};
-use super::review::{Answer, Decision, PolicyOutcome, Request, Reviewed};
+use super::review::{Answer, Decision, PolicyOutcome, Request};
 use super::subject::{
     AUDIT_CHARS, Admission, Skip, Subject, audit_of_policies, codes, created_pod, left_by_policy, said, spoken,
     subject, unchanged,
@@ -24,7 +24,7 @@ pub fn mutate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
             answer(pod, &spoken(verdict, admission), &decision)
         }),
         Subject::Claim => created_claim(request, admission).map(|claim| announce(&claim, admission)),
-        Subject::Workload(_) | Subject::Other => Err(Skip::Ignored),
+        Subject::Workload(_) | Subject::Node | Subject::Eviction | Subject::Other => Err(Skip::Ignored),
     };
     answered.unwrap_or_else(Answer::from)
 }
@@ -36,10 +36,8 @@ fn created_claim(request: &Request<'_>, admission: &Admission<'_>) -> Result<Cla
     if admission.exemptions.cover(request) {
         return Err(Skip::Exempt);
     }
-    match request.object {
-        Reviewed::Unread(object) => Ok(serde_json::from_str(object.get())?),
-        Reviewed::None | Reviewed::Pod(_) | Reviewed::Broken(_) => Err(Skip::no_object()),
-    }
+    let object = request.object.unread().ok_or_else(Skip::no_object)?;
+    Ok(serde_json::from_str(object.get())?)
 }
 
 /// Tells a new claim who makes its volume, if that is certain: its class is known, and its provisioner ours.

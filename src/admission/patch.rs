@@ -11,9 +11,9 @@ use crate::model::selector::is_empty_term;
 use crate::model::{Claim, HOSTNAME_LABEL, ORIGINAL_NODE_NAME, Pod, SELECTED_NODE};
 
 /// Longest warning that the API documentation calls safe, in characters.
-const WARNING_CHARS: usize = 120;
+pub(super) const WARNING_CHARS: usize = 120;
 /// What the API server cuts a warning to when all of them together are too long.
-const LONGEST_WARNING_CHARS: usize = 256;
+pub(super) const LONGEST_WARNING_CHARS: usize = 256;
 /// Keeps all warnings of a review beneath the API server's total of 4096 characters.
 pub(super) const MOST_WARNINGS: usize = 12;
 

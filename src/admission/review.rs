@@ -163,6 +163,14 @@ pub enum Reviewed<'a> {
     Broken(String),
 }
 
+impl<'a> Reviewed<'a> {
+    /// The object, if there is one and it is no Pod.
+    #[must_use]
+    pub const fn unread(&self) -> Option<&'a RawValue> {
+        if let Self::Unread(object) = self { Some(object) } else { None }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 enum Field {

@@ -83,15 +83,20 @@ pub(super) enum Subject {
     Pod,
     Workload(WorkloadKind),
     Claim,
+    Node,
+    /// Of the Pod that the request names.
+    Eviction,
     Other,
 }
 
 pub(super) fn subject(request: &Request<'_>) -> Subject {
+    let kind = (&*request.kind.group, &*request.kind.kind);
     if !request.sub_resource.is_empty() {
-        return Subject::Other;
+        return if kind == ("policy", "Eviction") { Subject::Eviction } else { Subject::Other };
     }
-    match (&*request.kind.group, &*request.kind.kind) {
+    match kind {
         ("", "Pod") => Subject::Pod,
+        ("", "Node") => Subject::Node,
         ("", "PersistentVolumeClaim") => Subject::Claim,
         (group, kind) => WorkloadKind::of(group, kind).map_or(Subject::Other, Subject::Workload),
     }

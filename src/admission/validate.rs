@@ -1,14 +1,16 @@
-//! The validating webhook: warnings about Pods, workloads and claims that would wait forever, or their refusal.
+//! The validating webhook: warnings about Pods, workloads and claims that would wait forever, or their refusal; and warnings
+//! about what a drain or the loss of a node leaves behind.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 
 use serde_json::value::RawValue;
 
+use super::drain;
 use super::facts::mode_of;
 use super::mutate::audit;
 use super::patch::{MOST_WARNINGS, bounded, warnings, workload_warnings};
-use super::review::{Answer, Decision, Denial, PolicyOutcome, Request, Reviewed, set_namespace};
+use super::review::{Answer, Decision, Denial, PolicyOutcome, Request, set_namespace};
 use super::subject::{
     AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, left_by_policy, said, shorten, spoken, subject,
     unchanged,
@@ -35,6 +37,9 @@ pub fn validate(request: &Request<'_>, admission: &Admission<'_>) -> Answer {
         Subject::Workload(kind) => {
             written(request, admission).and_then(|object| about_workload(kind, object, request, admission))
         }
+        Subject::Claim if &*request.operation == "DELETE" => drain::about_deleted_claim(request, admission),
+        Subject::Node => drain::about_node(request, admission),
+        Subject::Eviction => drain::about_eviction(request, admission),
         Subject::Claim => written(request, admission).and_then(|object| about_claim(object, request, admission)),
         Subject::Other => Err(Skip::Ignored),
     };
@@ -49,10 +54,7 @@ fn written<'a>(request: &Request<'a>, admission: &Admission<'_>) -> Result<&'a R
     if admission.exemptions.cover(request) {
         return Err(Skip::Exempt);
     }
-    match request.object {
-        Reviewed::Unread(object) => Ok(object),
-        Reviewed::None | Reviewed::Pod(_) | Reviewed::Broken(_) => Err(Skip::no_object()),
-    }
+    request.object.unread().ok_or_else(Skip::no_object)
 }
 
 fn about_pod(verdict: &PodVerdict, decision: &policy::Decision) -> Answer {

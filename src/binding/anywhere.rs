@@ -13,7 +13,7 @@ use super::obstacle::may_be_csi;
 use super::place::Place;
 use super::pod::own_hostname;
 use super::{ClusterView, Lookup};
-use crate::model::{AntiAffinityPod, Claim, Class, HOSTNAME_LABEL, Node, Text};
+use crate::model::{Claim, Class, HOSTNAME_LABEL, Node, PodOnNode, Text};
 
 /// Claims of one Pod up to which a policy decides. A node that can hold fewer volumes of some driver is not told to it.
 pub const MOST_POLICY_CLAIMS: usize = 8;
@@ -81,7 +81,7 @@ pub fn open_node(node: &Arc<Node>, view: &dyn ClusterView) -> Option<String> {
 /// From where a Pod keeps others away; nothing for a Pod that does not. Whom its label selectors mean is not looked at: any
 /// Pod of the namespaces may be meant.
 #[must_use]
-pub fn keeps_away_from(pod: &AntiAffinityPod) -> Vec<Away> {
+pub fn keeps_away_from(pod: &PodOnNode) -> Vec<Away> {
     let Some(node) = pod.node().filter(|_| pod.keeps_others_away()) else { return Vec::new() };
     let mut found = Vec::new();
     for term in pod.terms() {

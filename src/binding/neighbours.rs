@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::place::{Place, among};
 use super::{ClusterView, Lookup};
 use crate::model::selector::{label_selector_matches, labels};
-use crate::model::{AntiAffinityPod, HOSTNAME_LABEL, Labels, NAMESPACE_NAME_LABEL, Pod, PodAffinityTerm, Text};
+use crate::model::{HOSTNAME_LABEL, Labels, NAMESPACE_NAME_LABEL, Pod, PodAffinityTerm, PodOnNode, Text};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -25,7 +25,7 @@ pub enum AntiAffinityIndex {
 
 /// Where a Pod with a node keeps others away; nothing for a Pod that does not.
 #[must_use]
-pub fn anti_affinity_of(pod: &AntiAffinityPod) -> Vec<AntiAffinityIndex> {
+pub fn anti_affinity_of(pod: &PodOnNode) -> Vec<AntiAffinityIndex> {
     let Some(node) = pod.node() else { return Vec::new() };
     let mut found: Vec<AntiAffinityIndex> = Vec::new();
     for term in pod.terms() {
@@ -60,7 +60,7 @@ pub fn anti_affinity_around(namespace: &str, node_name: &str) -> [AntiAffinityIn
 
 /// A Pod that keeps this one away from the place: one that does for certain before one of which that is not known, and
 /// `Unknown` where there is only such a one, or which Pods there are is not known. Then it may be named.
-pub(super) fn repels(pod: &Pod, place: &Place, view: &dyn ClusterView) -> (Lookup<()>, Option<Arc<AntiAffinityPod>>) {
+pub(super) fn repels(pod: &Pod, place: &Place, view: &dyn ClusterView) -> (Lookup<()>, Option<Arc<PodOnNode>>) {
     let others = match view.repelling(pod.namespace(), place.name()) {
         Lookup::Found(others) => others,
         Lookup::Absent => return (Lookup::Absent, None),
@@ -81,7 +81,7 @@ pub(super) fn repels(pod: &Pod, place: &Place, view: &dyn ClusterView) -> (Looku
 }
 
 /// Whether one of the other Pod's terms is about this one, and the place is in its topology; `None` where that is not known.
-fn keeps_away(other: &AntiAffinityPod, pod: &Pod, place: &Place, view: &dyn ClusterView) -> Option<bool> {
+fn keeps_away(other: &PodOnNode, pod: &Pod, place: &Place, view: &dyn ClusterView) -> Option<bool> {
     if other.is_cut {
         return None;
     }
@@ -101,7 +101,7 @@ fn keeps_away(other: &AntiAffinityPod, pod: &Pod, place: &Place, view: &dyn Clus
 }
 
 /// Whether the term is about the Pod; `None` where the labels of its namespace decide, and are not known.
-fn is_meant(term: &PodAffinityTerm, owner: &AntiAffinityPod, pod: &Pod, view: &dyn ClusterView) -> Option<bool> {
+fn is_meant(term: &PodAffinityTerm, owner: &PodOnNode, pod: &Pod, view: &dyn ClusterView) -> Option<bool> {
     let selected = term
         .label_selector
         .as_ref()
@@ -135,7 +135,7 @@ fn selects_namespace(selector: &LabelSelector, name: &str, view: &dyn ClusterVie
 }
 
 /// Whether the place is in the topology of the term's owner; `None` where a label of one of the two is not known.
-fn is_near(term: &PodAffinityTerm, owner: &AntiAffinityPod, place: &Place, view: &dyn ClusterView) -> Option<bool> {
+fn is_near(term: &PodAffinityTerm, owner: &PodOnNode, place: &Place, view: &dyn ClusterView) -> Option<bool> {
     let node_name = owner.node()?;
     if node_name == place.name() {
         // What is not known of a Node is taken to suit the Pod elsewhere, and here that would be a label that it lacks.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::crd::{Kept, PinPolicy};
 use crate::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
+    Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, PodOnNode, ResourceClaim, ResourceClaimTemplate,
     StorageCapacity, Volume,
 };
 
@@ -120,7 +120,7 @@ pub trait ClusterView {
     fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>>;
     /// Every Pod with a node and required anti-affinity, one term of which may keep a Pod of the namespace away from the
     /// node: for the node itself, or for a wider topology.
-    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>>;
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<PodOnNode>>>;
     /// A ResourceClaim by namespace and name.
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>>;
     /// A ResourceClaimTemplate by namespace and name.
@@ -141,6 +141,22 @@ pub trait ClusterView {
     /// a list that is `Found` is no proof that there is not one more.
     fn knows_all(&self, _kind: Kind) -> bool {
         true
+    }
+
+    /// Every Node; not known unless all of them are.
+    fn all_nodes(&self) -> Lookup<Vec<Arc<Node>>> {
+        Lookup::Unknown
+    }
+
+    /// Volumes that a claim has, and that nodes with this label reach ([`crate::model::selector::place_labels`]); no more than the
+    /// limit.
+    fn volumes_asking_for(&self, _key: &str, _value: &str, _limit: usize) -> Lookup<Vec<Arc<Volume>>> {
+        Lookup::Unknown
+    }
+
+    /// A Pod on a node. Absent where it uses no claim and keeps no others away.
+    fn pod_on_node(&self, _namespace: &str, _name: &str) -> Lookup<Arc<PodOnNode>> {
+        Lookup::Unknown
     }
 
     /// Volumes to be named in a message that says why none of them fits. None where a walk would cost too much.
@@ -263,7 +279,7 @@ impl<T: LayeredView> ClusterView for T {
         self.beneath().consumers(namespace, claim_name)
     }
 
-    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<PodOnNode>>> {
         self.beneath().repelling(namespace, node_name)
     }
 
@@ -285,6 +301,18 @@ impl<T: LayeredView> ClusterView for T {
 
     fn knows_all(&self, kind: Kind) -> bool {
         self.beneath().knows_all(kind)
+    }
+
+    fn all_nodes(&self) -> Lookup<Vec<Arc<Node>>> {
+        self.beneath().all_nodes()
+    }
+
+    fn volumes_asking_for(&self, key: &str, value: &str, limit: usize) -> Lookup<Vec<Arc<Volume>>> {
+        self.beneath().volumes_asking_for(key, value, limit)
+    }
+
+    fn pod_on_node(&self, namespace: &str, name: &str) -> Lookup<Arc<PodOnNode>> {
+        self.beneath().pod_on_node(namespace, name)
     }
 
     fn volumes_to_name(&self) -> Vec<Arc<Volume>> {

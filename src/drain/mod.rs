@@ -6,6 +6,7 @@
 //! volumes are.
 
 mod budgets;
+mod held;
 mod replacement;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use self::budgets::HeldBack;
+pub use self::held::{ClaimsOnNode, HeldClaim, claims_of, claims_on};
 use crate::binding::{ClusterView, Lookup};
 use crate::model::{Budget, Node, Pod, Volume};
 
@@ -71,21 +73,6 @@ impl Outcome {
     pub const fn is_outage(self) -> bool {
         matches!(self, Self::StartsNowhere | Self::WaitsForThisNode | Self::WaitsForOtherNodes | Self::NotMadeAgain)
     }
-}
-
-/// A bound claim whose volume is on this node alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HeldClaim {
-    /// Name of the claim, which is in the Pod's namespace.
-    pub claim: String,
-    /// Name of the volume.
-    pub volume: String,
-    /// The path of the data on the node; nothing for a volume that is not a path.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// The data goes with the claim: the volume's reclaim policy is `Delete`.
-    pub deleted_with_claim: bool,
 }
 
 /// What becomes of one Pod, and why.

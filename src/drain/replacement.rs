@@ -4,6 +4,7 @@
 //! Not looked at are room for CPU and memory, affinity between Pods, and topology spread: they let a Pod wait for others, a
 //! volume for a node.
 
+use super::held::is_alone;
 use super::{BoundClaim, DrainFacts, Outcome, Storage};
 use crate::binding::{listed, node_obstacles};
 use crate::model::selector::{pod_accepts, volume_reachable};
@@ -43,9 +44,7 @@ pub(super) fn outcome(pod: &Pod, storage: &Storage, facts: &DrainFacts<'_>) -> (
 
 /// True for a volume that this node reaches, and no other one of a cluster whose Nodes are all known.
 pub(super) fn is_on_this_node_alone(volume: &Volume, facts: &DrainFacts<'_>) -> bool {
-    facts.are_all
-        && volume_reachable(volume, facts.node)
-        && !facts.others.iter().any(|node| volume_reachable(volume, node))
+    facts.are_all && is_alone(volume, facts.node, facts.others.iter().copied())
 }
 
 /// What keeps the Pod off every other node.

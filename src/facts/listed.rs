@@ -7,8 +7,9 @@ use crate::binding::{
     AntiAffinityIndex, ClusterView, Kind, Lookup, anti_affinity_around, anti_affinity_of, default_class,
 };
 use crate::crd::{GROUP, Kept, PinPolicy};
+use crate::model::selector::place_labels;
 use crate::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, ResourceClaim,
+    Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, PodOnNode, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Text, Volume,
 };
 
@@ -41,12 +42,14 @@ pub struct Facts {
     volumes: HashMap<String, Arc<Volume>>,
     free_volumes_by_class: HashMap<String, Vec<Arc<Volume>>>,
     volumes_by_claim: HashMap<Name, Vec<Arc<Volume>>>,
+    claimed_volumes_by_label: HashMap<Name, Vec<Arc<Volume>>>,
     namespaces: HashMap<String, Arc<Namespace>>,
     drivers: HashMap<String, Arc<CsiDriver>>,
     driver_nodes: HashMap<String, Arc<CsiNode>>,
     capacities: HashMap<String, Vec<Arc<StorageCapacity>>>,
     consumers: HashMap<Name, Vec<Arc<Pod>>>,
-    repelling: HashMap<AntiAffinityIndex, Vec<Arc<AntiAffinityPod>>>,
+    pods_on_nodes: HashMap<Name, Arc<PodOnNode>>,
+    repelling: HashMap<AntiAffinityIndex, Vec<Arc<PodOnNode>>>,
     resource_claims: HashMap<Name, Arc<ResourceClaim>>,
     resource_claim_templates: HashMap<Name, Arc<ResourceClaimTemplate>>,
     /// Namespaces of the claims of a name.
@@ -78,8 +81,8 @@ pub enum Fact {
     StorageCapacity(StorageCapacity),
     /// A Pod, as a consumer of claims.
     Pod(Pod),
-    /// A Pod of which only its required anti-affinity is known.
-    AntiAffinityPod(AntiAffinityPod),
+    /// A Pod on a node, of which no more is known.
+    PodOnNode(PodOnNode),
     /// A ResourceClaim.
     ResourceClaim(ResourceClaim),
     /// A ResourceClaimTemplate.
@@ -140,7 +143,7 @@ impl Fact {
             Self::CsiNode(object) => ("CSINode", &object.metadata),
             Self::StorageCapacity(object) => ("CSIStorageCapacity", &object.metadata),
             Self::Pod(object) => ("Pod", &object.metadata),
-            Self::AntiAffinityPod(object) => ("Pod", &object.metadata),
+            Self::PodOnNode(object) => ("Pod", &object.metadata),
             Self::ResourceClaim(object) => ("ResourceClaim", &object.metadata),
             Self::ResourceClaimTemplate(object) => ("ResourceClaimTemplate", &object.metadata),
             Self::PinPolicy(object) => return ("PinPolicy", "", object.name()),
@@ -169,7 +172,7 @@ impl Fact {
         match self {
             Self::Claim(object) => Some(&mut object.metadata.namespace),
             Self::Pod(object) => Some(&mut object.metadata.namespace),
-            Self::AntiAffinityPod(object) => Some(&mut object.metadata.namespace),
+            Self::PodOnNode(object) => Some(&mut object.metadata.namespace),
             Self::StorageCapacity(object) => Some(&mut object.metadata.namespace),
             Self::ResourceClaim(object) => Some(&mut object.metadata.namespace),
             Self::ResourceClaimTemplate(object) => Some(&mut object.metadata.namespace),
@@ -218,7 +221,7 @@ impl Facts {
                 self.capacities.entry(capacity.storage_class_name.to_string()).or_default().push(Arc::new(capacity));
             }
             Fact::Pod(pod) => self.add_pod(&Arc::new(pod)),
-            Fact::AntiAffinityPod(pod) => self.add_anti_affinity(pod),
+            Fact::PodOnNode(pod) => self.add_pod_on_node(pod),
             Fact::ResourceClaim(claim) => {
                 let name = (claim.namespace().to_owned(), claim.name().to_owned());
                 self.resource_claims.insert(name, Arc::new(claim));
@@ -245,6 +248,10 @@ impl Facts {
         if let Some(reference) = &volume.spec.claim_ref {
             let claim = (Text::or_empty(reference.namespace.as_ref()), Text::or_empty(reference.name.as_ref()));
             self.volumes_by_claim.entry(claim).or_default().push(Arc::clone(volume));
+            for (key, value) in place_labels(volume) {
+                let label = (key.to_owned(), value.to_owned());
+                self.claimed_volumes_by_label.entry(label).or_default().push(Arc::clone(volume));
+            }
         } else {
             self.free_volumes_by_class.entry(volume.class_name().to_owned()).or_default().push(Arc::clone(volume));
         }
@@ -252,20 +259,23 @@ impl Facts {
     }
 
     fn add_pod(&mut self, pod: &Arc<Pod>) {
-        if !pod.spec.required_anti_affinity().is_empty() {
-            self.add_anti_affinity(AntiAffinityPod::from(&**pod));
-        }
+        self.add_pod_on_node(PodOnNode::from(&**pod));
         for claim_name in pod.claim_names() {
             let claim = (pod.namespace().to_owned(), claim_name.to_string());
             self.consumers.entry(claim).or_default().push(Arc::clone(pod));
         }
     }
 
-    fn add_anti_affinity(&mut self, pod: AntiAffinityPod) {
+    fn add_pod_on_node(&mut self, pod: PodOnNode) {
+        if pod.node().is_none() {
+            return;
+        }
         let pod = Arc::new(pod);
         for index in anti_affinity_of(&pod) {
             self.repelling.entry(index).or_default().push(Arc::clone(&pod));
         }
+        let name = (pod.namespace().to_owned(), Text::or_empty(pod.metadata.name.as_ref()));
+        self.pods_on_nodes.insert(name, pod);
     }
 
     /// Every class.
@@ -351,7 +361,7 @@ impl ClusterView for Facts {
         Lookup::Found(found.cloned().unwrap_or_default())
     }
 
-    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<PodOnNode>>> {
         let around = anti_affinity_around(namespace, node_name);
         let found = around.iter().filter_map(|index| self.repelling.get(index)).flatten();
         Lookup::Found(found.cloned().collect())
@@ -364,6 +374,25 @@ impl ClusterView for Facts {
 
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
         let found = self.resource_claim_templates.get(&(namespace.to_owned(), name.to_owned()));
+        Lookup::found_or(found.cloned(), self.otherwise())
+    }
+
+    fn all_nodes(&self) -> Lookup<Vec<Arc<Node>>> {
+        if self.knows_all(Kind::Nodes) {
+            Lookup::Found(self.nodes.values().cloned().collect())
+        } else {
+            Lookup::Unknown
+        }
+    }
+
+    /// Those that are given, of which it is certain that they ask for it.
+    fn volumes_asking_for(&self, key: &str, value: &str, limit: usize) -> Lookup<Vec<Arc<Volume>>> {
+        let found = self.claimed_volumes_by_label.get(&(key.to_owned(), value.to_owned()));
+        Lookup::Found(found.into_iter().flatten().take(limit).cloned().collect())
+    }
+
+    fn pod_on_node(&self, namespace: &str, name: &str) -> Lookup<Arc<PodOnNode>> {
+        let found = self.pods_on_nodes.get(&(namespace.to_owned(), name.to_owned()));
         Lookup::found_or(found.cloned(), self.otherwise())
     }
 

@@ -14,7 +14,7 @@ use super::Fact;
 use crate::crd::{Kept, PinPolicy};
 use crate::kubernetes::api::{ApiError, deadline, in_time, is_served};
 use crate::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, ModelObject, Namespace, Node, OrMalformed, ResourceClaim,
+    Claim, Class, CsiDriver, CsiNode, ModelObject, Namespace, Node, OrMalformed, PodOnNode, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Volume, Wire,
 };
 
@@ -94,8 +94,8 @@ impl ServerFacts {
         read.list(&Api::<OrMalformed<CsiNode>>::all(client.clone()), some(Fact::CsiNode)).await?;
         let capacities: Api<OrMalformed<StorageCapacity>> = Api::all(client.clone());
         read.list(&capacities, some(Fact::StorageCapacity)).await?;
-        let pods: Api<OrMalformed<AntiAffinityPod>> = Api::all(client.clone());
-        read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::AntiAffinityPod(pod))).await?;
+        let pods: Api<OrMalformed<PodOnNode>> = Api::all(client.clone());
+        read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::PodOnNode(pod))).await?;
         read.policies(client).await?;
         let namespaces = match claims_of {
             ClaimsOf::Namespaces(names) => names,
@@ -330,10 +330,10 @@ pub async fn list_objects(
 ///
 /// # Errors
 /// When the cluster cannot be asked.
-pub async fn anti_affinity_pods(client: &Client) -> Result<Vec<Fact>, ServerError> {
+pub async fn pods_on_nodes(client: &Client) -> Result<Vec<Fact>, ServerError> {
     let mut read = ServerFacts::default();
-    let pods: Api<OrMalformed<AntiAffinityPod>> = Api::all(client.clone());
-    read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::AntiAffinityPod(pod))).await?;
+    let pods: Api<OrMalformed<PodOnNode>> = Api::all(client.clone());
+    read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::PodOnNode(pod))).await?;
     Ok(read.facts)
 }
 

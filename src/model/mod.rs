@@ -4,7 +4,6 @@
 //! and a field that a newer API server adds cannot break them. Objects are never written back through these types.
 //! `null` stands for "absent" wherever the API server reads it so.
 
-mod anti_affinity;
 mod budget;
 mod device;
 mod event;
@@ -13,6 +12,7 @@ mod metadata;
 mod node;
 mod path;
 mod pod;
+mod pod_on_node;
 mod quantity;
 pub mod selector;
 mod storage;
@@ -20,7 +20,6 @@ mod text;
 mod wire;
 mod workload;
 
-pub use anti_affinity::{AntiAffinityPod, AntiAffinitySpec, OnlyAntiAffinity};
 pub use budget::{Budget, BudgetSpec, BudgetStatus};
 pub use device::{
     Allocation, MOST_RESERVED_FOR, PodResourceClaim, PodResourceClaimStatus, Reservation, ResourceClaim,
@@ -39,6 +38,7 @@ pub use pod::{
     Affinity, ClaimSource, Container, EphemeralSource, NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodSpec,
     PodStatus, PodVolume, VolumeReference,
 };
+pub use pod_on_node::{ClaimVolume, OnlyAntiAffinity, PodOnNode, PodOnNodeSpec};
 pub use quantity::{ParseQuantityError, Quantity, ResourceAmounts};
 pub use storage::{
     Claim, ClaimReference, ClaimSpec, ClaimStatus, ClaimTemplate, ClaimTemplateMetadata, Class, CsiSource, DataSource,
@@ -60,6 +60,9 @@ use serde_json::Value;
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Label that the kubelet sets to the host name; usually, not always, the node's name.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+/// Taint by which an administrator says that a node is down for certain.
+/// Source: `api/core/v1/well_known_taints.go`, `TaintNodeOutOfService`.
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Provisioner name of classes whose volumes an administrator makes by hand.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// The name under which classes ask for latebind. Without a slash, so that a CSIDriver object may carry it.

@@ -258,6 +258,12 @@ impl PodVolume {
     }
 }
 
+/// Name of the claim of a generic ephemeral volume.
+/// Source: `component-helpers/storage/ephemeral`, `VolumeClaimName`.
+pub(super) fn ephemeral_claim_name(pod: &str, volume: &str) -> Text {
+    format!("{pod}-{volume}").into()
+}
+
 impl Pod {
     /// The node that the Pod names, if it names one.
     #[must_use]
@@ -333,7 +339,6 @@ impl Pod {
 
     /// Name of the claim that a volume of the Pod stands for: the one that it names, or `<pod>-<volume>` for a generic
     /// ephemeral volume. `None` for other sources, and for ephemeral volumes of a Pod that has no name yet.
-    /// Source: `component-helpers/storage/ephemeral`, `VolumeClaimName`.
     #[must_use]
     pub fn claim_name(&self, volume: &PodVolume) -> Option<Text> {
         if let Some(source) = &volume.persistent_volume_claim {
@@ -341,7 +346,7 @@ impl Pod {
         }
         volume.ephemeral.as_ref()?;
         let pod_name = self.metadata.name.as_deref().filter(|name| !name.is_empty())?;
-        Some(format!("{pod_name}-{}", volume.name).into())
+        Some(ephemeral_claim_name(pod_name, &volume.name))
     }
 
     /// Names of all claims that the Pod's volumes stand for, in the order of the volumes.

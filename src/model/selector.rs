@@ -100,7 +100,32 @@ pub fn volume_reachable(volume: &Volume, node: &Node) -> bool {
     required.is_none_or(|selector| volume_selector_matches(selector, node))
 }
 
-/// The same for the node affinity alone.
+/// Labels of which a node must have one to reach the volume: of each term the values of the first label that tells nodes apart.
+/// Nothing where a term asks for none such: many nodes reach the volume then, or its affinity says too little.
+#[must_use]
+pub fn place_labels(volume: &Volume) -> Vec<(&str, &str)> {
+    let required = volume.spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    let mut labels = Vec::new();
+    for term in required.iter().flat_map(|required| &required.node_selector_terms) {
+        let mut wanted = term.match_expressions.iter().flatten();
+        let Some(wanted) = wanted.find(|it| it.operator == "In" && !is_of_many_nodes(&it.key)) else {
+            return Vec::new();
+        };
+        labels.extend(wanted.values.iter().flatten().map(|value| (wanted.key.as_str(), value.as_str())));
+    }
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
+/// True for labels that, by their name, many nodes share: those of Kubernetes, and those of CSI drivers such as
+/// `topology.ebs.csi.aws.com/zone`.
+fn is_of_many_nodes(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    matches!(name, "zone" | "region" | "location" | "datacenter" | "rack" | "os" | "arch")
+}
+
+/// What [`volume_reachable`] asks, of a node affinity alone.
 pub(crate) fn volume_selector_matches(selector: &NodeSelector, node: &Node) -> bool {
     let labels = labels(node.metadata.labels.as_ref());
     selector.node_selector_terms.iter().any(|term| term_matches(term, labels, None))
@@ -266,6 +291,28 @@ mod tests {
             {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}}))
             .unwrap();
         assert!(volume_reachable(&volume, &node("a", &[])));
+    }
+
+    #[test]
+    fn a_volume_names_its_nodes_by_labels_that_tell_nodes_apart() {
+        let labels = |terms: serde_json::Value| {
+            let volume: Volume = serde_json::from_value(json!({ "metadata": { "name": "v" },
+                "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": terms } } } }))
+            .unwrap();
+            let found = place_labels(&volume).into_iter().map(|(key, value)| format!("{key}={value}"));
+            found.collect::<Vec<_>>().join(" ")
+        };
+        let term = |key: &str, operator: &str, values: &[&str]| {
+            json!({ "matchExpressions": [{ "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z"] },
+                { "key": key, "operator": operator, "values": values }] })
+        };
+        assert_eq!(labels(json!([term("host", "In", &["b", "a"]), term("host", "In", &["a"])])), "host=a host=b");
+        assert_eq!(labels(json!([term("x.csi/node", "In", &["n"])])), "x.csi/node=n");
+        for many in [json!([term("x.csi/zone", "In", &["y"])]), json!([term("host", "NotIn", &["a"])]), json!([{}])] {
+            assert_eq!(labels(many.clone()), "", "{many}");
+            let both = json!([term("host", "In", &["a"]), many[0]]);
+            assert_eq!(labels(both), "", "the other term lets more nodes reach it");
+        }
     }
 
     #[test]

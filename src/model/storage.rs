@@ -310,6 +310,12 @@ impl Volume {
         phase == "Available" || (phase.is_empty() && self.metadata.uid.as_deref().is_none_or(str::is_empty))
     }
 
+    /// True while a claim has it.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.status.phase == "Bound" && self.spec.claim_ref.is_some()
+    }
+
     /// The path on a node, of a volume that is one.
     #[must_use]
     pub fn path(&self) -> Option<&str> {

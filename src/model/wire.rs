@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Event, Metadata, Namespace, Node, Pod, ResourceClaim,
+    Claim, Class, CsiDriver, CsiNode, Event, Metadata, Namespace, Node, Pod, PodOnNode, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Text, Volume,
 };
 
@@ -171,7 +171,7 @@ modelled!(
     Namespace => k8s_openapi::api::core::v1::Namespace,
     Event => k8s_openapi::api::core::v1::Event,
     Pod => k8s_openapi::api::core::v1::Pod,
-    AntiAffinityPod => k8s_openapi::api::core::v1::Pod,
+    PodOnNode => k8s_openapi::api::core::v1::Pod,
     ResourceClaim => k8s_openapi::api::resource::v1::ResourceClaim,
     ResourceClaimTemplate => k8s_openapi::api::resource::v1::ResourceClaimTemplate,
     Class => k8s_openapi::api::storage::v1::StorageClass,

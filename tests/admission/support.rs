@@ -14,7 +14,7 @@ use latebind::admission::service::{AdmissionOptions, View};
 use latebind::binding::{ClusterView, Lookup};
 use latebind::facts::Unlisted;
 use latebind::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
+    Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, PodOnNode, ResourceClaim, ResourceClaimTemplate,
     StorageCapacity, Volume,
 };
 use latebind::roles::RoleError;
@@ -334,7 +334,7 @@ impl ClusterView for Hooked {
     fn consumers(&self, namespace: &str, claim_name: &str) -> Lookup<Vec<Arc<Pod>>> {
         self.view.consumers(namespace, claim_name)
     }
-    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<PodOnNode>>> {
         self.view.repelling(namespace, node_name)
     }
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {

@@ -154,7 +154,7 @@ pub async fn the_policy_fail_covers_pods_only(_: &Scope) -> Result<()> {
         }
     }
     ensure!(
-        strict == ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] && lenient == 4,
+        strict == ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] && lenient == 7,
         "{strict:?}, {lenient}"
     );
     Ok(())
@@ -197,7 +197,11 @@ pub async fn every_variant_renders_and_is_accepted(scope: &Scope) -> Result<()> 
         &[],
         &everything,
         &["--set=tls.mode=secret", "--set=tls.caBundle=pem", "--set=webhook.validateWorkloads=false"],
-        &["--set=webhook.validateClaims=false", "--set=podDisruptionBudget.enabled=false"],
+        &[
+            "--set=webhook.validateClaims=false",
+            "--set=webhook.drainWarnings=false",
+            "--set=podDisruptionBudget.enabled=false",
+        ],
     ];
     let policies = served(scope).await?;
     for variant in variants.into_iter().chain(ci.iter().map(<[&str; 1]>::as_slice)) {

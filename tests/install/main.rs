@@ -3,6 +3,7 @@
 mod certificates;
 mod chart;
 mod check;
+mod drains;
 mod nodes;
 mod quickstart;
 mod release;

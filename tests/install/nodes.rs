@@ -71,6 +71,7 @@ pub async fn pinned_pods_run_and_nothing_is_left_behind(scope: &Scope) -> Result
     // What was stuck before is the controller's to fix.
     runs_on(scope, "before", &node).await.context("the Pod that was stuck before the installation")?;
     restricted(scope).await?;
+    crate::drains::whoever_takes_a_node_away_is_told(scope).await.context("warnings of a drain")?;
 
     uninstall(scope).await?;
     nothing_is_left(scope).await

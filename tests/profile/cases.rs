@@ -19,7 +19,7 @@ use latebind::binding::{open_node, waits_anywhere};
 use latebind::controllers::parameter::listing::Listing;
 use latebind::crd::{AdmissionParameter, AdmissionParameterSpec, PARAMETER};
 use latebind::facts::{Fact, Facts, Unlisted};
-use latebind::model::{AntiAffinityPod, NAMESPACE_NODE_SELECTOR, Pod};
+use latebind::model::{NAMESPACE_NODE_SELECTOR, Pod, PodOnNode};
 use latebind_cluster::{Scope, project_root};
 use latebind_test_support::cases::{Case, View, group_and_kind, read_all};
 use latebind_test_support::policies::served;
@@ -96,7 +96,7 @@ fn parameter(read: &[Fact], facts: &Facts, rules: &Rules) -> AdmissionParameterS
             }
             Fact::Class(class) => listing.class(&key.1, binds_anywhere(class, facts)),
             Fact::Node(node) => listing.node(&key.1, open_node(&Arc::new(node.clone()), facts)),
-            Fact::Pod(pod) => listing.pod(&key, keeps_away_from(&AntiAffinityPod::from(pod))),
+            Fact::Pod(pod) => listing.pod(&key, keeps_away_from(&PodOnNode::from(pod))),
             _ => {}
         }
     }

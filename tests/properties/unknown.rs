@@ -6,7 +6,7 @@ use std::sync::Arc;
 use latebind::binding::{ClusterView, Lookup};
 use latebind::facts::Facts;
 use latebind::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate,
+    Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, PodOnNode, ResourceClaim, ResourceClaimTemplate,
     StorageCapacity, Volume,
 };
 
@@ -56,7 +56,7 @@ questions! {
     CsiNode = csi_node(node_name) -> Arc<CsiNode>;
     Capacities = capacities_of_class(class_name) -> Vec<Arc<StorageCapacity>>;
     Consumers = consumers(namespace, claim_name) -> Vec<Arc<Pod>>;
-    Repelling = repelling(namespace, node_name) -> Vec<Arc<AntiAffinityPod>>;
+    Repelling = repelling(namespace, node_name) -> Vec<Arc<PodOnNode>>;
     ResourceClaim = resource_claim(namespace, name) -> Arc<ResourceClaim>;
     ResourceClaimTemplate = resource_claim_template(namespace, name) -> Arc<ResourceClaimTemplate>;
 }

@@ -9,7 +9,7 @@ use super::listing::{Key, Listing};
 use crate::binding::{ClusterView, Lookup, binds_anywhere, keeps_away_from, open_node, waits_anywhere};
 use crate::facts::live::{Change, Changed, LiveCluster, Observer};
 use crate::model::selector::labels;
-use crate::model::{AntiAffinityPod, Class, CsiDriver, HOSTNAME_LABEL, Node, Text, Volume};
+use crate::model::{Class, CsiDriver, HOSTNAME_LABEL, Node, PodOnNode, Text, Volume};
 use crate::runtime::queue::Queue;
 
 /// The one key of the queue: the parameter as a whole.
@@ -152,7 +152,7 @@ impl Triggers {
         );
     }
 
-    fn pod(&self, change: &Changed<AntiAffinityPod>) {
+    fn pod(&self, change: &Changed<PodOnNode>) {
         let Some(pod) = change.after.as_ref().or(change.before.as_ref()) else { return };
         let key = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default());
         let away = change.after.as_ref().map(|pod| keeps_away_from(pod)).unwrap_or_default();
@@ -183,7 +183,7 @@ impl Observer for Triggers {
                 let csi_node = change.after.or(change.before);
                 self.look_at(csi_node.and_then(|csi_node| csi_node.metadata.name.clone()).map(Due::Node));
             }
-            Change::AntiAffinityPod(change) => self.pod(&change),
+            Change::PodOnNode(change) => self.pod(&change),
             Change::Policy(_) => self.look_at([Due::Policies]),
             Change::Pod(_) => {}
         }

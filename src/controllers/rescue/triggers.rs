@@ -129,7 +129,7 @@ impl Observer for Triggers {
             Change::Node(change) => self.node(&change),
             // A policy may cover any Pod, and changes when an administrator writes it.
             Change::Policy(change) if has_new_spec(&change) => self.enqueue_all(),
-            Change::Policy(_) | Change::Driver(_) | Change::DriverNode(_) | Change::AntiAffinityPod(_) => {}
+            Change::Policy(_) | Change::Driver(_) | Change::DriverNode(_) | Change::PodOnNode(_) => {}
         }
     }
 }

@@ -139,11 +139,7 @@ impl Observer for Triggers {
             Change::Volume(change) => self.volume(change),
             Change::Class(_) => self.class(),
             // A claim that waits to know its Pods waits for one that cannot be read, of which nothing is told.
-            Change::Pod(_)
-            | Change::Policy(_)
-            | Change::Driver(_)
-            | Change::DriverNode(_)
-            | Change::AntiAffinityPod(_) => {}
+            Change::Pod(_) | Change::Policy(_) | Change::Driver(_) | Change::DriverNode(_) | Change::PodOnNode(_) => {}
         }
     }
 }

@@ -3,19 +3,25 @@
 use std::collections::{BTreeSet, HashSet};
 
 use k8s_openapi::api::core::v1::NodeSelectorTerm;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::store::Cached;
 use crate::binding::{AntiAffinityIndex, anti_affinity_of};
 use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
+use crate::model::selector::place_labels;
 use crate::model::{
-    AntiAffinityPod, BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode,
+    BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, ClaimVolume, Class, CsiDriver, CsiNode,
     DEFAULT_CLASS, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata,
-    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodSpec, PodStatus, PodVolume, ResourceClaim,
-    ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, plain_path,
+    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec, PodStatus, PodVolume,
+    ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE,
+    Volume, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
 const OWN_PREFIX: &str = "latebind.dev/";
+
+/// Claims of a Pod on a node that are kept: few have more than three, and warnings name as many.
+const MOST_CLAIMS_KEPT: usize = 16;
 
 /// Drops the parts of the metadata that no decision reads, and the annotations that are not kept. What is left is shared
 /// where many objects say the same.
@@ -36,6 +42,13 @@ fn trim(metadata: &mut Metadata, texts: &mut Texts, annotation_is_read: impl Fn(
         texts.share(key);
         texts.share(value);
     }
+}
+
+/// Takes the owners away, and gives back the one that is the controller.
+fn controllers(metadata: &mut Metadata) -> Option<Vec<OwnerReference>> {
+    let mut owners = metadata.owner_references.take()?;
+    owners.retain(|owner| owner.controller == Some(true));
+    Some(owners).filter(|owners| !owners.is_empty())
 }
 
 impl Cached for Node {
@@ -70,15 +83,12 @@ impl Cached for Claim {
 
     fn trim(&mut self, texts: &mut Texts) {
         // The owner tells whether the claim is a Pod's own.
-        let mut owners = self.metadata.owner_references.take();
-        if let Some(owners) = &mut owners {
-            owners.retain(|owner| owner.controller == Some(true));
-        }
+        let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |key| {
             key == BETA_CLASS || key == SELECTED_NODE || CLAIM_MARKS.contains(&key) || CLAIM_PROVISIONER.contains(&key)
         });
         self.metadata.labels = None;
-        self.metadata.owner_references = owners.filter(|owners| !owners.is_empty());
+        self.metadata.owner_references = owners;
         let spec = &mut self.spec;
         for text in [&mut spec.storage_class_name, &mut spec.volume_mode, &mut spec.volume_attributes_class_name] {
             texts.share_some(text);
@@ -108,6 +118,8 @@ pub(crate) enum VolumeIndex {
     ForeignOn(Text),
     /// The same, on nodes that are told by something else, or on any.
     ForeignAnywhere,
+    /// A claim, and a label by which it names nodes that reach it: key and value.
+    AsksFor(Text, Text),
 }
 
 /// The values of the hostname label of which a node must have one to reach a volume; nothing where something else counts.
@@ -172,7 +184,9 @@ impl Cached for Volume {
             Some(values) => values.into_iter().map(VolumeIndex::ForeignOn).collect(),
             None => vec![VolumeIndex::ForeignAnywhere],
         };
-        std::iter::once(owner).chain(path).chain(foreign).collect()
+        let labels = if self.spec.claim_ref.is_some() { place_labels(self) } else { Vec::new() };
+        let labels = labels.into_iter().map(|(key, value)| VolumeIndex::AsksFor(key.into(), value.into()));
+        std::iter::once(owner).chain(path).chain(foreign).chain(labels).collect()
     }
 }
 
@@ -293,15 +307,15 @@ impl Cached for Pod {
     }
 }
 
-impl Cached for AntiAffinityPod {
+impl Cached for PodOnNode {
     type Index = AntiAffinityIndex;
 
-    /// Terms for some twenty kinds of neighbours; most Pods have one, which takes half a KiB. Of a larger one it is kept
-    /// where it keeps others away, and whom is not known.
-    const MOST_KEPT: usize = 8 << 10;
+    /// The names of the claims that are kept, and terms for some twenty kinds of neighbours; most Pods have one, which takes half
+    /// a KiB. Of a larger one it is kept where it keeps others away, and whom is not known.
+    const MOST_KEPT: usize = 16 << 10;
 
     fn is_kept(&self) -> bool {
-        self.keeps_others_away()
+        self.keeps_others_away() || self.uses_claims()
     }
 
     fn cut(&mut self) {
@@ -309,7 +323,10 @@ impl Cached for AntiAffinityPod {
     }
 
     fn trim(&mut self, texts: &mut Texts) {
+        // The owner tells whether another is made in its place.
+        let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |_| false);
+        self.metadata.owner_references = owners;
         self.metadata.labels = None;
         // Nothing is written to Pods, and its age decides nothing.
         self.metadata.resource_version = None;
@@ -317,6 +334,10 @@ impl Cached for AntiAffinityPod {
         self.metadata.deletion_timestamp = None;
         self.status = PodStatus::default();
         texts.share_some(&mut self.spec.node_name);
+        self.spec.volumes.retain(ClaimVolume::is_claim);
+        self.spec.volumes.truncate(MOST_CLAIMS_KEPT);
+        self.spec.volumes.shrink_to_fit();
+        self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));
         let terms = self.spec.affinity.iter_mut().filter_map(|affinity| affinity.pod_anti_affinity.as_mut());
         for term in terms.flat_map(|terms| &mut terms.required) {
             texts.share(&mut term.topology_key);
@@ -340,14 +361,11 @@ impl Cached for ResourceClaim {
 
     fn trim(&mut self, texts: &mut Texts) {
         // The owner tells whether it is a Pod's own.
-        let mut owners = self.metadata.owner_references.take();
-        if let Some(owners) = &mut owners {
-            owners.retain(|owner| owner.controller == Some(true));
-        }
+        let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |_| false);
         self.metadata.labels = None;
         self.metadata.resource_version = None;
-        self.metadata.owner_references = owners.filter(|owners| !owners.is_empty());
+        self.metadata.owner_references = owners;
     }
 
     fn indexes(&self) -> Vec<()> {
@@ -467,5 +485,36 @@ mod tests {
             assert_eq!(indexes(anywhere, json!({})), [VolumeIndex::ForeignAnywhere]);
         }
         assert!(indexes(both, json!({ LOCAL_VOLUME: "ours" })).is_empty());
+    }
+
+    #[test]
+    fn of_a_pod_on_a_node_its_claims_and_its_controller_are_kept() {
+        let owner = |kind: &str, controller: bool| json!({ "apiVersion": "v1", "kind": kind, "name": "o", "uid": "u", "controller": controller });
+        let claims = (0..40).map(|number| {
+            json!({ "name": format!("v{number}"), "persistentVolumeClaim": { "claimName": format!("c{number}") } })
+        });
+        let volumes: Vec<Value> = [json!({ "name": "map", "configMap": { "name": "x" } })]
+            .into_iter()
+            .chain([json!({ "name": "own", "ephemeral": { "volumeClaimTemplate": { "spec": {} } } })])
+            .chain(claims)
+            .collect();
+        let mut pod: PodOnNode = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "n", "labels": { "a": "b" },
+                "ownerReferences": [owner("Job", false), owner("StatefulSet", true)] },
+            "spec": { "nodeName": "n1", "volumes": volumes }, "status": { "phase": "Running" } }))
+        .unwrap();
+        assert!(pod.is_kept() && pod.indexes().is_empty());
+        pod.trim(&mut Texts::default());
+        let kept: Vec<(Text, bool)> = pod.claims().collect();
+        assert_eq!(kept.len(), MOST_CLAIMS_KEPT);
+        assert_eq!(kept[..2], [("p-own".into(), true), ("c0".into(), false)]);
+        assert_eq!(pod.metadata.controller().map(|owner| owner.kind.as_str()), Some("StatefulSet"));
+        let owners = pod.metadata.owner_references.as_ref().map(Vec::len);
+        assert_eq!((owners, pod.metadata.labels.is_some()), (Some(1), false));
+        // It keeps nobody away, however large it is.
+        pod.cut();
+        assert!(!pod.keeps_others_away());
+        let without = json!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n1", "volumes": [volumes[0]] } });
+        assert!(!serde_json::from_value::<PodOnNode>(without).unwrap().is_kept());
     }
 }

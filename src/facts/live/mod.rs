@@ -26,7 +26,7 @@ use self::store::Store;
 use crate::binding::{ClusterView, Lookup, anti_affinity_around, default_class};
 use crate::crd::{Kept, PinPolicy};
 use crate::model::{
-    AntiAffinityPod, Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, ResourceClaim,
+    Claim, Class, CsiDriver, CsiNode, HOSTNAME_LABEL, Namespace, Node, Pod, PodOnNode, ResourceClaim,
     ResourceClaimTemplate, StorageCapacity, Text, VOLUME_NODE, Volume,
 };
 
@@ -44,8 +44,8 @@ pub enum WatchedPods {
     None,
     /// Those in phase `Pending`, wherever they are, as consumers of claims and of ResourceClaims: for the rescue loop.
     Pending,
-    /// Those on a node, of which is kept where their required anti-affinity keeps others away, and ResourceClaims: for
-    /// admission, which decides whether the scheduler could place a Pod.
+    /// Those on a node, of which is kept where their required anti-affinity keeps others away and which claims they use, and
+    /// ResourceClaims: for admission, which decides whether the scheduler could place a Pod, and says what an eviction leaves.
     OnNodes,
     /// Both: for a controller that tells policies of the API server what admission would know.
     PendingAndOnNodes,
@@ -61,7 +61,7 @@ impl WatchedPods {
     }
 }
 
-/// Pods that may keep others away. Which have anti-affinity cannot be asked for.
+/// Pods that may keep others away, or use claims. Which do cannot be asked for.
 const ON_NODES: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
 
 /// A change of a kind that an observer may act on.
@@ -83,8 +83,8 @@ pub enum Change {
     Driver(Changed<CsiDriver>),
     /// Of a CSINode.
     DriverNode(Changed<CsiNode>),
-    /// Of a Pod on a node with required anti-affinity.
-    AntiAffinityPod(Changed<AntiAffinityPod>),
+    /// Of a Pod on a node with required anti-affinity, or with claims.
+    PodOnNode(Changed<PodOnNode>),
 }
 
 /// Hears of every change after it is visible in the view. Called by the watch itself: it must not block.
@@ -186,7 +186,7 @@ struct Caches {
     namespaces: Cache<Namespace>,
     policies: Cache<Kept<PinPolicy>>,
     pods: Cache<Pod>,
-    anti_affinity_pods: Cache<AntiAffinityPod>,
+    pods_on_nodes: Cache<PodOnNode>,
     resource_claims: Cache<ResourceClaim>,
     resource_claim_templates: Cache<ResourceClaimTemplate>,
 }
@@ -208,7 +208,7 @@ impl HasCacheStats for Caches {
             rows.push(self.pods.figures());
         }
         if self.pods_watched.on_nodes() {
-            rows.push(self.anti_affinity_pods.figures());
+            rows.push(self.pods_on_nodes.figures());
         }
         if self.pods_watched != WatchedPods::None {
             rows.extend([self.resource_claims.figures(), self.resource_claim_templates.figures()]);
@@ -244,7 +244,7 @@ impl LiveCluster {
             policies: Cache::new("pinpolicies"),
             pods: Cache::new("pods"),
             // Of one resource. Where both are watched, metrics tell them apart.
-            anti_affinity_pods: Cache::new(if pods_watched.pending() { "pods on nodes" } else { "pods" }),
+            pods_on_nodes: Cache::new(if pods_watched.pending() { "pods on nodes" } else { "pods" }),
             resource_claims: Cache::new("resourceclaims"),
             resource_claim_templates: Cache::new("resourceclaimtemplates"),
         }))
@@ -307,8 +307,8 @@ impl LiveCluster {
             watch!(pods, fields, |observer: &dyn Observer, change| observer.changed(Change::Pod(change)));
         }
         if self.0.pods_watched.on_nodes() {
-            watch!(anti_affinity_pods, Some(ON_NODES), |observer: &dyn Observer, change| {
-                observer.changed(Change::AntiAffinityPod(change));
+            watch!(pods_on_nodes, Some(ON_NODES), |observer: &dyn Observer, change| {
+                observer.changed(Change::PodOnNode(change));
             });
         }
         if self.0.pods_watched != WatchedPods::None {
@@ -339,7 +339,7 @@ impl LiveCluster {
             parts.push(caches.pods.store.subscribe());
         }
         if caches.pods_watched.on_nodes() {
-            parts.push(caches.anti_affinity_pods.store.subscribe());
+            parts.push(caches.pods_on_nodes.store.subscribe());
         }
         if caches.pods_watched != WatchedPods::None {
             parts.extend([caches.resource_claims.store.subscribe(), caches.resource_claim_templates.store.subscribe()]);
@@ -495,10 +495,10 @@ impl ClusterView for LiveCluster {
         self.0.pods.store.find(&(namespace.into(), claim_name.into()))
     }
 
-    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<AntiAffinityPod>>> {
+    fn repelling(&self, namespace: &str, node_name: &str) -> Lookup<Vec<Arc<PodOnNode>>> {
         let mut all = Vec::new();
         for index in anti_affinity_around(namespace, node_name) {
-            match self.0.anti_affinity_pods.store.find(&index) {
+            match self.0.pods_on_nodes.store.find(&index) {
                 Lookup::Found(found) => all.extend(found),
                 Lookup::Absent | Lookup::Unknown => return Lookup::Unknown,
             }
@@ -509,6 +509,18 @@ impl ClusterView for LiveCluster {
     /// None where the API server has no such kind.
     fn policies(&self) -> Lookup<Vec<Arc<Kept<PinPolicy>>>> {
         self.0.policies.store.every()
+    }
+
+    fn all_nodes(&self) -> Lookup<Vec<Arc<Node>>> {
+        self.0.nodes.store.every()
+    }
+
+    fn volumes_asking_for(&self, key: &str, value: &str, limit: usize) -> Lookup<Vec<Arc<Volume>>> {
+        self.0.volumes.store.find_some(&VolumeIndex::AsksFor(key.into(), value.into()), limit)
+    }
+
+    fn pod_on_node(&self, namespace: &str, name: &str) -> Lookup<Arc<PodOnNode>> {
+        self.0.pods_on_nodes.store.get(&Key::new(namespace, name))
     }
 
     fn resource_claim(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaim>> {

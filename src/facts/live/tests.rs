@@ -97,14 +97,14 @@ fn nothing_is_rewritten_before_it_is_known_which_pods_keep_others_away() {
     let live = ground();
     assert_eq!(codes(&live), [Code::PinnedToDelayedClaim, Code::FactsNotKnown]);
     assert!(!is_rewritten(&live));
-    synced(&live.0.anti_affinity_pods.store, &[]);
+    synced(&live.0.pods_on_nodes.store, &[]);
     assert!(is_rewritten(&live));
 }
 
 #[test]
 fn a_running_pod_keeps_others_away_for_as_long_as_it_runs() {
     let live = ground();
-    let store = &live.0.anti_affinity_pods.store;
+    let store = &live.0.pods_on_nodes.store;
     let other = repelling("a", &json!({}));
     synced(store, std::slice::from_ref(&other));
     assert_eq!(codes(&live), [Code::PinnedToDelayedClaim, Code::RepelledByPod]);
@@ -133,7 +133,7 @@ fn a_wider_topology_reaches_the_nodes_in_it() {
             json!({"topologyKey": "zone", "namespaces": [], "namespaceSelector": {"matchLabels": {"team": "x"}}}),
         ] {
             let live = ground();
-            synced(&live.0.anti_affinity_pods.store, &[repelling(on, &term)]);
+            synced(&live.0.pods_on_nodes.store, &[repelling(on, &term)]);
             assert_eq!(!is_rewritten(&live), away, "{on} {term}");
         }
     }
@@ -142,7 +142,7 @@ fn a_wider_topology_reaches_the_nodes_in_it() {
 #[test]
 fn of_pods_without_required_anti_affinity_nothing_is_kept() {
     let live = ground();
-    let store = &live.0.anti_affinity_pods.store;
+    let store = &live.0.pods_on_nodes.store;
     let preferred = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1,
         "podAffinityTerm": {"topologyKey": "zone"}}]}});
     let plain =
@@ -162,7 +162,7 @@ fn terms_that_are_too_large_are_not_known_where_they_hold_and_nowhere_else() {
         [("a", HOSTNAME_LABEL, true), ("b", HOSTNAME_LABEL, false), ("c", "zone", true), ("a", "zone", true)]
     {
         let live = ground();
-        let store = &live.0.anti_affinity_pods.store;
+        let store = &live.0.pods_on_nodes.store;
         synced(store, &[]);
         let read: OrMalformed<_> = serde_json::from_str(&repelling(on, &large(topology)).to_string()).unwrap();
         assert!(matches!(store.apply(Event::Apply(read)), Outcome::Cut { .. }), "it is counted");
@@ -174,7 +174,7 @@ fn terms_that_are_too_large_are_not_known_where_they_hold_and_nowhere_else() {
 #[test]
 fn what_an_api_server_does_not_serve_is_not_waited_for_and_not_known() {
     let live = ground();
-    synced(&live.0.anti_affinity_pods.store, &[]);
+    synced(&live.0.pods_on_nodes.store, &[]);
     assert_eq!(live.not_synced(), ["resourceclaims", "resourceclaimtemplates"]);
     live.0.resource_claims.store.not_served();
     live.0.resource_claim_templates.store.not_served();
