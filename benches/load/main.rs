@@ -243,7 +243,14 @@ impl Server {
         let ca = folder.join("webhook.pem");
         let mut command = pinned(SERVER_CORE, Path::new(env!("CARGO_BIN_EXE_latebind")));
         command.args(["webhook", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "json"]);
-        command.arg("--objects").arg(objects).arg("--ca-out").arg(&ca).stderr(Stdio::piped());
+        // Which Pods are on the node no file says.
+        command
+            .arg("--assume-node=schedulable")
+            .arg("--objects")
+            .arg(objects)
+            .arg("--ca-out")
+            .arg(&ca)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let address = loop {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::cluster::ClusterArgs;
+use crate::model::is_object_name;
 use crate::rancher::{Account, Import, Input, Loss, Outcome, Product, import_all};
 use crate::report::style::{Style, clean};
 
@@ -60,6 +61,11 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     adopt: Vec<String>,
 
+    /// The node whose agent makes and removes the directories of a sharedFileSystemPath, which is the same on every node. Without
+    /// it such a path is named as lost.
+    #[arg(long, value_name = "NODE", value_parser = node_name)]
+    shared_by: Option<String>,
+
     /// Only say what would be kept, what changes and what would be lost: a line each.
     #[arg(long)]
     check: bool,
@@ -93,6 +99,10 @@ pub(super) fn loss(word: &str) -> Result<Loss, String> {
     Loss::ALL.into_iter().find(|loss| loss.word() == word).ok_or_else(|| format!("one of {words}"))
 }
 
+fn node_name(word: &str) -> Result<String, &'static str> {
+    if is_object_name(word) { Ok(word.to_owned()) } else { Err("that is no name of a node") }
+}
+
 fn product(word: &str) -> Result<Product, String> {
     let words = Product::ALL.map(Product::name).join(", ");
     Product::ALL.into_iter().find(|product| product.name() == word).ok_or_else(|| format!("one of {words}"))
@@ -103,6 +113,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     // Both are told apart by their classes.
     let (From::Rancher | From::Microk8s) = args.from;
     let mut input = Input::adopting(args.adopt.iter().cloned());
+    input.share_by(args.shared_by.clone());
     if let Some(path) = &args.config {
         input.add_config(&read(path)?);
     }

@@ -128,6 +128,18 @@ impl LocalPoolSpec {
         self.entry_of(node).is_some_and(|entry| entry.names.is_some() || entry.selector.as_ref().is_some_and(asks_for))
     }
 
+    /// The one node that the pool names; nothing where it has several entries, or one that is about other nodes too.
+    #[must_use]
+    pub fn serving_node(&self) -> Option<&str> {
+        match self.nodes.as_slice() {
+            [PoolNodes { names: Some(names), selector: None, .. }] => match names.as_slice() {
+                [name] => Some(name),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn entry_of(&self, node: &Node) -> Option<&PoolNodes> {
         let named = self
             .nodes

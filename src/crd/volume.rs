@@ -56,6 +56,10 @@ pub struct LocalVolumeSpec {
     /// Only while a file system of its own is mounted at `base`.
     #[serde(default)]
     pub require_mount: bool,
+    /// The directory is the same on every node: it was ordered from this one, whichever node the claim selects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a directory does not change its node"))]
+    pub shared_file_system: bool,
     /// Size that was asked for, in bytes.
     #[serde(default)]
     pub bytes: i64,

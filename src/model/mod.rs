@@ -69,6 +69,8 @@ pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 pub const PROVISIONER: &str = "local.latebind.dev";
 /// Parameter of a class of latebind's: Pods of one node may share its volumes, whatever access mode their claim asks for.
 pub const SHARED_ON_NODE: &str = "sharedOnNode";
+/// Parameter of a class of latebind's: the path of its pool is the same directory on every node.
+pub const SHARED_FILE_SYSTEM: &str = "sharedFileSystem";
 /// Annotations of a claim: who is to make its volume. The controller manager writes both before it lets anybody begin.
 /// Source: `pkg/controller/volume/persistentvolume/pv_controller.go`, `setClaimProvisioner`.
 pub const CLAIM_PROVISIONER: [&str; 2] =

@@ -162,13 +162,8 @@ impl<'a> Importing<'a> {
         };
         match location {
             Some((Location::Shared(path), entry)) => {
-                let why = format!(
-                    "it uses the shared path {path}: a file system that all nodes share needs no local provisioner, so it is not \
-                     imported; keep the old provisioner for it, or use an NFS driver"
-                );
                 let what = format!("{}{entry}sharedFileSystemPath: {path}", within(source));
-                self.accounts.lost(Loss::Entries, what, why.clone());
-                self.accounts.lost(Loss::Entries, place, why);
+                self.shared(given, path, what, place);
             }
             Some((Location::Nodes(nodes), entry)) => {
                 if let Some(pool) = pool(name, nodes) {
@@ -185,6 +180,29 @@ impl<'a> Importing<'a> {
             // `source_of` gives only configurations that list the class.
             None => {}
         }
+    }
+
+    /// A path that is the same on every node: one agent answers for it, and which one nobody but a person can say.
+    fn shared(&mut self, given: &GivenClass, path: &str, what: String, place: String) {
+        let Some(node) = self.input.shared_by() else {
+            let why = format!(
+                "it uses the shared path {path}, whose directories the agent of one node has to make: give --shared-by NODE, or keep the \
+                 old provisioner for it"
+            );
+            self.accounts.lost(Loss::Entries, what, why.clone());
+            return self.accounts.lost(Loss::Entries, place, why);
+        };
+        self.accounts
+            .kept(what, format!("LocalPool {}, whose directories the agent of node {node} makes", given.name()));
+        self.accounts.changed(
+            format!("{path} on node {node}"),
+            "it is used only while a file system is mounted there (`requireMount`): without one, directories would be made on that node's \
+             own disk, and no other node would find them",
+        );
+        let paths = vec![PoolPath { path: path.to_owned(), require_mount: true }];
+        let entry = PoolNodes { names: Some(vec![node.to_owned()]), selector: None, paths };
+        let spec = LocalPoolSpec { nodes: vec![entry], placement: Placement::RoundRobin, room: Room::Ignore };
+        self.take(given, LocalPool::new(given.name(), spec), Translation::of_shared());
     }
 
     fn microk8s(&mut self, given: &GivenClass) {

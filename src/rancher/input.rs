@@ -88,6 +88,7 @@ pub struct Input {
     /// Objects that are of no account here, as `Kind name`.
     pub(super) others: Vec<String>,
     adopt: BTreeSet<String>,
+    shared_by: Option<String>,
 }
 
 /// Which configuration a class uses.
@@ -105,6 +106,16 @@ impl Input {
     #[must_use]
     pub fn adopting(names: impl IntoIterator<Item = String>) -> Self {
         Self { adopt: names.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Paths that are the same on every node are imported too: the agent of this node makes their directories.
+    pub fn share_by(&mut self, node: Option<String>) {
+        self.shared_by = node;
+    }
+
+    /// The node whose agent makes the directories of paths that are the same on every node.
+    pub(super) fn shared_by(&self) -> Option<&str> {
+        self.shared_by.as_deref()
     }
 
     /// Takes a bare `config.json`.

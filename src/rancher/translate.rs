@@ -7,7 +7,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use super::account::{Accounts, Loss};
 use super::class::{Translated, in_force, translate as translate_parameter};
 use super::input::GivenClass;
-use crate::model::{CLASS_PARAMETERS, VOLUME_TYPE};
+use crate::model::{CLASS_PARAMETERS, SHARED_FILE_SYSTEM, VOLUME_TYPE};
 use crate::volumes::PROVISIONER;
 
 /// The directory names of MicroK8s' provisioner.
@@ -55,15 +55,21 @@ const METADATA: [&str; 10] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Translation {
     is_rancher: bool,
+    is_shared: bool,
 }
 
 impl Translation {
     pub fn rancher() -> Self {
-        Self { is_rancher: true }
+        Self { is_rancher: true, is_shared: false }
+    }
+
+    /// Of rancher's, with a path that is the same on every node.
+    pub fn of_shared() -> Self {
+        Self { is_rancher: true, is_shared: true }
     }
 
     pub fn microk8s() -> Self {
-        Self { is_rancher: false }
+        Self { is_rancher: false, is_shared: false }
     }
 }
 
@@ -73,7 +79,7 @@ pub(super) fn translate(given: &GivenClass, translation: Translation, accounts: 
     let place = format!("class {name}");
     let mut parameters = BTreeMap::from([("pool".to_owned(), name.to_owned())]);
     if translation.is_rancher {
-        rancher_parameters(class, &place, &mut parameters, accounts);
+        rancher_parameters(class, &place, translation.is_shared, &mut parameters, accounts);
     } else {
         parameters.insert("type".to_owned(), "hostPath".to_owned());
         parameters.insert("pathPattern".to_owned(), MICROK8S_PATTERN.to_owned());
@@ -81,7 +87,11 @@ pub(super) fn translate(given: &GivenClass, translation: Translation, accounts: 
             accounts.not_needed(format!("{place}: parameter {key}"), "it meant nothing before either");
         }
     }
-    if parameters.get("type").is_some_and(|kind| kind == "hostPath") {
+    if translation.is_shared {
+        parameters.remove("type");
+        parameters.insert(SHARED_FILE_SYSTEM.to_owned(), "true".to_owned());
+    }
+    if translation.is_shared || parameters.get("type").is_some_and(|kind| kind == "hostPath") {
         let why = "hostPath volumes have type Directory, not DirectoryOrCreate: an empty directory does not take the place of one that \
                    vanished; where the kubelet has a root of its own (RKE1, Talos) add parameter hostPathType: DirectoryOrCreate";
         accounts.changed(format!("{place}: volumes"), why);
@@ -157,6 +167,7 @@ fn kept(
 fn rancher_parameters(
     class: &StorageClass,
     place: &str,
+    is_shared: bool,
     parameters: &mut BTreeMap<String, String>,
     accounts: &mut Accounts,
 ) {
@@ -170,6 +181,9 @@ fn rancher_parameters(
         let from = if given.get(key).is_some_and(|it| !it.trim().is_empty()) { "parameter" } else { "annotation" };
         let at = format!("{place}: {from} {key}");
         match translate_parameter(key, value) {
+            Translated::Ours("nodeAffinityKey", _) if is_shared => {
+                accounts.not_needed(at, "its volumes were tied to no node before either");
+            }
             Translated::Ours(ours, kept) => {
                 if kept.trim() == value.trim() {
                     accounts.kept(at, format!("{ours}: {kept}"));
@@ -215,7 +229,10 @@ fn rancher_parameters(
     let local = kind.eq_ignore_ascii_case("local");
     if annotations.contains_key(VOLUME_TYPE) {
         let at = format!("{place}: annotation {VOLUME_TYPE}");
-        if local || kind.is_empty() || kind.eq_ignore_ascii_case("hostpath") {
+        if local && is_shared {
+            // The API server takes no `local` volume without a node affinity.
+            accounts.changed(at, "its volumes are hostPath volumes, as no node has them alone");
+        } else if local || kind.is_empty() || kind.eq_ignore_ascii_case("hostpath") {
             accounts.kept(at, format!("type: {}", if local { "local" } else { "hostPath" }));
         } else {
             accounts.lost(

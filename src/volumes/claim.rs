@@ -89,6 +89,8 @@ pub struct Publication {
     claim_uid: String,
     node: String,
     base: String,
+    /// The claim must have selected this very node.
+    is_tied: bool,
     is_delayed: bool,
     takes_back: bool,
 }
@@ -100,7 +102,7 @@ impl Publication {
         claim.metadata.uid.as_deref() == Some(self.claim_uid.as_str())
             && claim.metadata.deletion_timestamp.is_none()
             && claim.volume_name().is_none()
-            && claim.selected_node().is_none_or(|node| node == self.node)
+            && claim.selected_node().is_none_or(|node| node == self.node || !self.is_tied)
             && (claim.selected_node().is_some() || !self.is_delayed)
     }
 
@@ -165,13 +167,14 @@ pub fn plan(request: &Request<'_>, view: &dyn StorageView, past: &Past, asked: &
         Ok(parameters) => parameters,
         Err(why) => return refuse(why, false),
     };
-    if let Some(refusal) = refusal(claim, parameters.shared_on_node) {
+    if let Some(refusal) = refusal(claim, parameters.serves_many()) {
         return refuse(refusal.to_string(), false);
     }
     // `refusal` has checked the size.
     let bytes = bytes(claim).unwrap_or(i64::MAX);
     let deciding = Deciding { claim, class: request.class, parameters, uid, bytes, view, past, asked };
     match claim.selected_node() {
+        _ if parameters.shared_file_system => deciding.on_serving(),
         Some(name) => deciding.on_selected(name),
         None => deciding.on_any(),
     }
@@ -255,6 +258,33 @@ impl Deciding<'_> {
         }
     }
 
+    /// Every node reaches the volume, wherever its Pod goes: the one that the pool names makes the directory.
+    fn on_serving(&self) -> ClaimStep {
+        let begun = self.view.locals_of(self.uid);
+        if let Some(local) = begun.into_iter().find(|local| local.spec.disposal.is_none() && !local.is_deleting()) {
+            return self.on_begun(&local.spec.node_name);
+        }
+        if !self.past.reserved.is_empty() {
+            return ClaimStep::Wait(Patience::Moment);
+        }
+        let pool = match self.pool() {
+            Ok(pool) => pool,
+            Err(step) => return step,
+        };
+        match pool.spec.serving_node() {
+            Some(name) => self.on_begun(name),
+            None => refuse(
+                format!(
+                    "class {} has a `sharedFileSystem`: LocalPool {} must have one entry, which names one node. Its agent makes and removes \
+                     the directories; another one would take them for its own",
+                    self.class.name(),
+                    self.parameters.pool
+                ),
+                true,
+            ),
+        }
+    }
+
     /// The node was chosen here, and its directory ordered.
     fn on_begun(&self, name: &str) -> ClaimStep {
         let outcome = match (self.view.node(name), &self.asked.node) {
@@ -312,8 +342,11 @@ impl Deciding<'_> {
             return Ok(ClaimStep::Wait(Patience::Moment));
         }
         if local.is_ready() {
+            if self.parameters.shared_file_system {
+                return Ok(self.publish(&local, None));
+            }
             let value = affinity_value(node, &self.parameters.affinity_key, twin)?;
-            return Ok(self.publish(&local, &value));
+            return Ok(self.publish(&local, Some(&value)));
         }
         // It goes, and the order is given anew.
         if is_superseded(&local) {
@@ -329,7 +362,7 @@ impl Deciding<'_> {
         })
     }
 
-    fn publish(&self, local: &LocalVolume, value: &str) -> ClaimStep {
+    fn publish(&self, local: &LocalVolume, value: Option<&str>) -> ClaimStep {
         let volume = persistent_volume(&VolumeOrder {
             claim: self.claim,
             class: self.class,
@@ -342,6 +375,7 @@ impl Deciding<'_> {
             claim_uid: self.uid.to_owned(),
             node: local.spec.node_name.clone(),
             base: local.spec.base.clone(),
+            is_tied: value.is_some(),
             is_delayed: self.class.is_delayed(),
             takes_back: local.takes_back().is_some(),
         }))

@@ -130,6 +130,7 @@ impl Deciding<'_> {
             base: base.path,
             path: directory.to_string(),
             require_mount: base.require_mount,
+            shared_file_system: parameters.shared_file_system,
             bytes: self.bytes,
             claim: ClaimIdentity {
                 namespace: claim.namespace().to_owned(),

@@ -288,7 +288,8 @@ fn verdict_when_never_published(local: &LocalVolume, claim: &Claim, facts: &Dire
         return Err(Stays::keep("its claim is bound and its volume has vanished"));
     }
     match (claim.selected_node(), facts.class) {
-        (Some(node), _) if node != local.spec.node_name => empty,
+        // A claim whose volume every node reaches selects one for its Pod, not for the directory.
+        (Some(node), _) if node != local.spec.node_name && !local.spec.shared_file_system => empty,
         (None, Some(class)) if class.is_delayed() => empty,
         // Given anew, with the directory that is there.
         _ if is_superseded(local) => empty,

@@ -132,6 +132,10 @@ pub(super) fn usable(search: &Search<'_>, node: &Node, view: &dyn StorageView) -
     if let Err(obstacle @ NodeObstacle::NoPath { .. }) = paths {
         return Err(obstacle);
     }
+    // Where its volumes may be reached from says nothing of the node that makes them.
+    if parameters.shared_file_system {
+        return paths;
+    }
     if !topology_allows(&class.allowed_topologies, node) {
         return Err(NodeObstacle::Topology(node.name().to_owned()));
     }

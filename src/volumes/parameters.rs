@@ -2,7 +2,7 @@
 
 use super::pattern::{PathPattern, PatternError};
 use crate::crd::{OnDelete, Reclaim, VolumeType};
-use crate::model::{Class, HOSTNAME_LABEL, SHARED_ON_NODE};
+use crate::model::{Class, HOSTNAME_LABEL, SHARED_FILE_SYSTEM, SHARED_ON_NODE};
 
 const ADOPT_EXISTING: &str = "adoptExisting";
 const ADOPT_CLUSTERS: &str = "adoptClusters";
@@ -36,6 +36,8 @@ pub struct ClassParameters {
     pub adopt_existing: Option<Vec<String>>,
     /// Claims that ask for `ReadWriteMany` or `ReadOnlyMany` get them: from Pods of the one node that has the volume.
     pub shared_on_node: bool,
+    /// The pool's path is the same directory on every node: its volumes are reached from each, and one node makes them.
+    pub shared_file_system: bool,
     /// Reclaim policy of the volumes.
     pub reclaim: Reclaim,
     /// Mount options of the volumes.
@@ -71,7 +73,7 @@ impl HostPathType {
 pub enum ParameterError {
     /// A key that we do not know.
     #[error(
-        "class {class}: unknown parameter `{key}`; there are pool, type, hostPathType, pathPattern, nodePath, mode, uid, gid, nodeAffinityKey, onDelete, adoptExisting, adoptClusters and sharedOnNode"
+        "class {class}: unknown parameter `{key}`; there are pool, type, hostPathType, pathPattern, nodePath, mode, uid, gid, nodeAffinityKey, onDelete, adoptExisting, adoptClusters, sharedOnNode and sharedFileSystem"
     )]
     Unknown {
         /// The class.
@@ -107,6 +109,11 @@ pub enum ParameterError {
     /// Clusters of which nothing is taken back.
     #[error("class {0}: `adoptClusters` needs `adoptExisting: same-claim`")]
     NothingAdopted(String),
+    /// A volume that every node reaches is tied to none.
+    #[error(
+        "class {0} has a `sharedFileSystem`: its volumes are hostPath volumes that every node reaches, so remove `type: local` and          `nodeAffinityKey`"
+    )]
+    TiedToNode(String),
     /// Options that the source ignores or refuses.
     #[error("class {0} has mountOptions, which hostPath volumes cannot have: use `type: local`, or remove them")]
     MountOptions(String),
@@ -131,6 +138,7 @@ impl ClassParameters {
             on_delete: OnDelete::Delete,
             adopt_existing: None,
             shared_on_node: false,
+            shared_file_system: false,
             reclaim: if class.reclaim_policy.as_deref() == Some("Retain") { Reclaim::Retain } else { Reclaim::Delete },
             mount_options: class.mount_options.clone(),
         };
@@ -138,10 +146,30 @@ impl ClassParameters {
             read.set(class.name(), key, value)?;
         }
         read.adopts(class)?;
+        read.is_reached_from_everywhere(class)?;
         if read.volume_type == VolumeType::HostPath && !read.mount_options.is_empty() {
             return Err(ParameterError::MountOptions(class.name().to_owned()));
         }
         Ok(read)
+    }
+
+    /// What a shared file system asks of the other keys. The API server takes no `local` volume without a node affinity.
+    fn is_reached_from_everywhere(&mut self, class: &Class) -> Result<(), ParameterError> {
+        if !self.shared_file_system {
+            return Ok(());
+        }
+        let given = |key: &str| class.parameters.get(key).map(String::as_str);
+        if given("type") == Some("local") || given("nodeAffinityKey").is_some() {
+            return Err(ParameterError::TiedToNode(class.name().to_owned()));
+        }
+        self.volume_type = VolumeType::HostPath;
+        Ok(())
+    }
+
+    /// True where claims that ask for access by many get it: from Pods of one node, or of all.
+    #[must_use]
+    pub const fn serves_many(&self) -> bool {
+        self.shared_on_node || self.shared_file_system
     }
 
     /// Reads what is taken back, which takes several keys.
@@ -217,9 +245,10 @@ impl ClassParameters {
             "onDelete" => return Err(wrong("`delete`, `archive` or `keep-path`")),
             // Read together, when all others are.
             ADOPT_EXISTING | ADOPT_CLUSTERS => {}
-            SHARED_ON_NODE if value == "true" => self.shared_on_node = true,
-            SHARED_ON_NODE if value == "false" => self.shared_on_node = false,
-            SHARED_ON_NODE => return Err(wrong("`true` or `false`, in quotes")),
+            SHARED_ON_NODE | SHARED_FILE_SYSTEM => {
+                let told = value.parse().map_err(|_| wrong("`true` or `false`, in quotes"))?;
+                *if key == SHARED_ON_NODE { &mut self.shared_on_node } else { &mut self.shared_file_system } = told;
+            }
             _ => return Err(ParameterError::Unknown { class: class.to_owned(), key: key.to_owned() }),
         }
         Ok(())

@@ -24,6 +24,7 @@ pub const NODE_UID: &str = "latebind.dev/node-uid";
 const POOL: &str = "latebind.dev/pool";
 const BASE: &str = "latebind.dev/base";
 const REQUIRE_MOUNT: &str = "latebind.dev/require-mount";
+const SHARED: &str = "latebind.dev/shared-file-system";
 const ON_DELETE: &str = "latebind.dev/on-delete";
 const KEEP_PATH: &str = "keep-path";
 
@@ -38,8 +39,8 @@ pub struct VolumeOrder<'a> {
     pub parameters: &'a ClassParameters,
     /// The directory.
     pub local: &'a LocalVolume,
-    /// The value of the class's affinity label on the node.
-    pub affinity_value: &'a str,
+    /// The value of the class's affinity label on the node; nothing for a volume that every node reaches.
+    pub affinity_value: Option<&'a str>,
 }
 
 /// The name of a claim's volume: one claim, one volume, however often it is tried.
@@ -85,7 +86,7 @@ pub fn persistent_volume(order: &VolumeOrder<'_>) -> PersistentVolume {
             host_path,
             local: local_source,
             mount_options: (!parameters.mount_options.is_empty()).then(|| parameters.mount_options.clone()),
-            node_affinity: Some(affinity(&parameters.affinity_key, order.affinity_value)),
+            node_affinity: order.affinity_value.map(|value| affinity(&parameters.affinity_key, value)),
             persistent_volume_reclaim_policy: Some(if delete { "Delete" } else { "Retain" }.to_owned()),
             storage_class_name: Some(class.name().to_owned()),
             volume_attributes_class_name: claim.spec.volume_attributes_class_name.as_ref().map(String::from),
@@ -108,6 +109,9 @@ fn annotations(order: &VolumeOrder<'_>) -> BTreeMap<String, String> {
     ]);
     if spec.require_mount {
         annotations.insert(REQUIRE_MOUNT, "true");
+    }
+    if spec.shared_file_system {
+        annotations.insert(SHARED, "true");
     }
     match spec.on_delete {
         OnDelete::Delete => {}
@@ -153,6 +157,7 @@ pub fn local_volume_from(volume: &Volume) -> Option<LocalVolume> {
         path: path.to_string(),
         base,
         require_mount: annotation(REQUIRE_MOUNT).is_some(),
+        shared_file_system: annotation(SHARED).is_some(),
         bytes: i64::try_from(volume.capacity().units()).unwrap_or(i64::MAX),
         claim: ClaimIdentity {
             namespace: Text::or_empty(reference.namespace.as_ref()),
@@ -221,6 +226,7 @@ mod tests {
             require_mount: true,
             bytes: 1_500_000_000,
             claim: ClaimIdentity { namespace: "shop".to_owned(), name: "cart".to_owned(), uid: "u-1".to_owned() },
+            shared_file_system: parameters.shared_file_system,
             reclaim: parameters.reclaim,
             on_delete: parameters.on_delete,
             ..LocalVolumeSpec::default()
@@ -230,7 +236,7 @@ mod tests {
             class: &class,
             parameters: &parameters,
             local: &local,
-            affinity_value: "host-1",
+            affinity_value: (!parameters.shared_file_system).then_some("host-1"),
         };
         (serde_json::to_value(persistent_volume(&order)).unwrap(), local)
     }
@@ -280,6 +286,14 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_of_a_shared_file_system_is_tied_to_no_node() {
+        let (volume, _) = built(&json!({ "sharedFileSystem": "true" }), |_| {});
+        assert_eq!(volume["spec"]["nodeAffinity"], Value::Null);
+        assert_eq!(volume["spec"]["hostPath"], json!({ "path": "/mnt/a/pvc-u-1_shop_cart", "type": "Directory" }));
+        assert_eq!(volume["metadata"]["annotations"][NODE], "n-1", "whose agent makes and removes the directory");
+    }
+
+    #[test]
     fn a_kubelet_with_a_root_of_its_own_is_asked_for_less() {
         for (given, expected) in [("Directory", "Directory"), ("DirectoryOrCreate", "DirectoryOrCreate"), ("", "")] {
             let (volume, local) = built(&json!({ "type": "hostPath", "hostPathType": given }), |_| {});
@@ -291,9 +305,12 @@ mod tests {
 
     #[test]
     fn a_lost_local_volume_is_made_again_as_it_was() {
-        for parameters in
-            [json!({}), json!({ "onDelete": "archive", "type": "hostPath" }), json!({ "onDelete": "keep-path" })]
-        {
+        for parameters in [
+            json!({}),
+            json!({ "onDelete": "archive", "type": "hostPath" }),
+            json!({ "onDelete": "keep-path" }),
+            json!({ "sharedFileSystem": "true" }),
+        ] {
             let (volume, mut local) = built(&parameters, |_| {});
             local.spec.origin = Origin::Recovered;
             let read: Volume = serde_json::from_value(volume.clone()).unwrap();

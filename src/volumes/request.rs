@@ -16,7 +16,8 @@ pub enum Refusal {
     /// An access mode of many nodes, which a class grants to Pods of one node if it says so.
     #[error(
         "accessMode {0} is not served: a local volume is on one node, use ReadWriteOnce or ReadWriteOncePod, or a class with parameter \
-         `sharedOnNode: \"true\"`, whose volumes all Pods of that node share"
+         `sharedOnNode: \"true\"`, whose volumes all Pods of that node share, or `sharedFileSystem: \"true\"` where its path is the same on \
+         every node"
     )]
     Shared(String),
     /// A selector picks among volumes that exist.

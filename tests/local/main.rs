@@ -13,6 +13,7 @@ mod rancher;
 mod reload;
 mod rights;
 mod roots;
+mod shared;
 mod soak;
 
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
             nodes::a_pinned_pod_runs_with_the_webhook,
             nodes::a_pinned_pod_runs_without_the_webhook,
             nodes::two_pods_of_one_node_share_a_volume,
+            shared::pods_of_every_node_use_a_volume_of_a_shared_file_system,
             nodes::a_stateful_set_of_three_keeps_its_data,
             nodes::a_disk_that_is_not_mounted_gets_no_volume_until_it_is,
             nodes::a_pinned_stateful_set_of_three_keeps_its_data_without_the_webhook,

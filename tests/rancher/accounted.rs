@@ -21,6 +21,7 @@ const CLASSES: [&str; 3] = ["fast", "slow", "local-path"];
 #[derive(Clone, Debug)]
 struct Case {
     objects: Vec<Value>,
+    shared_by: Option<&'static str>,
 }
 
 fn paths() -> impl Strategy<Value = Vec<&'static str>> {
@@ -155,10 +156,11 @@ fn class(name: &'static str) -> impl Strategy<Value = Value> {
 
 fn case() -> impl Strategy<Value = Case> {
     let classes = CLASSES.map(|name| prop::option::weighted(0.7, class(name)));
-    (prop::collection::vec(config_map(), 0..3), classes).prop_map(|(mut maps, classes)| {
+    let shared_by = prop::option::of(Just("n1"));
+    (prop::collection::vec(config_map(), 0..3), classes, shared_by).prop_map(|(mut maps, classes, shared_by)| {
         maps.dedup_by_key(|map| map["metadata"].clone());
         maps.extend(classes.into_iter().flatten());
-        Case { objects: maps }
+        Case { objects: maps, shared_by }
     })
 }
 
@@ -199,6 +201,7 @@ mod rancher {
 
 fn imported(case: &Case) -> Import {
     let mut input = Input::default();
+    input.share_by(case.shared_by.map(str::to_owned));
     for object in &case.objects {
         input.add(object.clone()).unwrap();
     }
@@ -323,6 +326,11 @@ fn served_the_same(case: &Case, made: &Import, given: &Value) -> Result<(), Test
     let maps: Vec<Value> = (case.objects.iter().filter(|it| it["kind"] == "ConfigMap"))
         .map(|map| serde_json::from_str(map["data"]["config.json"].as_str().unwrap()).unwrap())
         .collect();
+    if let Some(serving) = pool.spec.serving_node().filter(|_| read.shared_file_system) {
+        prop_assert_eq!((Some(serving), read.volume_type), (case.shared_by, VolumeType::HostPath));
+        prop_assert_eq!(made.base_paths().contains("/nfs"), true);
+        return Ok(());
+    }
     for node in NODES {
         let object: Node = serde_json::from_value(json!({ "metadata": { "name": node } })).unwrap();
         let ours: Vec<String> = pool.spec.paths_on(&object).iter().map(|path| path.path.clone()).collect();

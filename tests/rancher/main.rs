@@ -7,9 +7,11 @@ mod command;
 mod kinds;
 
 use k8s_openapi::api::storage::v1::StorageClass;
-use latebind::crd::VolumeType;
+use std::collections::BTreeSet;
+
+use latebind::crd::{Reclaim, VolumeType};
 use latebind::model::{Class, Node};
-use latebind::rancher::{Config, Import, import};
+use latebind::rancher::{Config, Import, Input, import, import_all};
 use latebind::volumes::{ClassParameters, PROVISIONER};
 use serde_json::{Value, json};
 
@@ -100,6 +102,35 @@ fn classes_have_their_own_pools_and_shared_paths_are_named() {
     for word in ["/nfs", "class absent", "nfs.csi.k8s.io", "setupCommand"] {
         assert!(made.notes.iter().any(|note| note.contains(word)), "{word}: {:?}", made.notes);
     }
+}
+
+#[test]
+fn a_shared_path_is_served_by_the_node_that_a_person_names() {
+    let object = |value: &Value| value.clone();
+    let config = json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "local-path-config", "namespace": "x" },
+        "data": { "config.json": r#"{ "sharedFileSystemPath": "/nfs/" }"# } });
+    let class = json!({ "kind": "StorageClass", "apiVersion": "storage.k8s.io/v1", "provisioner": "rancher.io/local-path",
+        "metadata": { "name": "shared", "annotations": { "defaultVolumeType": "local" } }, "reclaimPolicy": "Retain" });
+    let made = |node: Option<&str>| {
+        let mut input = Input::default();
+        input.share_by(node.map(str::to_owned));
+        for given in [&config, &class] {
+            input.add(object(given)).unwrap();
+        }
+        import_all(&input)
+    };
+    let lost = made(None);
+    assert_eq!((lost.pools.len(), lost.classes.len()), (0, 0));
+    assert!(lost.notes.iter().any(|note| note.contains("--shared-by NODE")), "{:?}", lost.notes);
+    let served = made(Some("n1"));
+    assert_eq!(served.lost(&BTreeSet::new()).count(), 0, "{:?}", served.notes);
+    let [pool] = served.pools.as_slice() else { panic!("{:?}", served.pools) };
+    assert_eq!(pool.spec.serving_node(), Some("n1"));
+    assert_eq!(served.base_paths(), BTreeSet::from(["/nfs"]));
+    assert!(pool.spec.nodes[0].paths[0].require_mount);
+    let read = parameters(&served);
+    assert!(read.shared_file_system && read.serves_many());
+    assert_eq!((read.volume_type, read.reclaim), (VolumeType::HostPath, Reclaim::Retain));
 }
 
 #[test]

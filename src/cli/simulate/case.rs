@@ -282,7 +282,7 @@ fn refused(pod: &Pod, view: &dyn ClusterView) -> Vec<Refused> {
         let Some(class) = class.found().filter(|class| class.provisioner == PROVISIONER) else { continue };
         let why = match ClassParameters::of(&class) {
             Err(error) => error.to_string(),
-            Ok(parameters) => match refusal(&claim, parameters.shared_on_node) {
+            Ok(parameters) => match refusal(&claim, parameters.serves_many()) {
                 Some(refusal) => refusal.to_string(),
                 None => continue,
             },

@@ -198,7 +198,7 @@ fn is_worth_asking(context: &Context, memory: &Memory, local: &LocalVolume) -> b
         .filter(|it| it.metadata.uid.as_deref() == Some(claim.uid.as_str()));
     let Some(found) = found else { return true };
     if let Some(node) = found.selected_node() {
-        return node != local.spec.node_name;
+        return node != local.spec.node_name && !local.spec.shared_file_system;
     }
     // Where nobody selects a node it is this one, unless the volume was made on another.
     let is_immediate = context.class_of(&found).is_some_and(|class| !class.is_delayed());

@@ -78,8 +78,9 @@ impl HeldBack {
     fn add_shared(&mut self, place: &str, config: &Config) {
         for (class, path) in config.shared_paths() {
             let why = format!(
-                "{place}: sharedFileSystemPath {path} is the same directory on every node, which no agent can answer for: keep the old \
-                 provisioner for it, or use an NFS driver. If nothing is to be served there, give the controller --accept-lost entries"
+                "{place}: sharedFileSystemPath {path} is the same directory on every node, which the agents of several would answer for. New \
+                 volumes are served by a class of latebind's (latebind import --shared-by NODE); keep the old provisioner for those that it \
+                 has made. If nothing is to be served there, give the controller --accept-lost entries"
             );
             match class {
                 Some(class) => drop(self.by_class.entry(class.to_owned()).or_insert(why)),
