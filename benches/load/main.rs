@@ -57,11 +57,10 @@ const GLIMPSE: Plan = Plan {
     measured: Duration::from_millis(200),
 };
 
-use latebind_test_support::load;
 use latebind_test_support::process::{Cost, Process, pinned};
+use latebind_test_support::{load, worst};
 
 mod handshakes;
-mod worst;
 
 fn main() {
     crypto::install();
@@ -156,7 +155,7 @@ fn beside_the_worst(plan: &Plan) {
         "| review of 3 MiB | path | processor ms | p50 ms | longest ms | p99 ms of small ones beside it | of alone |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for worst in worst::reviews(&pod) {
+    for worst in worst::reviews(&pod, worst::LARGEST) {
         let body = folder.path().join("worst.json");
         std::fs::write(&body, &worst.body).unwrap();
         let (began, before) = (Instant::now(), webhook.processor_ms());

@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use latebind_test_support::worst;
+
 use super::support::{Client, Config, PATIENCE, hooked, review, serve, text};
 
 /// Limits that a test can wait for.
@@ -430,4 +432,17 @@ async fn a_caller_without_a_certificate_learns_no_names() {
     }
     let details = serve(Config::default()).await.client().ask("/mutate", &pod).await;
     assert!(details["warnings"].to_string().contains("cordoned-0"), "{details}");
+}
+
+/// What the bench measures is what a server answers.
+#[tokio::test]
+async fn each_of_the_most_costly_reviews_is_answered() {
+    let server = serve(Config::default()).await;
+    // More than is answered where it is read, and less than takes a test's time.
+    for costly in worst::reviews(&review("pod-pinned"), 96 << 10) {
+        let review: Value = serde_json::from_slice(&costly.body).unwrap();
+        assert!(costly.body.len() > 80 << 10, "{} has {} bytes", costly.name, costly.body.len());
+        let answer = server.client().ask(costly.path, &review).await;
+        assert_eq!(answer["allowed"], true, "{}: {answer}", costly.name);
+    }
 }

@@ -28,3 +28,4 @@ pub mod rancher;
 pub mod release;
 pub mod tenant;
 pub mod webhook;
+pub mod worst;

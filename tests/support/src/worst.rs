@@ -4,24 +4,27 @@
 use serde_json::{Value, json};
 
 /// What an API server takes of one object, in bytes.
-const LARGEST: usize = 3 << 20;
+pub const LARGEST: usize = 3 << 20;
 
 /// A review that is as costly as it can be made in one way.
 pub struct Worst {
+    /// What there is much of.
     pub name: &'static str,
+    /// Which webhook is asked.
     pub path: &'static str,
+    /// The review.
     pub body: Vec<u8>,
 }
 
-/// Every way that is known.
-pub fn reviews(pod: &Value) -> Vec<Worst> {
+/// Every way that is known, from the review of a Pod: each object has so many bytes.
+pub fn reviews(pod: &Value, bytes: usize) -> Vec<Worst> {
     let claim = |name: String| json!({"name": format!("v-{name}"), "persistentVolumeClaim": {"claimName": name}});
     let template = json!({"spec": {"storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}}});
     let term = json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]});
     let of_pod = |name, path, list: &[&str], item: &dyn Fn(usize) -> Value| Worst {
         name,
         path,
-        body: filled(pod, &[&["request", "object"], list].concat(), item),
+        body: filled(pod, bytes, &[&["request", "object"], list].concat(), item),
     };
     let affinity = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
     let mut all = vec![
@@ -59,12 +62,14 @@ pub fn reviews(pod: &Value) -> Vec<Worst> {
         of_pod("what nobody reads", "/mutate", &["spec", "overhead"], &|_| json!([])),
     ];
     let mut set = pod.clone();
+    // It comes after the object, once.
+    set["request"].as_object_mut().unwrap().remove("oldObject");
     set["request"]["kind"] = json!({"group": "apps", "version": "v1", "kind": "StatefulSet"});
     let template = json!({"metadata": {}, "spec": pod["request"]["object"]["spec"]});
     set["request"]["object"] = json!({"metadata": {"name": "s", "namespace": "team-a"},
         "spec": {"replicas": 100_000, "template": template, "volumeClaimTemplates": []}});
     let of_set = |name, list: &[&str], item: &dyn Fn(usize) -> Value| {
-        let mut body = filled(&set, &[&["request", "object", "spec"], list].concat(), item);
+        let mut body = filled(&set, bytes, &[&["request", "object", "spec"], list].concat(), item);
         // An update has two objects of that size.
         let text = String::from_utf8(body.clone()).unwrap();
         let object: Value = serde_json::from_slice(&body).unwrap();
@@ -91,14 +96,14 @@ pub fn reviews(pod: &Value) -> Vec<Worst> {
 }
 
 /// The review with a list as long as it can be.
-fn filled(review: &Value, list: &[&str], item: impl Fn(usize) -> Value) -> Vec<u8> {
+fn filled(review: &Value, bytes: usize, list: &[&str], item: impl Fn(usize) -> Value) -> Vec<u8> {
     let mut review = review.clone();
     let mut length = review.to_string().len();
     let mut items = Vec::new();
     for place in 0.. {
         let item = item(place);
         length += item.to_string().len() + 1;
-        if length > LARGEST {
+        if length > bytes {
             break;
         }
         items.push(item);
