@@ -1,6 +1,6 @@
 //! `latebind fix`: what the rescue loop would write for a stuck Pod's claims, once, with the user's own rights.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
 use super::Exit;
+use super::ask::agreed;
 use super::cluster::ConnectArgs;
 use super::diagnose::{Material, subject};
 use super::snapshot::Snapshot;
@@ -252,7 +253,7 @@ impl FixArgs {
             writeln!(anstream::stdout(), "Nothing was written (--dry-run=client).")?;
             return Ok(Exit::Clean);
         }
-        if self.dry_run == DryRun::None && !self.yes && !agreed()? {
+        if self.dry_run == DryRun::None && !self.yes && !agreed("Write this?", "say --yes, or --dry-run")? {
             return Ok(Exit::Input);
         }
         for Proposal { claim, plan } in proposals {
@@ -277,15 +278,4 @@ impl FixArgs {
         writeln!(anstream::stdout(), "{told}")?;
         Ok(Exit::Clean)
     }
-}
-
-/// Asks at the terminal. Where there is none, nobody can say yes.
-fn agreed() -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked, since standard input is no terminal: say --yes, or --dry-run");
-    }
-    write!(anstream::stderr(), "Write this? [y/N] ")?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

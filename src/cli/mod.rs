@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod ask;
 mod audit;
 mod by_hand;
 mod certs;
@@ -9,6 +10,7 @@ mod complete;
 mod completion;
 mod crds;
 mod diagnose;
+mod drain;
 mod dump;
 mod duration;
 mod explain;
@@ -24,6 +26,7 @@ pub mod replace;
 mod run;
 mod simulate;
 mod snapshot;
+mod uncordon;
 mod version;
 mod wait;
 mod webhook;
@@ -112,6 +115,8 @@ enum Command {
     Dump(dump::DumpArgs),
     Fix(fix::FixArgs),
     Plan(plan::PlanArgs),
+    Drain(drain::DrainArgs),
+    Uncordon(uncordon::UncordonArgs),
     Wait(wait::WaitArgs),
     Webhook(webhook::WebhookArgs),
     Run(Box<run::RunArgs>),
@@ -162,6 +167,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dump(args) => dump::run(args),
         Command::Fix(args) => fix::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Drain(args) => drain::run(args),
+        Command::Uncordon(args) => uncordon::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),

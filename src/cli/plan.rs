@@ -1,7 +1,6 @@
 //! `latebind plan`: what would happen, before it does.
 
 mod drain;
-mod text;
 
 use clap::{Args, Subcommand};
 

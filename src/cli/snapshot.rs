@@ -108,7 +108,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Self::read`].
     pub async fn of_storage(client: &Client) -> Result<Self, ServerError> {
-        let kinds = ["Node", "PersistentVolume", "PersistentVolumeClaim", "PodDisruptionBudget"];
+        let kinds = ["Node", "PersistentVolume", "PersistentVolumeClaim", "StorageClass", "PodDisruptionBudget"];
         let wanted = wanted().into_iter().filter(|it| kinds.contains(&it.kind.kind.as_str()));
         Self::read_kinds(client, None, wanted.collect()).await
     }

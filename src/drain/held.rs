@@ -26,6 +26,8 @@ pub struct HeldClaim {
     pub path: Option<String>,
     /// The data goes with the claim: the volume's reclaim policy is `Delete`.
     pub deleted_with_claim: bool,
+    /// The Pod's StatefulSet makes the claim again, from its template, where it is gone.
+    pub made_anew: bool,
 }
 
 /// Claims, by namespace and name, whose volume is on a node alone.

@@ -8,6 +8,7 @@
 mod budgets;
 mod held;
 mod replacement;
+pub mod retire;
 
 use std::sync::Arc;
 
@@ -175,6 +176,8 @@ fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
 struct BoundClaim {
     name: String,
     volume: Arc<Volume>,
+    /// Its StatefulSet makes it again.
+    is_made_anew: bool,
 }
 
 impl BoundClaim {
@@ -184,6 +187,7 @@ impl BoundClaim {
             volume: self.volume.name().to_owned(),
             path: self.volume.path().map(str::to_owned),
             deleted_with_claim: self.volume.is_deleted_on_release(),
+            made_anew: self.is_made_anew,
         }
     }
 }
@@ -234,7 +238,7 @@ impl Storage {
                 continue;
             };
             match view.volume(volume) {
-                Lookup::Found(volume) => storage.bound.push(BoundClaim { name, volume }),
+                Lookup::Found(volume) => storage.bound.push(BoundClaim { name, volume, is_made_anew }),
                 Lookup::Absent => storage.lost.push(format!("claim {name} has lost its volume {volume}")),
                 Lookup::Unknown => storage.not_known.push(format!("volume {volume} of claim {name}")),
             }
@@ -346,6 +350,7 @@ mod tests {
             volume: "v".to_owned(),
             path: Some("/d".to_owned()),
             deleted_with_claim: true,
+            made_anew: false,
         };
         assert_eq!(plan.held, [held], "the other volume is within reach of other nodes");
     }

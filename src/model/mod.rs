@@ -118,6 +118,8 @@ pub const RESCUE_LABEL: &str = "latebind.dev/rescue";
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Annotation by which an object accepts findings, each with a reason.
 pub const IGNORE: &str = "latebind.dev/ignore";
+/// Annotation of a Node: what it is drained for, `reboot` or `retire`.
+pub const DRAIN_INTENT: &str = "latebind.dev/drain";
 /// Annotation in which latebind keeps the node name that a rewritten Pod came with.
 pub const ORIGINAL_NODE_NAME: &str = "latebind.dev/original-node-name";
 

@@ -4,6 +4,7 @@
 
 mod chart;
 mod crash;
+mod drains;
 mod full;
 mod hostile;
 mod nodes;
@@ -101,6 +102,11 @@ fn main() -> ExitCode {
         Needs::Nodes,
         "nodes::a_cordoned_and_tainted_node_still_makes_and_removes",
         nodes::a_cordoned_and_tainted_node_still_makes_and_removes,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "drains::a_stateful_set_leaves_a_node_and_outlives_a_reboot",
+        drains::a_stateful_set_leaves_a_node_and_outlives_a_reboot,
     );
     suite.alone(
         Needs::Nodes,

@@ -12,7 +12,7 @@ const WIDTH: usize = 96;
 
 /// A line that says how it ends, a row for each Pod, what lies on the node alone, and what to type: kubectl's commands as the
 /// cluster takes them that was looked at.
-pub(super) fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -> String) -> String {
+pub fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -> String) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
         // Writing to a String cannot fail.

@@ -1,0 +1,146 @@
+//! Evictions, each of the very Pod that was looked at.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::{Api, Client};
+use tokio::time::{Instant, sleep};
+
+use crate::kubernetes::api::{ApiError, in_time};
+use crate::model::{Pod, Text};
+use crate::report::style::clean;
+
+/// How often an eviction is tried again that a PodDisruptionBudget, or a webhook, does not let through yet: as kubectl drain does.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether a Pod is gone.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// A Pod that is to be evicted.
+#[derive(Clone, Debug)]
+pub struct Evicted {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+impl Evicted {
+    pub fn new(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.namespace().to_owned(),
+            name: pod.display_name().to_owned(),
+            uid: Text::or_empty(pod.metadata.uid.as_ref()),
+        }
+    }
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The Pod is going, or gone.
+    Accepted,
+    /// Not now.
+    Later,
+}
+
+/// Evicts Pods until a moment.
+pub struct Evictions {
+    client: Client,
+    end: Instant,
+    /// What was said already about Pods that cannot go yet.
+    said: BTreeSet<String>,
+}
+
+impl Evictions {
+    pub const fn new(client: Client, end: Instant) -> Self {
+        Self { client, end, said: BTreeSet::new() }
+    }
+
+    /// Evicts all of them, and waits until they are gone; false when the time was up before.
+    ///
+    /// # Errors
+    /// When the API server refuses for good, or cannot be reached.
+    pub async fn all(&mut self, pods: &[Evicted]) -> anyhow::Result<bool> {
+        let mut waiting: Vec<&Evicted> = pods.iter().collect();
+        while !waiting.is_empty() {
+            let mut later = Vec::new();
+            for pod in waiting {
+                if self.one(pod).await? == Attempt::Later {
+                    later.push(pod);
+                }
+            }
+            waiting = later;
+            if !waiting.is_empty() && !self.pause(AGAIN).await {
+                return Ok(false);
+            }
+        }
+        for pod in pods {
+            while self.is_there(pod).await? {
+                if !self.pause(LOOK).await {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits; false when the time is up.
+    pub async fn pause(&self, time: Duration) -> bool {
+        sleep(time).await;
+        Instant::now() < self.end
+    }
+
+    /// Waits as long as an eviction that is not let through has to; false when the time is up.
+    pub async fn pause_for_budget(&self) -> bool {
+        self.pause(AGAIN).await
+    }
+
+    /// Tries to evict one.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn one(&mut self, pod: &Evicted) -> anyhow::Result<Attempt> {
+        let of_this_pod = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+        let how = DeleteParams { preconditions: Some(of_this_pod), ..DeleteParams::default() };
+        let evict = EvictParams { delete_options: Some(how), ..EvictParams::default() };
+        let (name, namespace) = (clean(&pod.name), clean(&pod.namespace));
+        match in_time(self.pods(pod).evict(&pod.name, &evict)).await {
+            Ok(_) => {
+                writeln!(anstream::stdout(), "pod/{name} -n {namespace} is evicted")?;
+                Ok(Attempt::Accepted)
+            }
+            // Gone, or another one of its name.
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Attempt::Accepted),
+            Err(error) if error.code() == Some(429) => {
+                let why = format!("pod/{name} -n {namespace} cannot go yet: {}", clean(&message(&error)));
+                if self.said.insert(why.clone()) {
+                    writeln!(anstream::stderr(), "{why}")?;
+                }
+                Ok(Attempt::Later)
+            }
+            Err(error) => Err(anyhow::Error::from(error).context(format!("pod/{} -n {}", pod.name, pod.namespace))),
+        }
+    }
+
+    async fn is_there(&self, pod: &Evicted) -> Result<bool, ApiError> {
+        let found = in_time(self.pods(pod).get_metadata_opt(&pod.name)).await?;
+        Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(pod.uid.as_str())))
+    }
+
+    fn pods(&self, pod: &Evicted) -> Api<v1::Pod> {
+        Api::namespaced(self.client.clone(), &pod.namespace)
+    }
+}
+
+/// What the server says, without what the client adds.
+fn message(error: &ApiError) -> String {
+    match error {
+        ApiError::Kube(error) => match error.as_ref() {
+            kube::Error::Api(status) => status.message.clone(),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,46 @@
+//! `latebind uncordon`: a node takes Pods again, and the intent of its drain is over.
+
+use std::io::Write as _;
+
+use anyhow::bail;
+use clap::Args;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use super::Exit;
+use super::cluster::ConnectArgs;
+use crate::kubernetes::api::in_time;
+use crate::model::{DRAIN_INTENT, is_object_name};
+use crate::report::style::clean;
+
+/// Let a node take Pods again after latebind drain
+#[derive(Debug, Args)]
+pub struct UncordonArgs {
+    /// The node.
+    #[arg(value_name = "NODE")]
+    node: String,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Runs it.
+pub fn run(args: &UncordonArgs) -> anyhow::Result<Exit> {
+    if !is_object_name(&args.node) {
+        bail!("{:?} is not the name of a node", args.node);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let nodes: Api<Node> = Api::all(args.connect.client().await?);
+        let patch = json!({ "metadata": { "annotations": { DRAIN_INTENT: null } }, "spec": { "unschedulable": null } });
+        match in_time(nodes.patch(&args.node, &PatchParams::default(), &Patch::Merge(&patch))).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => bail!("there is no node/{}", args.node),
+            Err(error) => return Err(error.into()),
+        }
+        writeln!(anstream::stdout(), "node/{} takes Pods again", clean(&args.node))?;
+        Ok(Exit::Clean)
+    })
+}
