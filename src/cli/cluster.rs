@@ -90,8 +90,8 @@ impl ConnectArgs {
         Ok(client::connect(self.cluster.config(self.server.as_deref()).await?)?)
     }
 
-    /// A command of kubectl for the cluster that was looked at: which one it is has to be said to kubectl too.
-    pub(super) fn for_kubectl(&self, command: &str) -> String {
+    /// A command of kubectl or of latebind for the cluster that was looked at: which one it is has to be said again.
+    pub(super) fn for_cluster(&self, command: &str) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let kubeconfig = self.cluster.kubeconfig.as_ref().map(|path| path.display().to_string());
         let flags = [
@@ -103,6 +103,9 @@ impl ConnectArgs {
         ];
         let flags: String =
             flags.iter().filter_map(|(flag, value)| Some(format!(" --{flag}={}", quoted((*value)?)))).collect();
+        if command.starts_with("latebind ") {
+            return format!("{command}{flags}");
+        }
         command.strip_prefix("kubectl ").map_or_else(|| command.to_owned(), |rest| format!("kubectl{flags} {rest}"))
     }
 }

@@ -291,7 +291,7 @@ impl DiagnoseArgs {
 /// Commands are for the cluster that was looked at.
 pub(super) fn for_cluster(diagnoses: &mut [Diagnosis], connect: &ConnectArgs) {
     for step in diagnoses.iter_mut().flat_map(|diagnosis| &mut diagnosis.next) {
-        step.command = connect.for_kubectl(&step.command);
+        step.command = connect.for_cluster(&step.command);
     }
 }
 

@@ -126,12 +126,14 @@ pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let client = args.connect.client().await?;
         let material = DrainMaterial::of_cluster(&client, &args.node).await?;
-        let (plan, mut work) = material.planned(|facts, plan| {
-            let work = args.work(facts, &plan, material.with_files());
-            (plan, work)
-        })?;
-        if material.is_partial || !plan.not_known.is_empty() {
-            return not_known(&plan.not_known);
+        let mut work = material.planned(|facts, plan| args.work(facts, &plan, material.with_files()))?;
+        // A Pod is evicted whatever becomes of it; a claim is let go only where all is known that decides.
+        let mut missing: Vec<String> = material.missing_pods().map(str::to_owned).into_iter().collect();
+        if args.intent == Intent::Retire {
+            missing.extend(material.missing());
+        }
+        if !missing.is_empty() {
+            return not_known(&missing);
         }
         // The first of a StatefulSet goes last, as when its template changes.
         work.retired.sort_by_key(|pod| (pod.namespace.clone(), std::cmp::Reverse(pod.ordinal())));
@@ -152,7 +154,7 @@ pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
 
 fn not_known(missing: &[String]) -> anyhow::Result<Exit> {
     let style = Style::of_stderr();
-    let missing = if missing.is_empty() { "some objects could not be read".to_owned() } else { missing.join("; ") };
+    let missing = missing.join("; ");
     writeln!(anstream::stderr(), "{} what decides is not known: {}", style.error("nothing is done:"), clean(&missing))?;
     Ok(Exit::Partial)
 }

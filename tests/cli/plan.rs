@@ -28,7 +28,8 @@ fn yaml_and_json_say_the_same() {
         json["pods"][0],
         json!({ "namespace": "db", "pod": "pg-0", "controller": "statefulset/pg", "outcome": "WaitsForThisNode",
             "why": "volume local-pv-1 of claim data-pg-0 is on this node alone", "deletedClaims": [], "held": [{
-                "claim": "data-pg-0", "volume": "local-pv-1", "path": "/mnt/disks/vol1", "deletedWithClaim": true }] })
+                "claim": "data-pg-0", "volume": "local-pv-1", "path": "/mnt/disks/vol1", "deletedWithClaim": true,
+                "madeAnew": true }] })
     );
 }
 

@@ -5,6 +5,7 @@
 mod audit;
 mod causes;
 mod diagnose;
+mod drain;
 mod plan;
 mod server;
 mod shared;
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
             causes::volumes_that_are_gone_or_kept_are_told,
             causes::a_provisioner_whose_lease_ran_out_does_not_run,
             plan::a_drain_is_planned_of_nodes_that_there_are,
+            drain::what_it_does_not_take_is_left_and_named,
+            drain::what_is_wrong_or_not_known_changes_nothing,
             plan::what_a_budget_holds_back_is_told,
         ]
     );

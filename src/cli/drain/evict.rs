@@ -5,8 +5,11 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
-use kube::api::{DeleteParams, EvictParams, Preconditions};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
+use kube::api::PostParams;
 use kube::{Api, Client};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::kubernetes::api::{ApiError, in_time};
@@ -102,11 +105,10 @@ impl Evictions {
     /// # Errors
     /// As above.
     pub async fn one(&mut self, pod: &Evicted) -> anyhow::Result<Attempt> {
-        let of_this_pod = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
-        let how = DeleteParams { preconditions: Some(of_this_pod), ..DeleteParams::default() };
-        let evict = EvictParams { delete_options: Some(how), ..EvictParams::default() };
-        let (name, namespace) = (clean(&pod.name), clean(&pod.namespace));
-        match in_time(self.pods(pod).evict(&pod.name, &evict)).await {
+        let (name, namespace, eviction) = (clean(&pod.name), clean(&pod.namespace), eviction(pod));
+        let (pods, params) = (self.pods(pod), PostParams::default());
+        let asked = pods.create_subresource::<_, Value>("eviction", &pod.name, &params, &eviction);
+        match in_time(asked).await {
             Ok(_) => {
                 writeln!(anstream::stdout(), "pod/{name} -n {namespace} is evicted")?;
                 Ok(Attempt::Accepted)
@@ -142,5 +144,32 @@ fn message(error: &ApiError) -> String {
             other => other.to_string(),
         },
         other => other.to_string(),
+    }
+}
+
+/// The eviction of this very Pod. kube's own `evict` writes the options under a key that API servers do not know, so that another Pod
+/// of the same name would go.
+fn eviction(pod: &Evicted) -> Eviction {
+    let this_one = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+    Eviction {
+        metadata: ObjectMeta {
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(DeleteOptions { preconditions: Some(this_one), ..DeleteOptions::default() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eviction_is_of_the_pod_that_was_looked_at() {
+        let pod = Evicted { namespace: "db".to_owned(), name: "pg-0".to_owned(), uid: "u-1".to_owned() };
+        let body = serde_json::to_value(eviction(&pod)).unwrap();
+        assert_eq!((&body["apiVersion"], &body["kind"]), (&"policy/v1".into(), &"Eviction".into()));
+        assert_eq!(body["deleteOptions"]["preconditions"]["uid"], "u-1", "under the key that the API server reads");
     }
 }

@@ -49,6 +49,19 @@ impl DrainMaterial {
         &self.pods.with_files
     }
 
+    /// Why some Pods of the node may not be known.
+    pub fn missing_pods(&self) -> Option<&str> {
+        self.pods.missing.as_deref()
+    }
+
+    /// Why some of what decides where Pods and their claims can go may not be known.
+    pub fn missing(&self) -> Vec<String> {
+        let known = self.material.known();
+        let kinds = [Kind::Nodes, Kind::Volumes, Kind::Claims, Kind::Classes];
+        let unread = self.is_partial.then(|| "some objects could not be read".to_owned());
+        kinds.into_iter().filter_map(|kind| known.missing(kind, "")).chain(unread).collect()
+    }
+
     /// Plans the drain, and looks at the facts and the plan together.
     ///
     /// # Errors

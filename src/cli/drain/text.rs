@@ -150,6 +150,14 @@ fn held_back(held: &HeldBack) -> String {
 fn next(plan: &DrainPlan) -> Vec<(&'static str, String)> {
     let name = plan.node.as_str();
     let mut steps = Vec::new();
+    let stays = |pod: &PodPlan| pod.outcome == Outcome::Stays || pod.held.is_empty();
+    if !plan.pods.iter().all(stays) {
+        let why = "for a reboot: what waits starts on it again after latebind uncordon";
+        steps.push((why, format!("latebind drain {name} --for=reboot")));
+        let why = "for good: says which claims are let go, so that their Pods start elsewhere, with empty volumes";
+        steps.push((why, format!("latebind drain {name} --for=retire --dry-run")));
+        return steps;
+    }
     if plan.count(|it| it == Outcome::NotMadeAgain) > 0 {
         let why = "drains it, and deletes Pods for good that have no controller";
         steps.push((why, format!("kubectl drain {name} --ignore-daemonsets --force")));

@@ -97,7 +97,7 @@ pub fn run(args: &DrainArgs) -> anyhow::Result<Exit> {
     let (plan, is_partial) = (material.planned(|_, plan| plan)?, material.is_partial);
     output::print(&args.output, |format, style, out| {
         let text = match format {
-            Format::Text => text::whole(&plan, style, |command| args.connect.for_kubectl(command)),
+            Format::Text => text::whole(&plan, style, |command| args.connect.for_cluster(command)),
             Format::Json => output::as_json(&object(&plan)?)?,
             Format::Yaml => output::as_yaml(&object(&plan)?)?,
         };
