@@ -99,7 +99,7 @@ async fn import(scope: &Scope, installation: &Value) -> Result<String> {
 fn named_is_what_cannot_be_kept(said: &str) -> Result<()> {
     for note in [
         "it uses the shared path /shared",
-        "not imported",
+        "give --shared-by NODE",
         "pathPattern `/opt/../",
         "pathPattern `{{ .PVC.Name }}/../../../etc/passwd`",
         "allowUnsafePathPattern is not kept",
@@ -237,7 +237,7 @@ pub async fn every_row_of_its_own_tests_serves_and_cleans_up(scope: &Scope) -> R
     let said = import(scope, &installation(scope, &base)).await?;
     named_is_what_cannot_be_kept(&said)?;
     let shared = scope.all::<StorageClass>().get_opt(&scope.unique("shared")).await?;
-    ensure!(shared.is_none(), "a shared file system needs no local provisioner");
+    ensure!(shared.is_none(), "nobody said which node answers for the shared path");
 
     let rows = rows(node.name(), &stable);
     let life = async |row: &Row| {
