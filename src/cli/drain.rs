@@ -266,7 +266,7 @@ fn show(args: &DrainArgs, work: &Work) -> std::io::Result<()> {
             out.push('\n');
         }
     };
-    section("Evicted:", work.evicted.iter().map(|pod| format!("pod/{} -n {}", pod.name, pod.namespace)).collect());
+    section("Evicts:", work.evicted.iter().map(|pod| format!("pod/{} -n {}", pod.name, pod.namespace)).collect());
     let starts_empty = work.retired.iter().flat_map(|pod| {
         let one = |held: &retire::HeldVolume| {
             format!(

@@ -53,9 +53,9 @@ pub async fn what_it_does_not_take_is_left_and_named(scope: &Scope) -> Result<()
     {
         ensure!(text.contains(word), "{word:?} is not in {text}");
     }
-    ensure!(!text.contains("Evicted:"), "{text}");
+    ensure!(!text.contains("Evicts:"), "{text}");
     let all = latebind(scope, &[&retire[..], &["--force", "--delete-emptydir-data"]].concat())?;
-    ensure!(told(&all).contains("pod/bare -n") && told(&all).contains("Evicted:"), "{}", told(&all));
+    ensure!(told(&all).contains("pod/bare -n") && told(&all).contains("Evicts:"), "{}", told(&all));
     ensure!(intent(scope, name).await? == (false, None), "a dry run changes nothing");
 
     // It is held, so that it does not end.

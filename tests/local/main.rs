@@ -98,6 +98,12 @@ fn main() -> ExitCode {
             hostile::a_tenant_who_swaps_directories_for_links_reaches_nothing,
         ]
     );
+    disturb_the_nodes(&mut suite);
+    suite.run()
+}
+
+/// Tests that nobody else's Pods should be near.
+fn disturb_the_nodes(suite: &mut Suite) {
     suite.alone(
         Needs::Nodes,
         "nodes::a_cordoned_and_tainted_node_still_makes_and_removes",
@@ -129,5 +135,4 @@ fn main() -> ExitCode {
         private::agents_whose_mounts_are_a_copy_say_what_their_node_has_mounted_since,
     );
     suite.alone(Needs::Nodes, "nodes::data_outlives_the_definitions", nodes::data_outlives_the_definitions);
-    suite.run()
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::evict::{Attempt, Evicted, Evictions, LOOK};
 use crate::drain::retire::{ClaimNow, HeldNow, PodNow, Step, next};
-use crate::kubernetes::api::{ApiError, Failure, in_time};
+use crate::kubernetes::api::{ApiError, Failure, in_time, list_all};
 use crate::model;
 use crate::report::style::clean;
 
@@ -99,13 +99,17 @@ pub async fn cut_short(client: &Client, node: &str, known: &[Retired]) -> anyhow
         if known.iter().any(|it| it.namespace == *namespace && it.held.iter().any(|held| held.claim == *claim)) {
             continue;
         }
-        let pods = in_time(Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default())).await?;
+        let pods = list_all(&Api::<Pod>::namespaced(client.clone(), namespace)).await?;
         let uses = |pod: &&Pod| {
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             volumes.filter_map(|it| it.persistent_volume_claim.as_ref()).any(|source| source.claim_name == *claim)
         };
-        // One that is on a node, or ends, still uses the claim.
-        let Some(pod) = pods.iter().find(uses) else { continue };
+        // One that is on the node and not ending was decided about with the others.
+        let waits = |pod: &&Pod| {
+            let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            on != Some(node) || pod.metadata.deletion_timestamp.is_some()
+        };
+        let Some(pod) = pods.iter().filter(uses).find(waits) else { continue };
         let held = HeldVolume { claim: claim.clone(), claim_uid: uid.clone(), volume: volume.name_any() };
         let retired = found.entry((namespace.clone(), pod.name_any())).or_insert_with(|| Retired {
             namespace: namespace.clone(),
