@@ -225,26 +225,31 @@ fn rancher_parameters(
             );
         }
     }
-    let kind = annotations.get(VOLUME_TYPE).map(|it| it.trim()).unwrap_or_default();
-    let local = kind.eq_ignore_ascii_case("local");
-    if annotations.contains_key(VOLUME_TYPE) {
-        let at = format!("{place}: annotation {VOLUME_TYPE}");
-        if local && is_shared {
-            // The API server takes no `local` volume without a node affinity.
-            accounts.changed(at, "its volumes are hostPath volumes, as no node has them alone");
-        } else if local || kind.is_empty() || kind.eq_ignore_ascii_case("hostpath") {
-            accounts.kept(at, format!("type: {}", if local { "local" } else { "hostPath" }));
-        } else {
-            accounts.lost(
-                Loss::Parameters,
-                format!("{at} (`{kind}`)"),
-                "it should be local or hostPath; volumes are hostPath",
-            );
-        }
-    }
-    parameters.insert("type".to_owned(), if local { "local" } else { "hostPath" }.to_owned());
+    let kind = volume_type(annotations.get(VOLUME_TYPE).map(String::as_str), place, is_shared, accounts);
+    parameters.insert("type".to_owned(), kind.to_owned());
     accounts.changed(
         format!("{place}: claims"),
         "annotation volumeType of a claim is no longer read: a tenant does not choose the source",
     );
+}
+
+/// The type of the volumes, by the class's annotation.
+fn volume_type(annotation: Option<&str>, place: &str, is_shared: bool, accounts: &mut Accounts) -> &'static str {
+    let kind = annotation.map(str::trim).unwrap_or_default();
+    let is_local = kind.eq_ignore_ascii_case("local");
+    let ours = if is_local { "local" } else { "hostPath" };
+    if annotation.is_none() {
+        return ours;
+    }
+    let at = format!("{place}: annotation {VOLUME_TYPE}");
+    if is_local && is_shared {
+        // The API server takes no `local` volume without a node affinity.
+        accounts.changed(at, "its volumes are hostPath volumes, as no node has them alone");
+    } else if is_local || kind.is_empty() || kind.eq_ignore_ascii_case("hostpath") {
+        accounts.kept(at, format!("type: {ours}"));
+    } else {
+        let why = "it should be local or hostPath; volumes are hostPath";
+        accounts.lost(Loss::Parameters, format!("{at} (`{kind}`)"), why);
+    }
+    ours
 }
