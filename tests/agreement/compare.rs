@@ -13,7 +13,7 @@ use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
 use latebind::admission::patch::operations;
-use latebind::binding::{ClaimRemedy, Code, Pin, Remedy, Row};
+use latebind::binding::{ClaimRemedy, Code, Pin, Remedy, Row, VolumeVerdict};
 use latebind_cluster::{Scope, Version, eventually};
 use serde_json::{Value, json};
 
@@ -181,7 +181,7 @@ type Devices = BTreeMap<String, Vec<ResourceClaim>>;
 fn unlike_devices(case: &Built, devices: &Devices, rewritten: bool) -> Vec<String> {
     let all = devices.get(&case.namespace).map(Vec::as_slice).unwrap_or_default();
     let is_rewritten = matches!(case.verdict.remedy, Remedy::Rewrite { .. });
-    let waits_for_volume = case.verdict.volumes.iter().any(|volume| volume.waits_for_scheduler());
+    let waits_for_volume = case.verdict.volumes.iter().any(VolumeVerdict::waits_for_scheduler);
     let mut wrong = Vec::new();
     for device in case.verdict.devices.iter().filter(|device| !device.undecided) {
         let made = |claim: &&ResourceClaim| {
