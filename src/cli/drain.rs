@@ -50,11 +50,11 @@ Exit codes:
 
 /// Empty a node: for a reboot, after which everything starts on it again, or for good
 ///
-/// It cordons the node and evicts its Pods, as kubectl drain does, with your own rights: PodDisruptionBudgets are respected, and Pods
-/// of DaemonSets stay. With --for=retire the claims of StatefulSets' Pods that are on this node alone are let go, one Pod after
-/// another: the volume is kept (reclaim policy Retain), the Pod evicted and its claim deleted; the StatefulSet makes both anew on another node, with an empty volume,
-/// and the next Pod follows once that one is ready. No data is deleted. What ends midway is gone on with by running it again.
-/// docs/drain.md has the whole.
+/// It cordons the node and evicts its Pods, as kubectl drain does, with your own rights: PodDisruptionBudgets are respected, and
+/// Pods of DaemonSets stay. With --for=retire the claims of StatefulSets' Pods that are on this node alone are let go, one Pod
+/// after another: the volume is kept (reclaim policy Retain), the Pod evicted and its claim deleted; the StatefulSet makes both anew
+/// on another node, with an empty volume, and the next Pod follows once that one is ready. No data is deleted. What ends midway is
+/// gone on with by running it again. docs/drain.md has the whole.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(after_help = EXAMPLES)]

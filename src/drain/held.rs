@@ -46,8 +46,8 @@ pub(super) fn is_alone<'a>(volume: &Volume, node: &Node, mut others: impl Iterat
 
 /// The claims whose volume is on the node alone; nothing where volumes or Nodes are not known.
 ///
-/// Volumes are found by the labels of the node that they ask for ([`crate::model::selector::place_labels`]), so that volumes of a zone are not
-/// looked at. Nodes are looked at once for each affinity, of which the local volumes of a node share one.
+/// Volumes are found by the labels of the node that they ask for ([`crate::model::selector::place_labels`]), so that volumes of a
+/// zone are not looked at. Nodes are looked at once for each affinity, of which the local volumes of a node share one.
 #[must_use]
 pub fn claims_on(node: &Node, view: &dyn ClusterView) -> Option<ClaimsOnNode> {
     let nodes = view.all_nodes().found()?;

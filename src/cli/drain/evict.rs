@@ -147,8 +147,8 @@ fn message(error: &ApiError) -> String {
     }
 }
 
-/// The eviction of this very Pod. kube's own `evict` writes the options under a key that API servers do not know, so that another Pod
-/// of the same name would go.
+/// The eviction of this very Pod. kube's own `evict` writes the options under a key that API servers do not know, so that another
+/// Pod of the same name would go.
 fn eviction(pod: &Evicted) -> Eviction {
     let this_one = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
     Eviction {
