@@ -9,7 +9,7 @@ use super::facts::mode_of;
 use super::patch::{LONGEST_WARNING_CHARS, WARNING_CHARS, bounded};
 use super::review::{Answer, Decision, Request};
 use super::subject::{AUDIT_CHARS, Admission, Skip};
-use crate::binding::{Code, Lookup};
+use crate::binding::{Code, Lookup, first_of};
 use crate::drain::{ClaimsOnNode, claims_of, claims_on};
 use crate::model::{Claim, Node, OUT_OF_SERVICE, Text};
 use crate::policy::Mode;
@@ -71,8 +71,9 @@ pub(super) fn about_node(request: &Request<'_>, admission: &Admission<'_>) -> Re
     }
     let Some(step) = Step::of(request)? else { return Err(Skip::Ignored) };
     let name = &*request.name;
-    let Lookup::Found(node) = admission.view.node(name) else { return Ok(Answer::nothing(Decision::Clean)) };
-    let Some(held) = claims_on(&node, admission.view) else { return Ok(Answer::nothing(Decision::Clean)) };
+    // What is not known is not called clean.
+    let Lookup::Found(node) = admission.view.node(name) else { return Err(Skip::Ignored) };
+    let held = claims_on(&node, admission.view).ok_or(Skip::Ignored)?;
     let Some((namespace, claim)) = held.claims.first() else { return Ok(Answer::nothing(Decision::Clean)) };
     let what = if admission.details {
         told(&held, name)
@@ -95,13 +96,17 @@ pub(super) fn about_eviction(request: &Request<'_>, admission: &Admission<'_>) -
     }
     let clean = || Ok(Answer::nothing(Decision::Clean));
     let (namespace, name) = (&*request.namespace, &*request.name);
-    let Lookup::Found(pod) = admission.view.pod_on_node(namespace, name) else { return clean() };
+    let pod = match admission.view.pod_on_node(namespace, name) {
+        Lookup::Found(pod) => pod,
+        Lookup::Absent => return clean(),
+        Lookup::Unknown => return Err(Skip::Ignored),
+    };
     // In place of others nothing is made, and a drain leaves those of a DaemonSet.
-    if pod.metadata.controller().is_none_or(|owner| owner.kind == "DaemonSet") {
+    if pod.metadata.controller().is_none_or(|owner| owner.kind == "DaemonSet") || !pod.uses_claims() {
         return clean();
     }
-    let Some(Lookup::Found(node)) = pod.node().map(|node| admission.view.node(node)) else { return clean() };
-    let Some(held) = claims_of(&pod, &node, admission.view) else { return clean() };
+    let Some(Lookup::Found(node)) = pod.node().map(|node| admission.view.node(node)) else { return Err(Skip::Ignored) };
+    let held = claims_of(&pod, &node, admission.view).ok_or(Skip::Ignored)?;
     let Some((claim, _)) = held.first() else { return clean() };
     let claims = if admission.details { format!("{namespace}/{claim}") } else { held.len().to_string() };
     let audit = BTreeMap::from([("claims-on-node", bounded(&claims, AUDIT_CHARS))]);
@@ -132,7 +137,7 @@ pub(super) fn about_deleted_claim(request: &Request<'_>, admission: &Admission<'
     let Lookup::Found(volume) = admission.view.volume(name) else { return clean() };
     // Whoever knows the claim's UID may read the claim, and is told all.
     let is_of_claim = volume.claim_uid().is_some() && volume.is_claimed_by(&claim);
-    let Some(path) = volume.path().filter(|_| is_of_claim && volume.is_deleted_on_release()) else { return clean() };
+    let Some(path) = volume.path().filter(|_| is_of_claim && volume.loses_data_on_release()) else { return clean() };
     let mode = mode_of(admission.view, &request.namespace, admission.mode);
     let audit = BTreeMap::from([("deletes-data-of", bounded(name, AUDIT_CHARS))]);
     let what =
@@ -144,11 +149,7 @@ pub(super) fn about_deleted_claim(request: &Request<'_>, admission: &Admission<'
 /// The names of the first claims, and how many more there are.
 fn named(held: &ClaimsOnNode, most: usize) -> String {
     let one = |(namespace, name): &(Text, Text)| format!("{namespace}/{name}");
-    let shown: Vec<String> = held.claims.iter().take(most).map(one).collect();
-    let more = held.claims.len() - shown.len();
-    let shown = shown.join(", ");
-    let text = if more == 0 { shown } else { format!("{shown} and {more} more") };
-    bounded(&text, AUDIT_CHARS)
+    bounded(&first_of(&held.claims.iter().map(one).collect::<Vec<_>>(), most), AUDIT_CHARS)
 }
 
 /// Which claims are on the node alone, with as many names as there is room for.

@@ -34,7 +34,7 @@ pub use finding::{Code, FieldPath, Finding, ParseCodeError, Severity};
 pub use neighbours::{AntiAffinityIndex, anti_affinity_around, anti_affinity_of};
 pub use obstacle::node_obstacles;
 pub use pod::{MOST_CLAIMS, MOST_TERMS, decide_pod};
-pub use risks::{Risks, listed};
+pub use risks::{Risks, first_of, listed};
 pub use row::Row;
 pub use rules::{ParsePinStyleError, PinStyle, Rules};
 pub use shipped::Cluster;

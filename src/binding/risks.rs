@@ -204,8 +204,14 @@ fn names(pods: &[&Pod]) -> String {
 /// Names for a sentence: the first few, and how many more there are.
 #[must_use]
 pub fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
+    first_of(names, MOST_NAMES)
+}
+
+/// The same with at most so many names.
+#[must_use]
+pub fn first_of(names: &[String], most: usize) -> String {
+    let shown = names.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -24,8 +24,8 @@ use super::Exit;
 use super::ask::agreed;
 use super::cluster::ConnectArgs;
 use super::duration::duration;
-use crate::drain::retire::{no_volume_elsewhere, without_held_claims};
-use crate::drain::{DrainFacts, DrainPlan, Outcome, PodPlan};
+use crate::drain::retire::retirable;
+use crate::drain::{DrainFacts, DrainPlan, Outcome};
 use crate::kubernetes::api::in_time;
 use crate::model::{DRAIN_INTENT, Pod, is_object_name};
 use crate::report::style::{Style, clean};
@@ -179,7 +179,7 @@ impl DrainArgs {
             } else if self.intent == Intent::Reboot || planned.held.is_empty() {
                 work.evicted.push(Evicted::new(pod));
             } else {
-                match retirable(pod, planned, facts) {
+                match retirable(pod, &planned.held, facts).and_then(|claims| Retired::new(pod, &claims)) {
                     Ok(retired) => work.retired.push(retired),
                     Err(why) => work.left.push((name, why)),
                 }
@@ -192,12 +192,12 @@ impl DrainArgs {
         let end = Instant::now() + self.timeout;
         self.cordon(client).await?;
         let mut evictions = Evictions::new(client.clone(), end);
-        let mut in_time = evictions.all(&work.evicted).await?;
+        let mut is_on_time = evictions.all(&work.evicted).await?;
         let retirement = Retirement::new(client.clone(), self.node.clone());
         for retired in &work.retired {
-            in_time = in_time && retirement.carry_out(retired, &mut evictions, end).await?;
+            is_on_time = is_on_time && retirement.carry_out(retired, &mut evictions, end).await?;
         }
-        if !in_time {
+        if !is_on_time {
             let style = Style::of_stderr();
             writeln!(anstream::stderr(), "{} the time is up; run it again to go on", style.error("error:"))?;
             return Ok(Exit::TimedOut);
@@ -224,33 +224,6 @@ impl DrainArgs {
         writeln!(anstream::stdout(), "node/{} is cordoned", clean(&self.node))?;
         Ok(())
     }
-}
-
-/// The claims that are let go so that the Pod starts elsewhere, or why they are not.
-fn retirable(pod: &Pod, planned: &PodPlan, facts: &DrainFacts<'_>) -> Result<Retired, String> {
-    if let Some(held) = planned.held.iter().find(|held| !held.made_anew) {
-        return Err(format!(
-            "claim {} is not one that a StatefulSet makes from a template, so that nothing would make it anew: move its data first",
-            held.claim
-        ));
-    }
-    let (outcome, why) = without_held_claims(pod, facts);
-    if outcome != Outcome::StartsElsewhere {
-        return Err(format!("it would start nowhere else even without its claims: {why}"));
-    }
-    let mut retired = Retired::new(pod);
-    for held in &planned.held {
-        let claim = facts
-            .view
-            .claim(pod.namespace(), &held.claim)
-            .found()
-            .ok_or_else(|| format!("claim {} is not known", held.claim))?;
-        if let Some(why) = no_volume_elsewhere(&claim, facts) {
-            return Err(why);
-        }
-        retired.add(&claim, &held.volume)?;
-    }
-    Ok(retired)
 }
 
 /// What is done, before anybody is asked.

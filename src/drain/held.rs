@@ -24,7 +24,7 @@ pub struct HeldClaim {
     /// The path of the data on the node; nothing for a volume that is not a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The data goes with the claim: the volume's reclaim policy is `Delete`.
+    /// The data goes with the claim: the volume's reclaim policy is `Delete`, and its directory is neither archived nor left.
     pub deleted_with_claim: bool,
     /// The Pod's StatefulSet makes the claim again, from its template, where it is gone.
     pub made_anew: bool,

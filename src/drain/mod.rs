@@ -186,7 +186,7 @@ impl BoundClaim {
             claim: self.name.clone(),
             volume: self.volume.name().to_owned(),
             path: self.volume.path().map(str::to_owned),
-            deleted_with_claim: self.volume.is_deleted_on_release(),
+            deleted_with_claim: self.volume.loses_data_on_release(),
             made_anew: self.is_made_anew,
         }
     }
@@ -320,6 +320,10 @@ mod tests {
         }
 
         fn whole_plan(self, pods: &[&Pod], budgets: Option<&[Budget]>) -> DrainPlan {
+            self.look(pods, budgets, |facts| plan(facts, vec![]))
+        }
+
+        fn look<T>(self, pods: &[&Pod], budgets: Option<&[Budget]>, look: impl FnOnce(&DrainFacts<'_>) -> T) -> T {
             let mut view = Facts::new(self.unlisted);
             for fact in self.facts {
                 view.add(fact);
@@ -327,10 +331,7 @@ mod tests {
             let this = node("a", &json!({}));
             let others = self.others.iter().collect();
             let budgets = budgets.map(|all| all.iter().collect());
-            plan(
-                &DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: pods.to_vec(), budgets },
-                vec![],
-            )
+            look(&DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: pods.to_vec(), budgets })
         }
 
         fn outcome(self, pod: &Pod) -> (Outcome, String) {
@@ -353,6 +354,56 @@ mod tests {
             made_anew: false,
         };
         assert_eq!(plan.held, [held], "the other volume is within reach of other nodes");
+    }
+
+    /// A case in which `pg-0` has a claim of a template on the node alone, and what is said of letting it go beside these Pods.
+    fn retired(change: impl FnOnce(&mut Case), class: &str, others: &[Pod]) -> Result<Vec<String>, String> {
+        let mut case = Case::whole();
+        let Fact::Claim(mut held) = claim("data-pg-0", "v") else { unreachable!("it is a claim") };
+        held.spec.storage_class_name = Some("fast".into());
+        case.facts.push(Fact::Claim(held));
+        let class = json!({ "metadata": { "name": "fast" }, "provisioner": class });
+        case.facts.push(Fact::read("storage.k8s.io", "StorageClass", &class).unwrap().unwrap());
+        change(&mut case);
+        let pod = pod(
+            &[],
+            &json!({ "spec": { "volumes": [
+            { "name": "data", "persistentVolumeClaim": { "claimName": "data-pg-0" } }] } }),
+        );
+        let pods: Vec<&Pod> = std::iter::once(&pod).chain(others).collect();
+        case.look(&pods, None, |facts| {
+            let held = plan_pod(&pod, facts).held;
+            assert_eq!((held.len(), held[0].made_anew), (1, true));
+            let claims = retire::retirable(&pod, &held, facts)?;
+            Ok(claims.into_iter().map(|(claim, volume)| format!("{} {volume}", claim.name())).collect())
+        })
+    }
+
+    #[test]
+    fn a_claim_is_let_go_where_it_is_made_anew_for_a_pod_that_starts_elsewhere() {
+        assert_eq!(retired(|_| {}, "example.com/local", &[]), Ok(vec!["data-pg-0 v".to_owned()]));
+        let refused = |change: fn(&mut Case), class: &str, others: &[Pod]| retired(change, class, others).unwrap_err();
+        let closed = refused(|case| case.others.iter_mut().for_each(|it| it.spec.unschedulable = true), "x.com/y", &[]);
+        assert!(closed.contains("would start nowhere else"), "{closed}");
+        let no_disk = refused(|_| {}, "kubernetes.io/no-provisioner", &[]);
+        assert!(no_disk.contains("class fast has no free volume on another node"), "{no_disk}");
+        // A backup that mounts the same claim would keep it, and the StatefulSet could make no other.
+        let shares = json!({ "metadata": { "name": "backup" }, "spec": { "volumes": [
+            { "name": "data", "persistentVolumeClaim": { "claimName": "data-pg-0" } }] } });
+        let shared = refused(|_| {}, "x.com/y", &[pod(&[], &shares)]);
+        assert!(shared.contains("claim data-pg-0 is used by pod backup too"), "{shared}");
+        let mut leaving = pod(&[], &shares);
+        leaving.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert!(retired(|_| {}, "x.com/y", &[leaving]).is_ok());
+    }
+
+    #[test]
+    fn data_that_latebind_archives_or_leaves_is_not_said_to_go() {
+        let mut kept = Case::whole();
+        let Some(Fact::Volume(volume)) = kept.facts.first_mut() else { unreachable!("it is a volume") };
+        volume.metadata.annotations = serde_json::from_value(json!({ "latebind.dev/on-delete": "archive" })).unwrap();
+        let plan = kept.plan(&pod(&["data"], &json!({}))).unwrap();
+        assert!(!plan.held[0].deleted_with_claim, "{plan:?}");
     }
 
     #[test]

@@ -5,18 +5,20 @@
 //! policy `Retain` and our mark. Every step is decided from what it shows at that moment, so that a retirement that was cut short is
 //! gone on with by whoever runs it again.
 
+use std::sync::Arc;
+
 use crate::binding::{Lookup, unfit};
 use crate::model::selector::volume_reachable;
 use crate::model::{Claim, NO_PROVISIONER, Node, Pod};
 
-use super::{DrainFacts, Outcome, Storage, replacement};
+use super::{DrainFacts, HeldClaim, Outcome, Storage, replacement};
 
 /// A claim of a Pod that is retired, with its volume, as the API server shows them now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldNow {
     /// What became of the claim that was bound to the volume.
     pub claim: ClaimNow,
-    /// The volume has reclaim policy `Retain`, our mark, and names that claim.
+    /// The volume has reclaim policy `Retain`, names that claim, and our mark does too.
     pub is_kept: bool,
 }
 
@@ -75,17 +77,60 @@ pub fn next(pod: PodNow, held: &[HeldNow]) -> Step {
     }
 }
 
+/// The claims of a Pod that may be let go so that another starts elsewhere, each with the name of its volume; or why they may not.
+/// `held` are those of the Pod that are on the node alone. All Pods of the node must be known.
+///
+/// # Errors
+/// When nothing would make a claim anew, somebody else uses it, or what is made anew would start nowhere.
+pub fn retirable(pod: &Pod, held: &[HeldClaim], facts: &DrainFacts<'_>) -> Result<Vec<(Arc<Claim>, String)>, String> {
+    if let Some(held) = held.iter().find(|held| !held.made_anew) {
+        return Err(format!(
+            "claim {} is not one that a StatefulSet makes from a template, so that nothing would make it anew: move its data first",
+            held.claim
+        ));
+    }
+    let (outcome, why) = without_held_claims(pod, facts);
+    if outcome != Outcome::StartsElsewhere {
+        return Err(format!("it would start nowhere else even without its claims: {why}"));
+    }
+    let mut claims = Vec::with_capacity(held.len());
+    for held in held {
+        if let Some(other) = other_user(pod, &held.claim, facts) {
+            let other = other.display_name();
+            return Err(format!(
+                "claim {} is used by pod {other} too, for which it would stay and hold both up",
+                held.claim
+            ));
+        }
+        let found = facts.view.claim(pod.namespace(), &held.claim).found();
+        let claim = found.ok_or_else(|| format!("claim {} is not known", held.claim))?;
+        if let Some(why) = no_volume_elsewhere(&claim, facts) {
+            return Err(why);
+        }
+        claims.push((claim, held.volume.clone()));
+    }
+    Ok(claims)
+}
+
+/// Another Pod of the node that uses the claim. On other nodes there is none: its volume is on this one alone.
+fn other_user<'a>(pod: &Pod, claim: &str, facts: &DrainFacts<'a>) -> Option<&'a Pod> {
+    facts
+        .pods
+        .iter()
+        .copied()
+        .filter(|other| other.is_live() && other.namespace() == pod.namespace())
+        .find(|other| other.display_name() != pod.display_name() && other.claim_names().any(|name| name == claim))
+}
+
 /// What would become of a Pod if its claims on the node alone were let go, and why.
-#[must_use]
-pub fn without_held_claims(pod: &Pod, facts: &DrainFacts<'_>) -> (Outcome, String) {
+fn without_held_claims(pod: &Pod, facts: &DrainFacts<'_>) -> (Outcome, String) {
     let mut storage = Storage::of(pod, facts.view);
     storage.bound.retain(|it| !replacement::is_on_this_node_alone(&it.volume, facts));
     replacement::outcome(pod, &storage, facts)
 }
 
 /// Why a claim like this one, made anew, would get no volume on another node; nothing where that is not seen beforehand.
-#[must_use]
-pub fn no_volume_elsewhere(claim: &Claim, facts: &DrainFacts<'_>) -> Option<String> {
+fn no_volume_elsewhere(claim: &Claim, facts: &DrainFacts<'_>) -> Option<String> {
     let name = claim.class_name().unwrap_or_default();
     let class = match facts.view.class(name) {
         Lookup::Found(class) => class,

@@ -330,7 +330,7 @@ pub async fn list_objects(
 ///
 /// # Errors
 /// When the cluster cannot be asked.
-pub async fn pods_on_nodes(client: &Client) -> Result<Vec<Fact>, ServerError> {
+pub async fn anti_affinity_pods(client: &Client) -> Result<Vec<Fact>, ServerError> {
     let mut read = ServerFacts::default();
     let pods: Api<OrMalformed<PodOnNode>> = Api::all(client.clone());
     read.list(&pods, |pod| pod.keeps_others_away().then_some(Fact::PodOnNode(pod))).await?;

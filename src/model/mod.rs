@@ -78,6 +78,8 @@ pub const CLAIM_PROVISIONER: [&str; 2] =
 /// Annotation of a volume: who made it. Kubernetes leaves its deletion to that one.
 /// Source: `component-helpers/storage/volume/pv_helpers.go`, `AnnDynamicallyProvisioned`.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Annotation of a volume of latebind's: what becomes of its directory when it is deleted, where that is not its end.
+pub const ON_DELETE: &str = "latebind.dev/on-delete";
 /// Annotation of a volume: its LocalVolume.
 pub const LOCAL_VOLUME: &str = "latebind.dev/local-volume";
 /// Annotation that names the class of a claim or volume and wins over `storageClassName`.

@@ -10,8 +10,8 @@ use serde::de::IgnoredAny;
 
 use super::metadata::{Metadata, metadata};
 use super::{
-    BETA_CLASS, DEFAULT_CLASS, Labels, Map, NO_PROVISIONER, PROVISIONER, Quantity, ResourceAmounts, SELECTED_BY,
-    SELECTED_NODE, SHARED_ON_NODE, Text, null_as_default, object,
+    BETA_CLASS, DEFAULT_CLASS, Labels, Map, NO_PROVISIONER, ON_DELETE, PROVISIONER, Quantity, ResourceAmounts,
+    SELECTED_BY, SELECTED_NODE, SHARED_ON_NODE, Text, null_as_default, object,
 };
 
 /// What latebind notes on a claim when it selects a node for it, in [`SELECTED_BY`]. It outlives the selection, which the
@@ -322,7 +322,14 @@ impl Volume {
         self.spec.local.as_ref().or(self.spec.host_path.as_ref()).map(|source| source.path.as_str())
     }
 
-    /// True while its data is to be deleted with it.
+    /// True while its data is to be deleted with it: the policy says so, and it is not one of latebind's whose directory is
+    /// archived or stays.
+    #[must_use]
+    pub fn loses_data_on_release(&self) -> bool {
+        self.is_deleted_on_release() && self.metadata.annotation(ON_DELETE).is_none()
+    }
+
+    /// True while it is to be deleted once it is released.
     #[must_use]
     pub fn is_deleted_on_release(&self) -> bool {
         self.spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete")

@@ -220,13 +220,8 @@ impl Deciding<'_> {
 
     /// Nobody chose: the class binds immediately.
     fn on_any(&self) -> ClaimStep {
-        let begun = self.view.locals_of(self.uid);
-        if let Some(local) = begun.into_iter().find(|local| local.spec.disposal.is_none() && !local.is_deleting()) {
-            return self.on_begun(&local.spec.node_name);
-        }
-        // It was ordered a moment ago, on a node that would not be the best one any more.
-        if !self.past.reserved.is_empty() {
-            return ClaimStep::Wait(Patience::Moment);
+        if let Some(step) = self.begun() {
+            return step;
         }
         let chosen = match self.view.pinned_node(self.claim) {
             Lookup::Unknown => return refuse(PODS_UNKNOWN, true),
@@ -258,14 +253,20 @@ impl Deciding<'_> {
         }
     }
 
-    /// Every node reaches the volume, wherever its Pod goes: the one that the pool names makes the directory.
-    fn on_serving(&self) -> ClaimStep {
+    /// What follows where a directory was ordered already, whichever node would be chosen now.
+    fn begun(&self) -> Option<ClaimStep> {
         let begun = self.view.locals_of(self.uid);
         if let Some(local) = begun.into_iter().find(|local| local.spec.disposal.is_none() && !local.is_deleting()) {
-            return self.on_begun(&local.spec.node_name);
+            return Some(self.on_begun(&local.spec.node_name));
         }
-        if !self.past.reserved.is_empty() {
-            return ClaimStep::Wait(Patience::Moment);
+        // It was ordered a moment ago, on a node that would not be the best one any more.
+        (!self.past.reserved.is_empty()).then_some(ClaimStep::Wait(Patience::Moment))
+    }
+
+    /// Every node reaches the volume, wherever its Pod goes: the one that the pool names makes the directory.
+    fn on_serving(&self) -> ClaimStep {
+        if let Some(step) = self.begun() {
+            return step;
         }
         let pool = match self.pool() {
             Ok(pool) => pool,

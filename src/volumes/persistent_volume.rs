@@ -15,7 +15,7 @@ use crate::crd::{
     ClaimIdentity, FINALIZER, LocalVolume, LocalVolumeSpec, OnDelete, Origin, Reclaim, SeenVolume, VolumePath,
     VolumeType,
 };
-use crate::model::{Claim, Class, LOCAL_VOLUME, Text, Volume, rest_beneath};
+use crate::model::{Claim, Class, LOCAL_VOLUME, ON_DELETE, Text, Volume, rest_beneath};
 
 /// Annotation of a volume: the name of its Node.
 pub const NODE: &str = "latebind.dev/node";
@@ -25,7 +25,6 @@ const POOL: &str = "latebind.dev/pool";
 const BASE: &str = "latebind.dev/base";
 const REQUIRE_MOUNT: &str = "latebind.dev/require-mount";
 const SHARED: &str = "latebind.dev/shared-file-system";
-const ON_DELETE: &str = "latebind.dev/on-delete";
 const KEEP_PATH: &str = "keep-path";
 
 /// All that a volume is made from.

@@ -189,12 +189,18 @@ async fn whoever_deletes_a_claim_hears_that_its_data_goes_and_how_to_keep_it() {
 
 #[tokio::test]
 async fn data_that_is_retained_is_not_said_to_go() {
-    let mut objects = cluster(false);
-    let volume = objects.iter_mut().find(|(_, object)| object["metadata"]["name"] == "pv-a").unwrap();
-    volume.1["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain");
-    let served = served(facts(Unlisted::Absent, objects), AdmissionOptions::default()).await;
     let [(_, _), (_, claim)] = bound("a", &local(), ("kubernetes.io/hostname", &["n1"]));
-    assert_eq!(warnings(&served, &deleted_claim(&claim)).await, [""; 0]);
+    for change in [
+        json!({ "spec": { "persistentVolumeReclaimPolicy": "Retain" } }),
+        json!({ "metadata": { "annotations": { "latebind.dev/on-delete": "archive" } } }),
+        json!({ "metadata": { "annotations": { "latebind.dev/on-delete": "keep-path" } } }),
+    ] {
+        let mut objects = cluster(false);
+        let volume = objects.iter_mut().find(|(_, object)| object["metadata"]["name"] == "pv-a").unwrap();
+        json_patch::merge(&mut volume.1, &change);
+        let served = served(facts(Unlisted::Absent, objects), AdmissionOptions::default()).await;
+        assert_eq!(warnings(&served, &deleted_claim(&claim)).await, [""; 0], "{change}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -168,6 +168,7 @@ pub async fn a_stateful_set_leaves_a_node_and_outlives_a_reboot(scope: &Scope) -
     }
     let listed = scope.kubectl(&["get", "pv", "-l", "latebind.dev/retired", "-o", "name"]).await?.success()?;
     ensure!(listed.lines().count() == REPLICAS, "{listed}");
+    given_by_hand(scope, retired, &before[0].0).await?;
     // There is nothing left to do.
     let again = run(scope, &drain).await?;
     ensure!(again.status.success(), "{}", told(&again));
@@ -185,6 +186,32 @@ pub async fn a_stateful_set_leaves_a_node_and_outlives_a_reboot(scope: &Scope) -
         removed(scope, old, retired).await?;
     }
     Ok(())
+}
+
+/// A kept volume is given to a claim that somebody makes, whose Pod waits for the node: the mark of before is not about that claim.
+async fn given_by_hand(scope: &Scope, retired: &str, kept: &PersistentVolume) -> Result<()> {
+    let volumes = scope.all::<PersistentVolume>();
+    let claim = json!({ "namespace": scope.namespace(), "name": "by-hand", "uid": null, "resourceVersion": null });
+    let give = json!({ "spec": { "claimRef": claim } });
+    volumes.patch(&kept.name_any(), &PatchParams::default(), &Patch::Merge(&give)).await?;
+    let named = json!({ "spec": { "volumeName": kept.name_any() } });
+    scope.create::<PersistentVolumeClaim>(objects::with(objects::claim("by-hand", CLASS, "1Mi"), &named)).await?;
+    scope.claim_phase("by-hand", "Bound", PATIENCE).await?;
+    scope
+        .create::<Pod>(objects::running(objects::pod("reader", &[objects::of_claim("by-hand")]), "sleep 3600"))
+        .await?;
+    let drained =
+        run(scope, &["drain", retired, "--for=retire", "--delete-emptydir-data", "--yes", "--timeout=20s"]).await?;
+    ensure!(drained.status.success() && !told(&drained).contains("by-hand"), "{}", told(&drained));
+    ensure!(scope.claim("by-hand").await?.metadata.deletion_timestamp.is_none(), "it was deleted");
+    // As it was.
+    scope.api::<Pod>().delete("reader", &DeleteParams::default()).await?;
+    delete_claim(scope, "by-hand").await?;
+    eventually("the volume to be released", PATIENCE, async || {
+        let phase = volumes.get(&kept.name_any()).await?.status.and_then(|status| status.phase);
+        Ok((phase.as_deref() == Some("Released")).then_some(()))
+    })
+    .await
 }
 
 /// Nothing can start elsewhere, so that the budget lets one go and no other: the time is up. Without the budget all go, and come back.

@@ -13,7 +13,7 @@ use crate::cli::snapshot::{CLUSTER_EVENTS, Snapshot};
 use crate::crd::GROUP;
 use crate::diagnosis::{Kind, Known, Record, Source, Subject};
 use crate::facts::files::{Input, Manifests, Object, Request};
-use crate::facts::server::pods_on_nodes;
+use crate::facts::server::anti_affinity_pods;
 use crate::facts::{Fact, Facts, Unlisted};
 use crate::report::style::{Style, clean};
 
@@ -241,7 +241,7 @@ impl Material {
     /// Whether a Pod may be rewritten hangs on the Pods of all namespaces that keep others away. Where they cannot be listed,
     /// that stays unknown.
     pub async fn add_anti_affinity(&mut self, client: &Client) {
-        if let Ok(pods) = pods_on_nodes(client).await {
+        if let Ok(pods) = anti_affinity_pods(client).await {
             for pod in pods {
                 self.facts.add(pod);
             }

@@ -113,8 +113,11 @@ impl Evictions {
                 writeln!(anstream::stdout(), "pod/{name} -n {namespace} is evicted")?;
                 Ok(Attempt::Accepted)
             }
-            // Gone, or another one of its name.
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(Attempt::Accepted),
+            Err(error) if error.is_not_found() => Ok(Attempt::Accepted),
+            // Another one of its name is there; or this one has changed while it was being evicted.
+            Err(error) if error.is_conflict() => {
+                Ok(if self.is_there(pod).await? { Attempt::Later } else { Attempt::Accepted })
+            }
             Err(error) if error.code() == Some(429) => {
                 let why = format!("pod/{name} -n {namespace} cannot go yet: {}", clean(&message(&error)));
                 if self.said.insert(why.clone()) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -20,8 +21,10 @@ use crate::report::style::clean;
 pub const RETIRED: &str = "latebind.dev/retired";
 /// Annotation of such a volume: the node.
 const RETIRED_FROM: &str = "latebind.dev/retired-from";
-/// Annotation of a volume: the claim that it was let go by, as `namespace/name`.
+/// Annotations of such a volume: the claim that let it go, as `namespace/name`, and its UID. A volume that was given to another claim
+/// since is not marked for that one.
 const RETIRED_CLAIM: &str = "latebind.dev/retired-claim";
+const RETIRED_CLAIM_UID: &str = "latebind.dev/retired-claim-uid";
 
 /// A Pod that is to start elsewhere.
 #[derive(Clone, Debug)]
@@ -51,30 +54,24 @@ struct Seen {
 }
 
 impl Retired {
-    pub fn new(pod: &model::Pod) -> Self {
+    /// The Pod, and the claims that it is to lose with the names of their volumes.
+    ///
+    /// # Errors
+    /// When a claim has no UID by which it could be told from another one of its name.
+    pub fn new(pod: &model::Pod, claims: &[(Arc<model::Claim>, String)]) -> Result<Self, String> {
+        let held = claims.iter().map(|(claim, volume)| {
+            let uid = claim.metadata.uid.as_ref().ok_or_else(|| format!("claim {} has no UID", claim.name()))?;
+            Ok(HeldVolume { claim: claim.name().to_owned(), claim_uid: uid.to_string(), volume: volume.clone() })
+        });
+        let held = held.collect::<Result<Vec<_>, String>>()?;
         let Evicted { namespace, name, uid } = Evicted::new(pod);
-        Self { namespace, name, uid, held: Vec::new() }
+        Ok(Self { namespace, name, uid, held })
     }
 
     /// What comes before the last dash of its name, and the number after it.
     pub fn ordinal(&self) -> (String, u64) {
         let (set, number) = self.name.rsplit_once('-').unwrap_or((&self.name, ""));
         (set.to_owned(), number.parse().unwrap_or_default())
-    }
-
-    /// Lets this claim go too.
-    ///
-    /// # Errors
-    /// When it has no UID by which it could be told from another one of its name.
-    pub fn add(&mut self, claim: &model::Claim, volume: &str) -> Result<(), String> {
-        let uid = claim
-            .metadata
-            .uid
-            .as_ref()
-            .map(String::from)
-            .ok_or_else(|| format!("claim {} has no UID", claim.name()))?;
-        self.held.push(HeldVolume { claim: claim.name().to_owned(), claim_uid: uid, volume: volume.to_owned() });
-        Ok(())
     }
 }
 
@@ -86,9 +83,7 @@ pub async fn cut_short(client: &Client, node: &str, known: &[Retired]) -> anyhow
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let marked = in_time(volumes.list(&ListParams::default().labels(RETIRED))).await?;
     let mut found: BTreeMap<(String, String), Retired> = BTreeMap::new();
-    for volume in
-        marked.into_iter().filter(|volume| volume.annotations().get(RETIRED_FROM).is_some_and(|from| from == node))
-    {
+    for volume in marked {
         let is_bound = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let Some(reference) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).filter(|_| is_bound) else {
             continue;
@@ -96,6 +91,9 @@ pub async fn cut_short(client: &Client, node: &str, known: &[Retired]) -> anyhow
         let (Some(namespace), Some(claim), Some(uid)) = (&reference.namespace, &reference.name, &reference.uid) else {
             continue;
         };
+        if !is_marked(&volume, node, uid) {
+            continue;
+        }
         if known.iter().any(|it| it.namespace == *namespace && it.held.iter().any(|held| held.claim == *claim)) {
             continue;
         }
@@ -217,7 +215,7 @@ impl Retirement {
         let claim = spec.and_then(|spec| spec.claim_ref.as_ref()?.uid.as_deref());
         policy == Some("Retain")
             && claim == Some(held.claim_uid.as_str())
-            && volume.annotations().get(RETIRED_FROM) == Some(&self.node)
+            && is_marked(volume, &self.node, &held.claim_uid)
     }
 
     /// Sets the policy of a volume that is the claim's still; false where it has changed meanwhile.
@@ -233,6 +231,7 @@ impl Retirement {
                 "labels": { RETIRED: "" },
                 "annotations": {
                     RETIRED_FROM: self.node, RETIRED_CLAIM: format!("{}/{}", retired.namespace, held.claim),
+                    RETIRED_CLAIM_UID: held.claim_uid,
                 },
             },
             "spec": { "persistentVolumeReclaimPolicy": "Retain" },
@@ -265,6 +264,12 @@ impl Retirement {
     fn claims(&self, retired: &Retired) -> Api<PersistentVolumeClaim> {
         Api::namespaced(self.client.clone(), &retired.namespace)
     }
+}
+
+/// True for a volume that a retirement of this node has marked for the claim of this UID.
+fn is_marked(volume: &PersistentVolume, node: &str, claim_uid: &str) -> bool {
+    let says = |key: &str, value: &str| volume.annotations().get(key).is_some_and(|said| said == value);
+    says(RETIRED_FROM, node) && says(RETIRED_CLAIM_UID, claim_uid)
 }
 
 /// False where the object has changed meanwhile: it is looked at again.

@@ -153,7 +153,8 @@ impl Triggers {
     }
 
     fn pod(&self, change: &Changed<PodOnNode>) {
-        let Some(pod) = change.after.as_ref().or(change.before.as_ref()) else { return };
+        // Most Pods are watched for their claims, which nobody is told here.
+        let Some(pod) = change.after.iter().chain(&change.before).find(|pod| pod.keeps_others_away()) else { return };
         let key = (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default());
         let away = change.after.as_ref().map(|pod| keeps_away_from(pod)).unwrap_or_default();
         self.listing.lock().pod(&key, away);

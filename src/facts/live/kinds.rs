@@ -10,11 +10,11 @@ use crate::binding::{AntiAffinityIndex, anti_affinity_of};
 use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::selector::place_labels;
 use crate::model::{
-    BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, ClaimVolume, Class, CsiDriver, CsiNode,
-    DEFAULT_CLASS, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata,
-    NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec, PodStatus, PodVolume,
-    ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE,
-    Volume, plain_path,
+    BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
+    HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
+    Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim,
+    ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume,
+    is_object_name, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -22,6 +22,10 @@ const OWN_PREFIX: &str = "latebind.dev/";
 
 /// Claims of a Pod on a node that are kept: few have more than three, and warnings name as many.
 const MOST_CLAIMS_KEPT: usize = 16;
+
+/// Longest kind that an API server serves.
+/// Source: `apiextensions-apiserver/pkg/apis/apiextensions/validation`, names of definitions are DNS labels.
+const MOST_KIND_BYTES: usize = 63;
 
 /// Drops the parts of the metadata that no decision reads, and the annotations that are not kept. What is left is shared
 /// where many objects say the same.
@@ -49,6 +53,12 @@ fn controllers(metadata: &mut Metadata) -> Option<Vec<OwnerReference>> {
     let mut owners = metadata.owner_references.take()?;
     owners.retain(|owner| owner.controller == Some(true));
     Some(owners).filter(|owners| !owners.is_empty())
+}
+
+/// The owner with its kind alone, if that can be one.
+fn kind_only(owner: OwnerReference) -> OwnerReference {
+    let kind = Some(owner.kind).filter(|kind| kind.len() <= MOST_KIND_BYTES).unwrap_or_default();
+    OwnerReference { kind, controller: owner.controller, ..OwnerReference::default() }
 }
 
 impl Cached for Node {
@@ -323,10 +333,11 @@ impl Cached for PodOnNode {
     }
 
     fn trim(&mut self, texts: &mut Texts) {
-        // The owner tells whether another is made in its place.
+        // The owner's kind tells whether another is made in its place. Nobody bounds what a tenant writes there, nor the names of
+        // claims, and one Pod that is too large to be kept would leave it unknown for all of them whom they keep away.
         let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |_| false);
-        self.metadata.owner_references = owners;
+        self.metadata.owner_references = owners.map(|owners| owners.into_iter().map(kind_only).collect());
         self.metadata.labels = None;
         // Nothing is written to Pods, and its age decides nothing.
         self.metadata.resource_version = None;
@@ -334,7 +345,10 @@ impl Cached for PodOnNode {
         self.metadata.deletion_timestamp = None;
         self.status = PodStatus::default();
         texts.share_some(&mut self.spec.node_name);
-        self.spec.volumes.retain(ClaimVolume::is_claim);
+        self.spec.volumes.retain(|volume| {
+            let names_claim = volume.persistent_volume_claim.as_ref().is_none_or(|it| is_object_name(&it.claim_name));
+            volume.is_claim() && names_claim && is_object_name(&volume.name)
+        });
         self.spec.volumes.truncate(MOST_CLAIMS_KEPT);
         self.spec.volumes.shrink_to_fit();
         self.spec.volumes.iter_mut().for_each(|volume| texts.share(&mut volume.name));

@@ -171,6 +171,30 @@ fn terms_that_are_too_large_are_not_known_where_they_hold_and_nowhere_else() {
     }
 }
 
+/// An API server bounds neither the name of a claim in a Pod nor what is said of an owner.
+#[test]
+fn no_pod_of_a_tenant_is_too_large_to_know_whom_others_keep_away() {
+    let live = ground();
+    let store = &live.0.pods_on_nodes.store;
+    synced(store, &[]);
+    let long = "x".repeat(100 << 10);
+    let owner = json!([{"apiVersion": long, "kind": long, "name": long, "uid": long, "controller": true}]);
+    let claims: Vec<Value> = (0..40)
+        .map(|number| json!({"name": format!("v{number}"), "persistentVolumeClaim": {"claimName": long}}))
+        .chain([
+            json!({"name": "own", "ephemeral": {}}),
+            json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}),
+        ])
+        .collect();
+    let pod = json!({"metadata": {"name": "large", "namespace": "tenant", "uid": "9", "ownerReferences": owner},
+        "spec": {"nodeName": "b", "volumes": claims}, "status": {"phase": "Running"}});
+    apply(store, &pod);
+    assert!(is_rewritten(&live), "what others keep away is known");
+    let kept = live.pod_on_node("tenant", "large").found().unwrap();
+    assert_eq!(kept.claims().collect::<Vec<_>>(), [("large-own".into(), true), ("data".into(), false)]);
+    assert!(kept.metadata.controller().is_some());
+}
+
 #[test]
 fn what_an_api_server_does_not_serve_is_not_waited_for_and_not_known() {
     let live = ground();
