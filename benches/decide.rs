@@ -114,6 +114,7 @@ fn review(criterion: &mut Criterion) {
         mode: Mode::Rewrite,
         exemptions: &exemptions,
         details: true,
+        guard: None,
         now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     };
     let mut large = recorded.clone();

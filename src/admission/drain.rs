@@ -1,16 +1,18 @@
 //! Warnings about what stays behind: on a node that is cordoned, declared out of service or deleted, when a Pod is evicted, and
 //! when a claim is deleted.
 //!
-//! They are answered from what is known, and refuse nothing. Where volumes or Nodes are not known, nothing is said.
+//! They are answered from what is known. Only a drain policy refuses ([`super::guard`]). Where volumes or Nodes are not known,
+//! nothing is said.
 
 use std::collections::BTreeMap;
 
 use super::facts::mode_of;
+use super::guard::{self, HeldPod, Judged};
 use super::patch::{LONGEST_WARNING_CHARS, WARNING_CHARS, bounded};
 use super::review::{Answer, Decision, Request};
 use super::subject::{AUDIT_CHARS, Admission, Skip};
 use crate::binding::{Code, Lookup, first_of};
-use crate::drain::{ClaimsOnNode, claims_of, claims_on};
+use crate::drain::{ClaimsOnNode, claims_on};
 use crate::model::{Claim, Node, OUT_OF_SERVICE, Text};
 use crate::policy::Mode;
 
@@ -75,6 +77,14 @@ pub(super) fn about_node(request: &Request<'_>, admission: &Admission<'_>) -> Re
     let Lookup::Found(node) = admission.view.node(name) else { return Err(Skip::Ignored) };
     let held = claims_on(&node, admission.view).ok_or(Skip::Ignored)?;
     let Some((namespace, claim)) = held.claims.first() else { return Ok(Answer::nothing(Decision::Clean)) };
+    let (mut audit, remarks) = match step {
+        Step::Delete => match guard::deletion(&node, &held, request, admission) {
+            Judged::Refused(answer) => return Ok(*answer),
+            Judged::Silent => return Ok(Answer::nothing(Decision::Clean)),
+            Judged::Goes(audit, remarks) => (audit, remarks),
+        },
+        Step::Cordon | Step::OutOfService => (BTreeMap::new(), Vec::new()),
+    };
     let what = if admission.details {
         told(&held, name)
     } else {
@@ -82,8 +92,9 @@ pub(super) fn about_node(request: &Request<'_>, admission: &Admission<'_>) -> Re
     };
     let advice = step.advice(name, (namespace, claim), admission.details);
     let names = if admission.details { named(&held, MOST_NAMES) } else { held.claims.len().to_string() };
-    let audit = BTreeMap::from([("claims-on-node", names)]);
-    Ok(warned(vec![what, advice], audit, admission.mode, Some(Code::LeftPendingByDrain)))
+    audit.insert("claims-on-node", names);
+    let texts = [what, advice].into_iter().chain(remarks).collect();
+    Ok(warned(texts, audit, admission.mode, Some(Code::LeftPendingByDrain)))
 }
 
 /// A Pod is evicted.
@@ -94,22 +105,27 @@ pub(super) fn about_eviction(request: &Request<'_>, admission: &Admission<'_>) -
     if admission.exemptions.cover(request) {
         return Err(Skip::Exempt);
     }
-    let clean = || Ok(Answer::nothing(Decision::Clean));
     let (namespace, name) = (&*request.namespace, &*request.name);
-    let pod = match admission.view.pod_on_node(namespace, name) {
-        Lookup::Found(pod) => pod,
-        Lookup::Absent => return clean(),
+    let evicted = match HeldPod::of(request, admission) {
+        Lookup::Found(evicted) => evicted,
+        Lookup::Absent => return Ok(Answer::nothing(Decision::Clean)),
         Lookup::Unknown => return Err(Skip::Ignored),
     };
-    // In place of others nothing is made, and a drain leaves those of a DaemonSet.
-    if pod.metadata.controller().is_none_or(|owner| owner.kind == "DaemonSet") || !pod.uses_claims() {
-        return clean();
+    let (mut audit, remarks) = match guard::eviction(&evicted, request, admission) {
+        Judged::Refused(answer) => return Ok(*answer),
+        Judged::Silent => return Ok(Answer::nothing(Decision::Clean)),
+        Judged::Goes(audit, remarks) => (audit, remarks),
+    };
+    let HeldPod { pod, node, held, .. } = evicted;
+    // In place of others nothing is made.
+    if pod.metadata.controller().is_none() {
+        let decision = if remarks.is_empty() { Decision::Clean } else { Decision::Warned };
+        let mode = mode_of(admission.view, namespace, admission.mode);
+        return Ok(Answer { decision, ..warned(remarks, audit, mode, None) });
     }
-    let Some(Lookup::Found(node)) = pod.node().map(|node| admission.view.node(node)) else { return Err(Skip::Ignored) };
-    let held = claims_of(&pod, &node, admission.view).ok_or(Skip::Ignored)?;
-    let Some((claim, _)) = held.first() else { return clean() };
+    let Some((claim, _)) = held.first() else { return Ok(Answer::nothing(Decision::Clean)) };
     let claims = if admission.details { format!("{namespace}/{claim}") } else { held.len().to_string() };
-    let audit = BTreeMap::from([("claims-on-node", bounded(&claims, AUDIT_CHARS))]);
+    audit.insert("claims-on-node", bounded(&claims, AUDIT_CHARS));
     let node_name = if admission.details { node.name() } else { "its node" };
     let until = match (node.spec.unschedulable, admission.details) {
         (true, true) => format!("stays Pending until: kubectl uncordon {node_name}"),
@@ -120,7 +136,8 @@ pub(super) fn about_eviction(request: &Request<'_>, admission: &Admission<'_>) -
     let why = format!("{what} (there is the volume of claim {claim})");
     let text = if admission.details && why.chars().count() <= TEXT_CHARS { why } else { what };
     let mode = mode_of(admission.view, namespace, admission.mode);
-    Ok(warned(vec![text], audit, mode, Some(Code::LeftPendingByDrain)))
+    let texts = std::iter::once(text).chain(remarks).collect();
+    Ok(warned(texts, audit, mode, Some(Code::LeftPendingByDrain)))
 }
 
 /// A claim is deleted, whose volume is a path of a node. What else is deleted with its claim, people know of.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::guard;
 use super::review::{Request, Reviewed};
-use super::subject::{Subject, subject};
+use super::subject::{Admission, Subject, subject};
 use crate::binding::{ClusterView, Lookup};
 use crate::facts::live::{Fetcher, LiveCluster, Wanted};
-use crate::policy::{Exemptions, Mode, mode_in};
+use crate::policy::{Mode, mode_in};
 
 pub use crate::model::MODE_LABEL;
 
@@ -77,18 +78,28 @@ impl AdmissionFacts {
         }
     }
 
-    /// What a request needs that is not known yet: what a pinned Pod names and the watch caches do not hold. A StatefulSet's
-    /// claim is milliseconds older than its Pod.
-    pub(super) fn missing(&self, request: &Request<'_>, exemptions: &Exemptions) -> Option<Missing> {
+    /// What a request needs that is not known yet: what a pinned Pod names and the watch caches do not hold, since a StatefulSet's
+    /// claim is milliseconds older than its Pod; and how a Pod does whose eviction hangs on it.
+    pub(super) fn missing(&self, request: &Request<'_>, admission: &Admission<'_>) -> Option<Missing> {
         let Self::Live { fetcher: Some(fetcher), .. } = self else { return None };
-        let is_looked_at =
-            matches!(subject(request), Subject::Pod) && &*request.operation == "CREATE" && !exemptions.cover(request);
-        let Reviewed::Pod(pod) = &request.object else { return None };
-        if !is_looked_at || pod.pinned_node().is_none() {
-            return None;
-        }
-        let objects = fetcher.missing(pod);
-        (!objects.is_empty()).then(|| Missing { namespace: pod.namespace().to_owned(), objects })
+        let objects = match (subject(request), &request.object) {
+            (Subject::Pod, Reviewed::Pod(pod)) => {
+                let is_looked_at = &*request.operation == "CREATE" && !admission.exemptions.cover(request);
+                if !is_looked_at || pod.pinned_node().is_none() {
+                    return None;
+                }
+                fetcher.missing(pod)
+            }
+            (Subject::Eviction, _) if guard::asks_for_pod(request, admission) => {
+                vec![Wanted::Evicted(request.name.to_string())]
+            }
+            _ => return None,
+        };
+        let namespace = match &request.object {
+            Reviewed::Pod(pod) => pod.namespace().to_owned(),
+            _ => request.namespace.to_string(),
+        };
+        (!objects.is_empty()).then_some(Missing { namespace, objects })
     }
 
     /// What is known once that has been looked at.

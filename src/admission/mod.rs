@@ -6,6 +6,7 @@
 mod body;
 mod drain;
 pub mod facts;
+mod guard;
 pub mod metrics;
 pub mod mutate;
 pub mod patch;
@@ -17,4 +18,4 @@ pub mod validate;
 
 pub use crate::policy::Exemptions;
 pub use respond::{Hook, Reply, respond, respond_to};
-pub use subject::Admission;
+pub use subject::{Admission, GuardOptions};

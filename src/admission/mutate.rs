@@ -150,6 +150,7 @@ mod tests {
             mode,
             exemptions: &exemptions,
             details: true,
+            guard: None,
             now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         };
         let reply = respond(Hook::Mutate, review.to_string().as_bytes(), &admission).unwrap();

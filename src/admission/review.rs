@@ -286,6 +286,13 @@ impl<'a> Request<'a> {
         Some(Requester { user: user.username.to_string(), groups })
     }
 
+    /// True for a request of a member of one of the groups.
+    #[must_use]
+    pub fn is_by_one_of(&self, groups: &[String]) -> bool {
+        let of_user = self.user_info.as_ref().and_then(|user| user.groups.as_deref()).unwrap_or_default();
+        of_user.iter().any(|group| groups.iter().any(|wanted| **group == **wanted))
+    }
+
     /// True when nothing will be stored.
     #[must_use]
     pub fn is_dry_run(&self) -> bool {
@@ -315,6 +322,28 @@ fn shown(text: &str) -> String {
 pub struct Denial {
     /// For the requester: what is wrong and what to do.
     pub message: String,
+    /// Whether the same request may be let through later.
+    pub refusal: Refusal,
+}
+
+/// How something is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusal {
+    /// For good, as long as nobody does something about it: status 403.
+    #[default]
+    Forbidden,
+    /// For now: status 429, upon which whoever drains a node tries again.
+    NotNow,
+}
+
+impl Refusal {
+    /// Reason and status, as clients tell them.
+    const fn status(self) -> (&'static str, u16) {
+        match self {
+            Self::Forbidden => ("Forbidden", 403),
+            Self::NotNow => ("TooManyRequests", 429),
+        }
+    }
 }
 
 /// The answer to a review, apart from the UID that it repeats.
@@ -381,6 +410,8 @@ pub enum Decision {
     Selected,
     /// A claim was told who makes its volume.
     Announced,
+    /// Refused for now.
+    Held,
     /// Refused.
     Denied,
 }
@@ -398,6 +429,7 @@ impl Decision {
             Self::Rewritten => "rewritten",
             Self::Selected => "selected",
             Self::Announced => "announced",
+            Self::Held => "held",
             Self::Denied => "denied",
         }
     }
@@ -450,8 +482,10 @@ impl Answer {
     /// Never in practice: every field can be written as JSON.
     pub fn to_json(&self, uid: &str) -> Result<Vec<u8>, serde_json::Error> {
         let patch = if self.patch.is_empty() { None } else { Some(STANDARD.encode(serde_json::to_vec(&self.patch)?)) };
-        let status =
-            self.denial.as_ref().map(|denial| Status { message: &denial.message, reason: "Forbidden", code: 403 });
+        let status = self.denial.as_ref().map(|denial| {
+            let (reason, code) = denial.refusal.status();
+            Status { message: &denial.message, reason, code }
+        });
         serde_json::to_vec(&ReviewAnswer {
             api_version: API_VERSION,
             kind: KIND,

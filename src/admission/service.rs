@@ -21,7 +21,7 @@ use super::facts::AdmissionFacts;
 use super::metrics::AdmissionMetrics;
 use super::respond::{Hook, Reply, respond_to};
 use super::review::{Decision, Request as Review, ReviewError};
-use super::subject::Admission;
+use super::subject::{Admission, GuardOptions};
 use crate::binding::Rules;
 use crate::model::PROVISIONER;
 use crate::policy::{Exemptions, Mode};
@@ -51,6 +51,8 @@ pub struct AdmissionOptions {
     pub bodies: BodyLimits,
     /// Whether answers name what is known of the cluster.
     pub details: bool,
+    /// How drain policies are kept to; nothing where nobody is held up by them.
+    pub guard: Option<GuardOptions>,
 }
 
 impl Default for AdmissionOptions {
@@ -62,6 +64,7 @@ impl Default for AdmissionOptions {
             exemptions: Exemptions::default(),
             bodies: BodyLimits::reviews(),
             details: true,
+            guard: Some(GuardOptions::default()),
         }
     }
 }
@@ -129,11 +132,14 @@ async fn review(service: Arc<Service>, hook: Hook, request: Request<Body>) -> Re
 
 async fn small(service: &Service, hook: Hook, body: &BufferedBody) -> Result<Reply, ReviewError> {
     let request = Review::parse(&body.bytes)?;
-    let view = match service.facts.missing(&request, &service.options.exemptions) {
+    let view = service.facts.view();
+    // Taken out first: what borrows the view is not to be held while something is awaited.
+    let missing = service.facts.missing(&request, &service.admission(&*view));
+    let view = match missing {
         Some(missing) => service.facts.view_with(missing).await,
-        None => service.facts.view(),
+        None => view,
     };
-    service.respond(hook, &request, &*view)
+    respond_to(hook, &request, &service.admission(&*view))
 }
 
 /// The same away from the threads that serve. What is missing is looked at in between, while nothing is held but the body,
@@ -144,9 +150,11 @@ async fn large(service: &Arc<Service>, hook: Hook, body: BufferedBody) -> Result
         let (service, body) = (Arc::clone(service), Arc::clone(&body));
         move || {
             let request = Review::parse(&body.bytes)?;
-            match service.facts.missing(&request, &service.options.exemptions) {
+            let view = service.facts.view();
+            let admission = service.admission(&*view);
+            match service.facts.missing(&request, &admission) {
                 Some(missing) => Ok(Err(missing)),
-                None => service.respond(hook, &request, &*service.facts.view()).map(Ok),
+                None => respond_to(hook, &request, &admission).map(Ok),
             }
         }
     };
@@ -156,17 +164,14 @@ async fn large(service: &Arc<Service>, hook: Hook, body: BufferedBody) -> Result
     };
     let view = service.facts.view_with(missing).await;
     let again = Arc::clone(service);
-    service.compute(move || again.respond(hook, &Review::parse(&body.bytes)?, &*view)).await
+    service.compute(move || respond_to(hook, &Review::parse(&body.bytes)?, &again.admission(&*view))).await
 }
 
 impl Service {
-    fn respond(&self, hook: Hook, request: &Review<'_>, view: &View) -> Result<Reply, ReviewError> {
-        let choices = &self.options;
-        let (rules, exemptions, details) = (&choices.rules, &choices.exemptions, choices.details);
-        let provisioners = &choices.provisioners;
-        let (mode, now) = (choices.mode, Timestamp::now());
-        let admission = Admission { view, rules, provisioners, mode, exemptions, details, now };
-        respond_to(hook, request, &admission)
+    fn admission<'a>(&'a self, view: &'a View) -> Admission<'a> {
+        let AdmissionOptions { rules, provisioners, exemptions, guard, mode, details, bodies: _ } = &self.options;
+        let (mode, details, guard, now) = (*mode, *details, guard.as_ref(), Timestamp::now());
+        Admission { view, rules, provisioners, mode, exemptions, details, guard, now }
     }
 
     /// Runs what takes milliseconds of CPU on a thread where it holds up nobody. Who waits for a place holds a body, so
@@ -213,7 +218,12 @@ fn log(hook: Hook, reply: &Reply) {
             trouble = answer.trouble.as_deref(),
             "an object that cannot be read is left to the API server"
         ),
-        Decision::Rewritten | Decision::Selected | Decision::Announced | Decision::Denied | Decision::Warned => {
+        Decision::Rewritten
+        | Decision::Selected
+        | Decision::Announced
+        | Decision::Held
+        | Decision::Denied
+        | Decision::Warned => {
             tracing::debug!(
                 hook,
                 uid = ?reply.uid,

@@ -31,8 +31,17 @@ pub struct Admission<'a> {
     pub exemptions: &'a Exemptions,
     /// Whether answers name what is known of the cluster. Anybody who reaches the port may ask about anybody's claims.
     pub details: bool,
-    /// The moment, by which exceptions of policies expire.
+    /// How drain policies are kept to; nothing where nobody is held up by them.
+    pub guard: Option<&'a GuardOptions>,
+    /// The moment, by which exceptions of policies, and approvals, expire.
     pub now: Timestamp,
+}
+
+/// How drain policies are kept to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardOptions {
+    /// Groups whose members they do not hold up.
+    pub exempt_groups: Vec<String>,
 }
 
 impl Admission<'_> {

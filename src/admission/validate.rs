@@ -10,7 +10,7 @@ use super::drain;
 use super::facts::mode_of;
 use super::mutate::audit;
 use super::patch::{MOST_WARNINGS, bounded, warnings, workload_warnings};
-use super::review::{Answer, Decision, Denial, PolicyOutcome, Request, set_namespace};
+use super::review::{Answer, Decision, Denial, PolicyOutcome, Refusal, Request, set_namespace};
 use super::subject::{
     AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, left_by_policy, said, shorten, spoken, subject,
     unchanged,
@@ -20,7 +20,7 @@ use crate::model::{Claim, Workload, WorkloadKind};
 use crate::policy::{self, Mode, judge};
 
 /// Longest message of a denial, in characters.
-const DENIAL_CHARS: usize = 1024;
+pub(super) const DENIAL_CHARS: usize = 1024;
 
 /// Answers a request of the validating webhook.
 ///
@@ -161,7 +161,7 @@ fn finish(
     {
         let by = decision.policy().map(|policy| format!(" (PinPolicy {policy:?})")).unwrap_or_default();
         let message = format!("{}: {}{by}. {}", worst.code, worst.message, worst.code.next());
-        answer.denial = Some(Denial { message: bounded(&message, DENIAL_CHARS) });
+        answer.denial = Some(Denial { message: bounded(&message, DENIAL_CHARS), refusal: Refusal::Forbidden });
         answer.decision = Decision::Denied;
     }
     answer

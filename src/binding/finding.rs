@@ -369,6 +369,14 @@ codes! {
         "A Pod of a StatefulSet has no volume, while others of it have",
         "The claim of one ordinal is not bound, has lost its volume, or was deleted while its Pod exists. The other Pods hide it: the StatefulSet runs with fewer members than it asks for. The usual reasons are that no node is left with a free volume or room, or that a claim was deleted by hand.",
         "latebind diagnose pvc/CLAIM -n NAMESPACE.";
+    EvictionWaits = "LB404", Info,
+        "The eviction of a Pod waits for the other replicas of its StatefulSet",
+        "The drain policy of one of its claims is Wait: a Pod with a volume on its node alone goes once all other replicas that its StatefulSet asks for are ready. kubectl drain tries again every 5 s, so that it goes by itself. A Pod that is not ready, or whose node is down, is not held up.",
+        "Nothing, while the others start. Where one of them waits for a node that is cordoned: kubectl uncordon it first. To go on all the same, approve (docs/drain.md#approve).";
+    EvictionDenied = "LB405", Warning,
+        "A Pod, or a node, is not taken away before somebody approves",
+        "The drain policy of one of the claims whose volume is on the node alone is Deny. A Pod that uses it is not evicted, and a Node that is up is not deleted, before an annotation of the Node or of the claim says who approves and until when. A Pod that is not ready, or whose node is down, is not held up.",
+        "Approve: kubectl annotate node NODE latebind.dev/drain-approved-by=YOUR-NAME latebind.dev/drain-approved-until=TIME, with a time such as 2026-01-31T12:00:00Z. Or have latebind drain do so: latebind drain NODE --for=reboot --approve.";
 }
 
 impl Code {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::crd::{Kept, PinPolicy};
 use crate::model::{
-    Claim, Class, CsiDriver, CsiNode, Namespace, Node, Pod, PodOnNode, ResourceClaim, ResourceClaimTemplate,
-    StorageCapacity, Volume,
+    Claim, Class, CsiDriver, CsiNode, EvictedPod, Namespace, Node, Pod, PodOnNode, ResourceClaim,
+    ResourceClaimTemplate, StorageCapacity, Volume,
 };
 
 /// An answer about an object that may not exist, or may not be known.
@@ -159,6 +159,11 @@ pub trait ClusterView {
         Lookup::Unknown
     }
 
+    /// A Pod that is to be evicted, as a live look shows it. Absent where there is none any more.
+    fn evicted_pod(&self, _namespace: &str, _name: &str) -> Lookup<Arc<EvictedPod>> {
+        Lookup::Unknown
+    }
+
     /// Volumes to be named in a message that says why none of them fits. None where a walk would cost too much.
     fn volumes_to_name(&self) -> Vec<Arc<Volume>> {
         Vec::new()
@@ -223,6 +228,11 @@ pub trait LayeredView {
     /// [`ClusterView::resource_claim_template`]
     fn resource_claim_template(&self, namespace: &str, name: &str) -> Lookup<Arc<ResourceClaimTemplate>> {
         self.beneath().resource_claim_template(namespace, name)
+    }
+
+    /// [`ClusterView::evicted_pod`]
+    fn evicted_pod(&self, namespace: &str, name: &str) -> Lookup<Arc<EvictedPod>> {
+        self.beneath().evicted_pod(namespace, name)
     }
 }
 
@@ -313,6 +323,10 @@ impl<T: LayeredView> ClusterView for T {
 
     fn pod_on_node(&self, namespace: &str, name: &str) -> Lookup<Arc<PodOnNode>> {
         self.beneath().pod_on_node(namespace, name)
+    }
+
+    fn evicted_pod(&self, namespace: &str, name: &str) -> Lookup<Arc<EvictedPod>> {
+        LayeredView::evicted_pod(self, namespace, name)
     }
 
     fn volumes_to_name(&self) -> Vec<Arc<Volume>> {

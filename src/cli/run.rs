@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 pub use self::arguments::{Role, RunArgs};
 use self::arguments::{Switch, WebhookRole};
 use super::Exit;
+use crate::admission::GuardOptions;
 use crate::admission::service::AdmissionOptions;
 use crate::binding::Assumptions;
 use crate::controllers::volumes as provision;
@@ -148,6 +149,8 @@ impl RunArgs {
         let names = self.webhook.client_name.clone();
         let clients = self.webhook.client_ca.as_ref().map(|path| ClientCheck::from_file(path, names)).transpose()?;
         let exemptions = self.exemptions();
+        let guard = (self.webhook.drain_guard == Switch::On)
+            .then(|| GuardOptions { exempt_groups: self.webhook.drain_exempt_group.clone() });
         let rules = self.rules.rules(Assumptions::default());
         let mut provisioners = AdmissionOptions::default().provisioners;
         // Of MicroK8s only old volumes are served.
@@ -167,6 +170,7 @@ impl RunArgs {
                 mode,
                 exemptions,
                 details: clients.is_some(),
+                guard,
                 ..AdmissionOptions::default()
             },
             clients,

@@ -5,6 +5,7 @@
 //! controller and agent. The schemas under `webhook-manifests/chart/files` are generated from these types.
 
 mod condition;
+mod drain_policy;
 mod kept;
 mod node;
 mod parameter;
@@ -15,6 +16,7 @@ mod pool;
 mod volume;
 
 pub use condition::{condition, is_true, set_condition};
+pub use drain_policy::{DrainPolicy, NoDrainPolicy};
 pub use kept::{Kept, SpecAndStatus};
 pub use node::{
     KeptDirectory, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan,

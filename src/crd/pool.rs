@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::DrainPolicy;
 use crate::model::selector;
 use crate::model::{CONTROL_PLANE, Node};
 
@@ -41,6 +42,10 @@ pub struct LocalPoolSpec {
     /// What a claim's size is held against.
     #[serde(default)]
     pub room: Room,
+    /// What the eviction of a Pod does that leaves a volume of the pool behind. It is written onto the volumes that are made
+    /// from then on (annotation latebind.dev/drain-policy), where it can be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_policy: Option<DrainPolicy>,
 }
 
 /// What the controller found out about a pool.

@@ -6,7 +6,9 @@
 //! volumes are.
 
 mod budgets;
+pub mod guard;
 mod held;
+pub mod policy;
 mod replacement;
 pub mod retire;
 #[cfg(test)]

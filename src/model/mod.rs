@@ -7,6 +7,7 @@
 mod budget;
 mod device;
 mod event;
+mod evicted;
 mod map;
 mod metadata;
 mod node;
@@ -26,6 +27,7 @@ pub use device::{
     ResourceClaimStatus, ResourceClaimTemplate,
 };
 pub use event::{Event, EventObject, EventSeries, EventSource};
+pub use evicted::{EvictedPod, OtherReplicas};
 pub use map::{Labels, Map};
 pub use metadata::{Metadata, is_object_name};
 pub(crate) use node::CONTROL_PLANE;
@@ -122,6 +124,12 @@ pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 pub const IGNORE: &str = "latebind.dev/ignore";
 /// Annotation of a Node: what it is drained for, `reboot` or `retire`.
 pub const DRAIN_INTENT: &str = "latebind.dev/drain";
+/// Annotation of a class, a volume, a namespace or a claim: what an eviction does that leaves a volume behind.
+pub const DRAIN_POLICY: &str = "latebind.dev/drain-policy";
+/// Annotation of a Node or a claim: who approves of evictions that a drain policy keeps back.
+pub const DRAIN_APPROVED_BY: &str = "latebind.dev/drain-approved-by";
+/// Annotation beside it: until when, as RFC 3339 has it. Without it nothing is approved.
+pub const DRAIN_APPROVED_UNTIL: &str = "latebind.dev/drain-approved-until";
 /// Annotation in which latebind keeps the node name that a rewritten Pod came with.
 pub const ORIGINAL_NODE_NAME: &str = "latebind.dev/original-node-name";
 

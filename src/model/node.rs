@@ -73,6 +73,14 @@ impl Node {
     }
 }
 
+impl Node {
+    /// True only when the kubelet says so. What nobody reports is not known.
+    #[must_use]
+    pub fn says_that_it_is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+}
+
 /// What the taints of a node keep away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repels {

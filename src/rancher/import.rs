@@ -201,7 +201,12 @@ impl<'a> Importing<'a> {
         );
         let paths = vec![PoolPath { path: path.to_owned(), require_mount: true }];
         let entry = PoolNodes { names: Some(vec![node.to_owned()]), selector: None, paths };
-        let spec = LocalPoolSpec { nodes: vec![entry], placement: Placement::RoundRobin, room: Room::Ignore };
+        let spec = LocalPoolSpec {
+            nodes: vec![entry],
+            placement: Placement::RoundRobin,
+            room: Room::Ignore,
+            drain_policy: None,
+        };
         self.take(given, LocalPool::new(given.name(), spec), Translation::of_shared());
     }
 
@@ -365,6 +370,7 @@ fn pool(name: &str, nodes: &[NodePaths]) -> Option<LocalPool> {
         }
     }
     let fits = entries.len() <= MAX_ENTRIES && nodes.iter().all(|entry| entry.paths.len() <= MAX_PATHS);
-    let spec = LocalPoolSpec { nodes: entries, placement: Placement::RoundRobin, room: Room::Ignore };
+    let spec =
+        LocalPoolSpec { nodes: entries, placement: Placement::RoundRobin, room: Room::Ignore, drain_policy: None };
     fits.then(|| LocalPool::new(name, spec))
 }

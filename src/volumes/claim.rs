@@ -364,12 +364,14 @@ impl Deciding<'_> {
     }
 
     fn publish(&self, local: &LocalVolume, value: Option<&str>) -> ClaimStep {
+        let pool = self.view.pool(&local.spec.pool).found();
         let volume = persistent_volume(&VolumeOrder {
             claim: self.claim,
             class: self.class,
             parameters: self.parameters,
             local,
             affinity_value: value,
+            drain_policy: pool.and_then(|pool| pool.spec.drain_policy),
         });
         ClaimStep::Publish(Box::new(Publication {
             volume,

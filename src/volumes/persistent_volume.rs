@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::parameters::ClassParameters;
 use super::{PROVISIONED_BY, VOLUME_FINALIZER};
 use crate::crd::{
-    ClaimIdentity, FINALIZER, LocalVolume, LocalVolumeSpec, OnDelete, Origin, Reclaim, SeenVolume, VolumePath,
-    VolumeType,
+    ClaimIdentity, DrainPolicy, FINALIZER, LocalVolume, LocalVolumeSpec, OnDelete, Origin, Reclaim, SeenVolume,
+    VolumePath, VolumeType,
 };
-use crate::model::{Claim, Class, LOCAL_VOLUME, ON_DELETE, Text, Volume, rest_beneath};
+use crate::model::{Claim, Class, DRAIN_POLICY, LOCAL_VOLUME, ON_DELETE, Text, Volume, rest_beneath};
 
 /// Annotation of a volume: the name of its Node.
 pub const NODE: &str = "latebind.dev/node";
@@ -40,6 +40,8 @@ pub struct VolumeOrder<'a> {
     pub local: &'a LocalVolume,
     /// The value of the class's affinity label on the node; nothing for a volume that every node reaches.
     pub affinity_value: Option<&'a str>,
+    /// The drain policy of its pool, if that is known and has one.
+    pub drain_policy: Option<DrainPolicy>,
 }
 
 /// The name of a claim's volume: one claim, one volume, however often it is tried.
@@ -111,6 +113,9 @@ fn annotations(order: &VolumeOrder<'_>) -> BTreeMap<String, String> {
     }
     if spec.shared_file_system {
         annotations.insert(SHARED, "true");
+    }
+    if let Some(policy) = order.drain_policy {
+        annotations.insert(DRAIN_POLICY, policy.as_str());
     }
     match spec.on_delete {
         OnDelete::Delete => {}
@@ -236,6 +241,7 @@ mod tests {
             parameters: &parameters,
             local: &local,
             affinity_value: (!parameters.shared_file_system).then_some("host-1"),
+            drain_policy: Some(DrainPolicy::Wait),
         };
         (serde_json::to_value(persistent_volume(&order)).unwrap(), local)
     }
@@ -246,6 +252,7 @@ mod tests {
         assert_eq!(volume["metadata"]["name"], "pvc-u-1");
         assert_eq!(volume["metadata"]["finalizers"], json!([VOLUME_FINALIZER]));
         assert_eq!(volume["metadata"]["annotations"][PROVISIONED_BY], "local.latebind.dev");
+        assert_eq!(volume["metadata"]["annotations"][DRAIN_POLICY], "Wait", "as its pool says");
         assert_eq!(
             volume["spec"],
             json!({

@@ -13,15 +13,16 @@ use super::support::{Config, Served, serve};
 /// What a warning may have where names are of the usual length.
 const USUAL_CHARS: usize = 120;
 
-fn node(name: &str, more: &Value) -> Value {
+pub fn node(name: &str, more: &Value) -> Value {
     let mut node = json!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name,
-        "topology.kubernetes.io/zone": "z", "topology.csi.example/node": name } }, "spec": {} });
+        "topology.kubernetes.io/zone": "z", "topology.csi.example/node": name } }, "spec": {},
+        "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
     json_patch::merge(&mut node, more);
     node
 }
 
 /// A bound volume of a claim of namespace `db`, and the claim.
-fn bound(claim: &str, source: &Value, (key, values): (&str, &[&str])) -> [(&'static str, Value); 2] {
+pub fn bound(claim: &str, source: &Value, (key, values): (&str, &[&str])) -> [(&'static str, Value); 2] {
     let volume = format!("pv-{claim}");
     let terms = json!([{ "matchExpressions": [{ "key": key, "operator": "In", "values": values }] }]);
     let mut spec = json!({ "claimRef": { "namespace": "db", "name": claim, "uid": claim },
@@ -34,7 +35,7 @@ fn bound(claim: &str, source: &Value, (key, values): (&str, &[&str])) -> [(&'sta
 }
 
 /// A Pod on n1 that uses a claim.
-fn pod(name: &str, claim: &str, owner: Option<&str>) -> (&'static str, Value) {
+pub fn pod(name: &str, claim: &str, owner: Option<&str>) -> (&'static str, Value) {
     let owners = owner
         .map(|kind| json!([{ "apiVersion": "apps/v1", "kind": kind, "name": "o", "uid": "1", "controller": true }]));
     let volumes = json!([{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }]);
@@ -45,12 +46,12 @@ fn pod(name: &str, claim: &str, owner: Option<&str>) -> (&'static str, Value) {
     )
 }
 
-fn local() -> Value {
+pub fn local() -> Value {
     json!({ "local": { "path": "/mnt/disks/one" } })
 }
 
 /// Two nodes; on n1 alone are `a`, `b` and, by a CSI driver's label, `csi`; in its zone `zonal`; on both `both`.
-fn cluster(cordoned: bool) -> Vec<(&'static str, Value)> {
+pub fn cluster(cordoned: bool) -> Vec<(&'static str, Value)> {
     let csi = json!({ "csi": { "driver": "csi.example", "volumeHandle": "x" } });
     let hostname = "kubernetes.io/hostname";
     let mut objects = vec![
@@ -70,7 +71,7 @@ fn cluster(cordoned: bool) -> Vec<(&'static str, Value)> {
     objects
 }
 
-fn facts(unlisted: Unlisted, objects: Vec<(&'static str, Value)>) -> Facts {
+pub fn facts(unlisted: Unlisted, objects: Vec<(&'static str, Value)>) -> Facts {
     let mut facts = Facts::new(unlisted);
     for (kind, object) in objects {
         facts.add(Fact::read("", kind, &object).unwrap().unwrap());
@@ -93,15 +94,15 @@ fn update(before: &Value, after: &Value) -> Value {
     request(("", "Node"), "UPDATE", "n1", &json!({ "object": node("n1", after), "oldObject": node("n1", before) }))
 }
 
-fn cordon() -> Value {
+pub fn cordon() -> Value {
     update(&json!({}), &json!({ "spec": { "unschedulable": true } }))
 }
 
-fn deleted_node(name: &str) -> Value {
+pub fn deleted_node(name: &str) -> Value {
     request(("", "Node"), "DELETE", name, &json!({ "oldObject": node(name, &json!({})) }))
 }
 
-fn eviction(pod: &str) -> Value {
+pub fn eviction(pod: &str) -> Value {
     let object = json!({ "metadata": { "name": pod, "namespace": "db" } });
     let more = json!({ "namespace": "db", "subResource": "eviction", "object": object });
     request(("policy", "Eviction"), "CREATE", pod, &more)

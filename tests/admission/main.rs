@@ -4,6 +4,7 @@
 
 mod command;
 mod drain;
+mod guard;
 mod hostile;
 mod lifecycle;
 mod policies;

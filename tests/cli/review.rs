@@ -58,6 +58,7 @@ fn answered(hook: Hook, body: &[u8]) -> Vec<u8> {
         mode: Mode::Rewrite,
         exemptions: &exemptions,
         details: true,
+        guard: None,
         now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
     };
     respond(hook, body, &admission).unwrap().json

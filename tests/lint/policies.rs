@@ -167,6 +167,7 @@ fn admission(directory: &std::path::Path, pod: &Value, requester: Option<&str>) 
         mode: Mode::default(),
         exemptions: &exemptions,
         details: true,
+        guard: None,
         now: k8s_openapi::jiff::Timestamp::now(),
     };
     let answer = respond(Hook::Validate, review.to_string().as_bytes(), &admission).unwrap().answer;

@@ -317,6 +317,7 @@ fn reviewed(facts: &Facts, namespace: &str, pod: &Value, (user, group): &Request
         mode: Mode::Rewrite,
         exemptions: &Exemptions::default(),
         details: true,
+        guard: None,
         now: k8s_openapi::jiff::Timestamp::now(),
     };
     let review = |pod: &Value| {

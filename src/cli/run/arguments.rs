@@ -112,6 +112,14 @@ pub(super) struct WebhookRole {
     #[arg(long, env = "LATEBIND_NO_LIVE_GET", hide_env = true)]
     pub(super) no_live_get: bool,
 
+    /// Keep to drain policies (annotation latebind.dev/drain-policy): on or off. Off refuses no eviction.
+    #[arg(long, value_name = "WHEN", default_value = "on", env = "LATEBIND_DRAIN_GUARD", hide_env = true)]
+    pub(super) drain_guard: Switch,
+
+    /// A group whose members no drain policy holds up; repeat it for several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_DRAIN_EXEMPT_GROUP", hide_env = true)]
+    pub(super) drain_exempt_group: Vec<String>,
+
     /// Server certificate in PEM, with intermediate ones; read again when it changes.
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "LATEBIND_TLS_CERT", hide_env = true)]
     pub(super) tls_cert: Option<PathBuf>,

@@ -169,6 +169,7 @@ impl Simulator<'_> {
             mode: self.mode,
             exemptions: self.exemptions,
             details: true,
+            guard: None,
             now: self.now,
         }
     }

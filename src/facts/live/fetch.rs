@@ -16,11 +16,11 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::LiveCluster;
+use super::{LiveCluster, evicted};
 use crate::binding::{ClusterView, LayeredView, Lookup, MOST_CLAIMS};
 use crate::kubernetes::api::within;
 use crate::model::{
-    Claim, ModelObject, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate, Wire, is_object_name,
+    Claim, EvictedPod, ModelObject, Namespace, Node, Pod, ResourceClaim, ResourceClaimTemplate, Wire, is_object_name,
 };
 
 /// How long one look may take. The API server waits for a review for 3 s, and for every webhook in turn.
@@ -48,6 +48,8 @@ pub enum Wanted {
     Node(String),
     /// The namespace itself.
     Namespace(String),
+    /// A Pod that is to be evicted, by name, and its StatefulSet.
+    Evicted(String),
 }
 
 impl Wanted {
@@ -57,7 +59,8 @@ impl Wanted {
             | Self::ResourceClaim(name)
             | Self::ResourceClaimTemplate(name)
             | Self::Node(name)
-            | Self::Namespace(name) => name,
+            | Self::Namespace(name)
+            | Self::Evicted(name) => name,
         }
     }
 }
@@ -70,6 +73,7 @@ enum Fetched {
     ResourceClaimTemplate(Arc<ResourceClaimTemplate>),
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
+    Evicted(Arc<EvictedPod>),
 }
 
 /// The Pod's namespace, whose ration pays, and what the Pod wants.
@@ -199,6 +203,8 @@ impl Fetcher {
             Wanted::ResourceClaimTemplate(name) => self.live.resource_claim_template(namespace, name).found().is_some(),
             Wanted::Node(name) => self.live.node(name).found().is_some(),
             Wanted::Namespace(name) => self.live.namespace(name).found().is_some(),
+            // What counts is how it is now.
+            Wanted::Evicted(_) => false,
         }
     }
 
@@ -224,7 +230,11 @@ impl Fetcher {
             return answered(Lookup::Absent);
         }
         if !state.admit(&target.0, now) {
-            return answered(Lookup::Unknown);
+            return answered(match target.1 {
+                // It can be asked for again, which what is refused for good cannot.
+                Wanted::Evicted(_) => Lookup::Found(Fetched::Evicted(Arc::new(EvictedPod::NotLookedAt))),
+                _ => Lookup::Unknown,
+            });
         }
         let flight = self.clone().get(target.clone()).boxed().shared();
         state.flights.insert(target.clone(), flight.clone());
@@ -244,6 +254,9 @@ impl Fetcher {
             }
             Wanted::Node(_) => get_one(Api::all(self.client.clone()), name).await.map(Fetched::Node),
             Wanted::Namespace(_) => get_one(Api::all(self.client.clone()), name).await.map(Fetched::Namespace),
+            Wanted::Evicted(_) => {
+                evicted::look(&self.client, namespace, name, DEADLINE).await.map(Arc::new).map(Fetched::Evicted)
+            }
         };
         let mut state = self.lock();
         state.flights.remove(&target);
@@ -340,6 +353,11 @@ impl LayeredView for FetchedView {
         let cached = self.live.resource_claim_template(namespace, name);
         let wanted = Wanted::ResourceClaimTemplate(name.to_owned());
         self.fetched_in(namespace, cached, &wanted, of_kind!(ResourceClaimTemplate))
+    }
+
+    fn evicted_pod(&self, namespace: &str, name: &str) -> Lookup<Arc<EvictedPod>> {
+        let cached = self.live.evicted_pod(namespace, name);
+        self.fetched_in(namespace, cached, &Wanted::Evicted(name.to_owned()), of_kind!(Evicted))
     }
 
     fn node(&self, name: &str) -> Lookup<Arc<Node>> {

@@ -11,10 +11,10 @@ use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::selector::place_labels;
 use crate::model::{
     BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
-    HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR,
-    Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim,
-    ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume,
-    is_object_name, plain_path,
+    DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS,
+    MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec,
+    PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts,
+    VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -66,7 +66,7 @@ impl Cached for Node {
     type Index = Text;
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |_| false);
+        trim(&mut self.metadata, texts, |key| key == DRAIN_APPROVED_BY || key == DRAIN_APPROVED_UNTIL);
         // Nothing is written to Nodes.
         self.metadata.resource_version = None;
         self.status.conditions.retain(|condition| condition.type_ == "Ready");
@@ -95,7 +95,9 @@ impl Cached for Claim {
         // The owner tells whether the claim is a Pod's own.
         let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |key| {
-            key == BETA_CLASS || key == SELECTED_NODE || CLAIM_MARKS.contains(&key) || CLAIM_PROVISIONER.contains(&key)
+            [BETA_CLASS, SELECTED_NODE, DRAIN_POLICY, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL].contains(&key)
+                || CLAIM_MARKS.contains(&key)
+                || CLAIM_PROVISIONER.contains(&key)
         });
         self.metadata.labels = None;
         self.metadata.owner_references = owners;
@@ -205,7 +207,9 @@ impl Cached for Class {
 
     fn trim(&mut self, texts: &mut Texts) {
         trim(&mut self.metadata, texts, |key| {
-            key == VOLUME_TYPE || DEFAULT_CLASS.contains(&key) || CLASS_PARAMETERS.contains(&key)
+            [VOLUME_TYPE, DRAIN_POLICY].contains(&key)
+                || DEFAULT_CLASS.contains(&key)
+                || CLASS_PARAMETERS.contains(&key)
         });
     }
 
@@ -256,11 +260,11 @@ impl Cached for StorageCapacity {
 impl Cached for Namespace {
     type Index = ();
 
-    /// A hundred labels of the usual length; of its annotations one is kept. Any label may be what anti-affinity selects by.
+    /// A hundred labels of the usual length; of its annotations two are kept. Any label may be what anti-affinity selects by.
     const MOST_KEPT: usize = 16 << 10;
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR);
+        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR || key == DRAIN_POLICY);
     }
 
     fn indexes(&self) -> Vec<()> {

@@ -1,5 +1,6 @@
 //! Facts from a running cluster: watch caches, and a live look at claims that they do not hold yet.
 
+mod evicted;
 mod fetch;
 mod kinds;
 mod metrics;

@@ -1,0 +1,352 @@
+//! Whether a Pod with a volume on its node alone may be evicted, and whether such a node may be deleted.
+//!
+//! What is not known lets it go: a guard is never why a drain does not end.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::policy::{Approval, ChosenPolicy, approval, policy_of};
+use crate::binding::ClusterView;
+use crate::crd::DrainPolicy;
+use crate::model::{Claim, EvictedPod, Node, OtherReplicas, Volume};
+
+/// The strictest policy among claims, and what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Name of the claim; of several the first.
+    pub claim: String,
+    /// Its policy.
+    pub chosen: ChosenPolicy,
+    /// Whether somebody has approved of its eviction, on the claim or on the node.
+    pub approval: Approval,
+}
+
+impl Guard {
+    /// The strictest of these claims, of which each has a volume on the node alone; nothing where there are none.
+    #[must_use]
+    pub fn of<'a>(
+        claims: impl IntoIterator<Item = (&'a Claim, &'a Volume)>,
+        node: &Node,
+        now: Timestamp,
+        view: &dyn ClusterView,
+    ) -> Option<Self> {
+        let mut strictest: Option<Self> = None;
+        let of_node = approval(&node.metadata, now);
+        for (claim, volume) in claims {
+            let chosen = policy_of(claim, volume, view);
+            let of_claim = || approval(&claim.metadata, now);
+            let approval = if matches!(of_node, Approval::By(_)) { of_node.clone() } else { of_claim() };
+            let approval = if approval == Approval::None { of_node.clone() } else { approval };
+            let guard = Self { claim: claim.name().to_owned(), chosen, approval };
+            if strictest.as_ref().is_none_or(|other| guard.strictness() > other.strictness()) {
+                strictest = Some(guard);
+            }
+        }
+        strictest
+    }
+
+    /// What is approved of is let go as if it were warned of.
+    fn strictness(&self) -> DrainPolicy {
+        match (&self.approval, self.chosen.policy) {
+            (Approval::By(_), DrainPolicy::Deny | DrainPolicy::Wait) => DrainPolicy::Warn,
+            (_, policy) => policy,
+        }
+    }
+
+    /// True where it hangs on the Pod whether it goes.
+    #[must_use]
+    pub fn asks_for_pod(&self, node: &Node) -> bool {
+        self.strictness() >= DrainPolicy::Wait && node.says_that_it_is_ready()
+    }
+}
+
+/// What becomes of an eviction, or of the deletion of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// It goes.
+    Open,
+    /// It goes, since somebody has approved.
+    Approved(String),
+    /// It goes, since what would keep it is not known.
+    NotKnown,
+    /// Not now. It goes by itself.
+    Later(Later),
+    /// Not before somebody approves.
+    Closed,
+}
+
+/// What an eviction waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// Other replicas of the StatefulSet.
+    Replicas {
+        /// Name of the StatefulSet.
+        set: String,
+        /// Others that it asks for.
+        wanted: usize,
+        /// Others that are ready.
+        ready: usize,
+        /// The first Pod that is not.
+        first: Option<String>,
+    },
+    /// A look at the Pod, since too many others are looked at.
+    Look,
+}
+
+/// Decides on an eviction. `pod` is nothing where it was not looked at because it does not count.
+#[must_use]
+pub fn eviction(guard: &Guard, node: &Node, pod: Option<&EvictedPod>) -> Passage {
+    if let (Approval::By(by), DrainPolicy::Deny | DrainPolicy::Wait) = (&guard.approval, guard.chosen.policy) {
+        return Passage::Approved(by.clone());
+    }
+    // Of a node that is down no eviction takes anything away.
+    if !guard.asks_for_pod(node) {
+        return Passage::Open;
+    }
+    match (guard.chosen.policy, pod) {
+        (_, Some(EvictedPod::Idle)) => Passage::Open,
+        (_, Some(EvictedPod::NotLookedAt)) => Passage::Later(Later::Look),
+        (_, None) => Passage::NotKnown,
+        (DrainPolicy::Deny, Some(EvictedPod::Serves(_))) => Passage::Closed,
+        (_, Some(EvictedPod::Serves(others))) => match others {
+            OtherReplicas::NoSet | OtherReplicas::Ready => Passage::Open,
+            OtherReplicas::NotKnown => Passage::NotKnown,
+            OtherReplicas::Awaited { set, wanted, ready, first } => Passage::Later(Later::Replicas {
+                set: set.clone(),
+                wanted: *wanted,
+                ready: *ready,
+                first: first.clone(),
+            }),
+        },
+    }
+}
+
+/// Decides on the deletion of a Node object. While its kubelet reports, its claims are in use, and `Deny` keeps it.
+#[must_use]
+pub fn deletion(guard: &Guard, node: &Node) -> Passage {
+    match (&guard.approval, guard.chosen.policy) {
+        (Approval::By(by), DrainPolicy::Deny) => Passage::Approved(by.clone()),
+        (_, DrainPolicy::Deny) if node.says_that_it_is_ready() => Passage::Closed,
+        _ => Passage::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::facts::{Fact, Facts, Unlisted};
+    use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY};
+
+    const NOW: &str = "2026-06-01T12:00:00Z";
+
+    fn now() -> Timestamp {
+        NOW.parse().unwrap()
+    }
+
+    fn policy(word: Option<&str>) -> Value {
+        json!({ "annotations": word.map(|word| json!({ DRAIN_POLICY: word })) })
+    }
+
+    /// A claim of class `fast` in namespace `db` with its volume, each with the policy that is given.
+    fn chosen(class: Option<&str>, volume: Option<&str>, namespace: Option<&str>, claim: Option<&str>) -> ChosenPolicy {
+        let mut facts = Facts::new(Unlisted::Absent);
+        let mut add = |group: &str, kind: &str, name: &str, word: Option<&str>, more: &Value| {
+            let mut object = json!({ "metadata": { "name": name } });
+            json_patch::merge(&mut object["metadata"], &policy(word));
+            json_patch::merge(&mut object, more);
+            facts.add(Fact::read(group, kind, &object).unwrap().unwrap());
+            object
+        };
+        add("storage.k8s.io", "StorageClass", "fast", class, &json!({ "provisioner": "p" }));
+        add("", "Namespace", "db", namespace, &json!({}));
+        let spec = json!({ "spec": { "storageClassName": "fast" } });
+        let volume: Volume = serde_json::from_value(add("", "PersistentVolume", "pv", volume, &spec)).unwrap();
+        let in_db = json!({ "metadata": { "namespace": "db" } });
+        let claim: Claim = serde_json::from_value(add("", "PersistentVolumeClaim", "data", claim, &in_db)).unwrap();
+        policy_of(&claim, &volume, &facts)
+    }
+
+    #[test]
+    fn the_claim_comes_first_and_counts_only_where_an_administrator_says_something() {
+        use DrainPolicy::{Allow, Deny, Wait, Warn};
+        for (class, volume, namespace, claim, policy, by) in [
+            (None, None, None, None, Warn, None),
+            (None, None, Some("Deny"), Some("Deny"), Warn, None),
+            (Some("Wait"), None, None, None, Wait, Some("class fast")),
+            (Some("Wait"), Some("Deny"), None, None, Deny, Some("volume pv")),
+            (Some("Deny"), Some("Allow"), None, None, Allow, Some("volume pv")),
+            (Some("Deny"), None, Some("Warn"), None, Warn, Some("namespace db")),
+            (Some("Warn"), None, None, Some("Deny"), Deny, Some("claim data")),
+            (Some("Warn"), None, Some("Deny"), Some("Allow"), Allow, Some("claim data")),
+            (Some("wait"), None, None, Some(" DENY "), Deny, Some("claim data")),
+        ] {
+            let chosen = chosen(class, volume, namespace, claim);
+            assert_eq!(
+                (chosen.policy, chosen.by.as_deref()),
+                (policy, by),
+                "{class:?} {volume:?} {namespace:?} {claim:?}"
+            );
+            assert!(chosen.unread.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_policy_counts_for_nothing_and_is_told() {
+        let of_class = chosen(Some("Never"), None, None, Some("Deny"));
+        assert_eq!((of_class.policy, of_class.by), (DrainPolicy::Warn, None));
+        assert_eq!(of_class.unread, ["latebind.dev/drain-policy of class fast is none of Allow, Warn, Wait, Deny"]);
+        let of_claim = chosen(Some("Wait"), None, Some("Deny"), Some(""));
+        assert_eq!((of_claim.policy, of_claim.by.as_deref()), (DrainPolicy::Deny, Some("namespace db")));
+        assert_eq!(of_claim.unread.len(), 1);
+    }
+
+    fn node(ready: Option<&str>) -> Node {
+        let conditions = ready.map(|ready| json!([{ "type": "Ready", "status": ready }]));
+        serde_json::from_value(json!({ "metadata": { "name": "n" }, "status": { "conditions": conditions } })).unwrap()
+    }
+
+    fn guard(policy: DrainPolicy, approval: Approval) -> Guard {
+        let chosen = ChosenPolicy { policy, by: Some("class fast".to_owned()), unread: Vec::new() };
+        Guard { claim: "data".to_owned(), chosen, approval }
+    }
+
+    fn awaited() -> EvictedPod {
+        let first = Some("pg-0".to_owned());
+        EvictedPod::Serves(OtherReplicas::Awaited { set: "pg".to_owned(), wanted: 2, ready: 1, first })
+    }
+
+    /// Whatever is known: nothing is held up but by a policy that is there, of a node whose kubelet reports, without an approval, and
+    /// for a Pod that was seen to serve.
+    #[test]
+    fn an_eviction_is_held_up_by_what_is_known_alone() {
+        let pods = [
+            None,
+            Some(EvictedPod::Idle),
+            Some(EvictedPod::NotLookedAt),
+            Some(awaited()),
+            Some(EvictedPod::Serves(OtherReplicas::NoSet)),
+            Some(EvictedPod::Serves(OtherReplicas::NotKnown)),
+            Some(EvictedPod::Serves(OtherReplicas::Ready)),
+        ];
+        let approvals = [
+            Approval::None,
+            Approval::By("anna".to_owned()),
+            Approval::Expired("anna".to_owned()),
+            Approval::Unreadable,
+        ];
+        let mut held = 0;
+        for policy in DrainPolicy::ALL {
+            for approval in &approvals {
+                for ready in [None, Some("True"), Some("False"), Some("Unknown")] {
+                    for pod in &pods {
+                        let guard = guard(policy, approval.clone());
+                        let passage = eviction(&guard, &node(ready), pod.as_ref());
+                        let may_be_held = policy >= DrainPolicy::Wait
+                            && ready == Some("True")
+                            && !matches!(approval, Approval::By(_));
+                        let case = format!("{policy} {approval:?} {ready:?} {pod:?}: {passage:?}");
+                        match passage {
+                            Passage::Closed => {
+                                assert!(may_be_held && policy == DrainPolicy::Deny, "{case}");
+                                assert!(matches!(pod, Some(EvictedPod::Serves(_))), "{case}");
+                            }
+                            Passage::Later(Later::Look) => {
+                                assert!(may_be_held && *pod == Some(EvictedPod::NotLookedAt), "{case}");
+                            }
+                            Passage::Later(Later::Replicas { .. }) => {
+                                assert!(
+                                    may_be_held && policy == DrainPolicy::Wait && *pod == Some(awaited()),
+                                    "{case}"
+                                );
+                            }
+                            Passage::NotKnown => assert!(may_be_held, "{case}"),
+                            Passage::Approved(ref by) => assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}"),
+                            Passage::Open => {
+                                let idle = *pod == Some(EvictedPod::Idle);
+                                let alone =
+                                    policy == DrainPolicy::Wait && !matches!(pod, None | Some(EvictedPod::NotLookedAt));
+                                assert!(!may_be_held || idle || alone, "{case}");
+                            }
+                        }
+                        held += usize::from(matches!(passage, Passage::Closed | Passage::Later(_)));
+                    }
+                }
+            }
+        }
+        // Three approvals that do not hold: Deny holds up four kinds of Pods that serve, Wait one; both those that nobody looks at.
+        assert_eq!(held, 3 * (4 + 1 + 2));
+    }
+
+    #[test]
+    fn an_approval_has_an_author_and_ends() {
+        let of = |by: Option<&str>, until: Option<&str>| {
+            let annotations = json!({ DRAIN_APPROVED_BY: by, DRAIN_APPROVED_UNTIL: until });
+            let mut object = json!({ "metadata": { "name": "n" } });
+            json_patch::merge(&mut object["metadata"], &json!({ "annotations": annotations }));
+            let node: Node = serde_json::from_value(object).unwrap();
+            approval(&node.metadata, now())
+        };
+        assert_eq!(of(None, None), Approval::None);
+        assert_eq!(of(Some("anna"), Some("2026-06-01T12:00:01Z")), Approval::By("anna".to_owned()));
+        assert_eq!(of(Some("anna"), Some("2026-06-01T14:30:00+02:00")), Approval::By("anna".to_owned()));
+        for over in [NOW, "2026-06-01T11:59:59Z", "1970-01-01T00:00:00Z"] {
+            assert_eq!(of(Some("anna"), Some(over)), Approval::Expired("anna".to_owned()), "{over}");
+        }
+        for (by, until) in [
+            (Some("anna"), None),
+            (None, Some("2027-01-01T00:00:00Z")),
+            (Some("  "), Some("2027-01-01T00:00:00Z")),
+            (Some("anna"), Some("tomorrow")),
+            (Some("anna"), Some("")),
+        ] {
+            assert_eq!(of(by, until), Approval::Unreadable, "{by:?} {until:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_claims_the_strictest_counts_and_what_is_approved_holds_nothing_up() {
+        let approved = json!({ DRAIN_APPROVED_BY: "anna", DRAIN_APPROVED_UNTIL: "2026-06-01T13:00:00Z" });
+        let object =
+            |name: &str, annotations: Value| json!({ "metadata": { "name": name, "annotations": annotations } });
+        let volume: Volume = serde_json::from_value(object("pv", json!({ DRAIN_POLICY: "Warn" }))).unwrap();
+        let claim = |name: &str, word: &str, more: Value| -> Claim {
+            let mut annotations = json!({ DRAIN_POLICY: word });
+            json_patch::merge(&mut annotations, &more);
+            serde_json::from_value(object(name, annotations)).unwrap()
+        };
+        let facts = Facts::new(Unlisted::Absent);
+        let (a, b, c) =
+            (claim("a", "Wait", json!({})), claim("b", "Deny", approved.clone()), claim("c", "Deny", json!({})));
+        let strictest = |claims: &[&Claim], node: &Node| {
+            let guard = Guard::of(claims.iter().map(|claim| (*claim, &volume)), node, now(), &facts).unwrap();
+            (guard.claim.clone(), eviction(&guard, node, Some(&awaited())))
+        };
+        let up = node(Some("True"));
+        assert_eq!(strictest(&[&a, &b, &c], &up), ("c".to_owned(), Passage::Closed));
+        assert!(matches!(strictest(&[&b, &a], &up), (name, Passage::Later(_)) if name == "a"));
+        assert_eq!(strictest(&[&b], &up).1, Passage::Approved("anna".to_owned()));
+        let mut on_node =
+            serde_json::to_value(json!({ "metadata": { "name": "n", "annotations": approved } })).unwrap();
+        on_node["status"] = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        let on_node: Node = serde_json::from_value(on_node).unwrap();
+        assert_eq!(strictest(&[&a, &c], &on_node).1, Passage::Approved("anna".to_owned()));
+    }
+
+    #[test]
+    fn a_node_that_is_up_is_not_deleted_before_somebody_approves() {
+        use DrainPolicy::{Allow, Deny, Wait, Warn};
+        for (policy, ready, expected) in [
+            (Deny, Some("True"), Passage::Closed),
+            (Deny, Some("Unknown"), Passage::Open),
+            (Deny, None, Passage::Open),
+            (Wait, Some("True"), Passage::Open),
+            (Warn, Some("True"), Passage::Open),
+            (Allow, Some("True"), Passage::Open),
+        ] {
+            assert_eq!(deletion(&guard(policy, Approval::None), &node(ready)), expected, "{policy} {ready:?}");
+        }
+        let approved = guard(Deny, Approval::By("anna".to_owned()));
+        assert_eq!(deletion(&approved, &node(Some("True"))), Passage::Approved("anna".to_owned()));
+    }
+}

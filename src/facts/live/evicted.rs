@@ -1,0 +1,169 @@
+//! A live look at a Pod that is to be evicted, and at the other replicas of its StatefulSet: three requests.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::ListParams;
+use kube::core::Selector;
+use kube::{Api, Client, ResourceExt};
+
+use crate::binding::Lookup;
+use crate::kubernetes::api::within;
+use crate::model::{EvictedPod, OtherReplicas};
+
+/// Replicas of a StatefulSet that are looked at. Few have more than a hundred; of a larger one it is not known how many are ready.
+const MOST_REPLICAS: u32 = 500;
+
+/// Looks at the Pod. Each request may take as long as given.
+pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Duration) -> Lookup<EvictedPod> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = match within(limit, pods.get_opt(name)).await {
+        Ok(Some(pod)) => pod,
+        Ok(None) => return Lookup::Absent,
+        Err(error) => {
+            tracing::warn!(%error, "a Pod that is to be evicted could not be looked at");
+            return Lookup::Unknown;
+        }
+    };
+    if !serves(&pod) {
+        return Lookup::Found(EvictedPod::Idle);
+    }
+    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    let Some(owner) = owner.filter(|owner| owner.kind == "StatefulSet") else {
+        return Lookup::Found(EvictedPod::Serves(OtherReplicas::NoSet));
+    };
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let others = match within(limit, sets.get_opt(&owner.name)).await {
+        Ok(Some(set)) if set.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
+            others_of(&set, name, &pods, limit).await
+        }
+        // Another of its name makes nothing in the Pod's place.
+        Ok(_) => OtherReplicas::NoSet,
+        Err(error) => {
+            tracing::warn!(%error, "the StatefulSet of a Pod that is to be evicted could not be looked at");
+            OtherReplicas::NotKnown
+        }
+    };
+    Lookup::Found(EvictedPod::Serves(others))
+}
+
+async fn others_of(set: &StatefulSet, name: &str, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
+    let wanted = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
+    let Some(selector) = selector(wanted) else { return OtherReplicas::NotKnown };
+    let params = ListParams::default().labels_from(&selector).limit(MOST_REPLICAS);
+    match within(limit, pods.list(&params)).await {
+        Ok(list) if list.metadata.continue_.as_deref().is_none_or(str::is_empty) => count(set, name, &list.items),
+        Ok(_) => OtherReplicas::NotKnown,
+        Err(error) => {
+            tracing::warn!(%error, "the replicas of a StatefulSet could not be looked at");
+            OtherReplicas::NotKnown
+        }
+    }
+}
+
+/// The selector as a list asks for it. Nothing for one that cannot be written so, or that selects everything, which no StatefulSet
+/// has.
+fn selector(wanted: LabelSelector) -> Option<Selector> {
+    let selector = Selector::try_from(wanted).ok()?;
+    (!selector.selects_all()).then_some(selector)
+}
+
+/// True for a Pod that runs, is ready, and is not being deleted.
+fn serves(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True")
+}
+
+/// How many of the others that the StatefulSet asks for serve.
+fn count(set: &StatefulSet, evicted: &str, pods: &[Pod]) -> OtherReplicas {
+    let spec = set.spec.clone().unwrap_or_default();
+    let (name, uid) = (set.name_any(), set.metadata.uid.as_deref());
+    // The API server's default is one.
+    let replicas = spec.replicas.unwrap_or(1).max(0);
+    // A tenant writes the number.
+    if replicas.unsigned_abs() > MOST_REPLICAS {
+        return OtherReplicas::NotKnown;
+    }
+    let start = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or_default();
+    let serving: HashSet<String> = pods
+        .iter()
+        .filter(|pod| pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid))
+        .filter(|pod| serves(pod))
+        .map(ResourceExt::name_any)
+        .collect();
+    let wanted = (0..replicas).map(|ordinal| format!("{name}-{}", i64::from(start) + i64::from(ordinal)));
+    let wanted: Vec<String> = wanted.filter(|pod| pod != evicted).collect();
+    let mut awaited = wanted.iter().filter(|pod| !serving.contains(pod.as_str()));
+    let first = awaited.next().cloned();
+    if first.is_none() {
+        return OtherReplicas::Ready;
+    }
+    let missing = 1 + awaited.count();
+    OtherReplicas::Awaited { set: name, wanted: wanted.len(), ready: wanted.len() - missing, first }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn set(replicas: &Value, start: &Value) -> StatefulSet {
+        serde_json::from_value(json!({ "metadata": { "name": "pg", "uid": "s" }, "spec": { "replicas": replicas,
+            "ordinals": { "start": start }, "selector": {}, "serviceName": "pg", "template": {} } }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, more: &Value) -> Pod {
+        let mut pod = json!({ "metadata": { "name": name, "ownerReferences": [
+            { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pg", "uid": "s", "controller": true }] },
+            "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+        json_patch::merge(&mut pod, more);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn awaited(wanted: usize, ready: usize, first: &str) -> OtherReplicas {
+        OtherReplicas::Awaited { set: "pg".to_owned(), wanted, ready, first: Some(first.to_owned()) }
+    }
+
+    #[test]
+    fn others_count_that_run_are_ready_and_stay() {
+        let of_three = set(&json!(3), &Value::Null);
+        let all = ["pg-0", "pg-1", "pg-2"].map(|name| pod(name, &json!({})));
+        assert_eq!(count(&of_three, "pg-1", &all), OtherReplicas::Ready);
+        assert_eq!(count(&of_three, "pg-1", &all[..1]), awaited(2, 1, "pg-2"), "one was not made yet");
+        for away in [
+            json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
+            json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } }),
+            json!({ "status": { "conditions": null } }),
+            json!({ "metadata": { "ownerReferences": null } }),
+        ] {
+            let pods = [pod("pg-0", &away), pod("pg-1", &json!({})), pod("pg-2", &json!({}))];
+            assert_eq!(count(&of_three, "pg-1", &pods), awaited(2, 1, "pg-0"), "{away}");
+            assert_eq!(count(&of_three, "pg-0", &pods), OtherReplicas::Ready, "it is the one that goes");
+        }
+    }
+
+    #[test]
+    fn ordinals_and_defaults_are_those_of_the_api_server() {
+        let pods = ["pg-5", "pg-6"].map(|name| pod(name, &json!({})));
+        assert_eq!(count(&set(&json!(2), &json!(5)), "pg-5", &pods), OtherReplicas::Ready);
+        assert_eq!(count(&set(&json!(2), &json!(0)), "pg-5", &pods), awaited(2, 0, "pg-0"));
+        assert_eq!(count(&set(&Value::Null, &Value::Null), "pg-0", &[]), OtherReplicas::Ready);
+        // One that is scaled down waits for nobody above.
+        assert_eq!(count(&set(&json!(1), &Value::Null), "pg-1", &[pod("pg-0", &json!({}))]), OtherReplicas::Ready);
+        assert_eq!(count(&set(&json!(2_000_000_000), &Value::Null), "pg-0", &[]), OtherReplicas::NotKnown);
+        assert_eq!(count(&set(&json!(-1), &Value::Null), "pg-0", &[]), OtherReplicas::Ready);
+    }
+
+    #[test]
+    fn a_selector_of_everything_is_not_asked_for() {
+        assert!(selector(LabelSelector::default()).is_none());
+        let one = json!({ "matchLabels": { "app": "pg" } });
+        assert!(selector(serde_json::from_value(one).unwrap()).is_some());
+    }
+}
