@@ -10,7 +10,7 @@ use super::patch::bounded;
 use super::review::{Answer, Decision, Denial, Refusal, Request};
 use super::subject::{AUDIT_CHARS, Admission};
 use super::validate::DENIAL_CHARS;
-use crate::binding::{Code, Lookup};
+use crate::binding::{Code, Lookup, first_of};
 use crate::crd::DrainPolicy;
 use crate::drain::guard::{self, Guard, Later, Passage};
 use crate::drain::policy::Approval;
@@ -20,6 +20,8 @@ use crate::policy::Mode;
 
 /// Accounts of Kubernetes' own controllers. Those that delete Nodes do so when the machine is gone, which no refusal brings back.
 const KUBERNETES: &str = "system:serviceaccounts:kube-system";
+/// Replicas that a refusal names.
+const MOST_NAMES: usize = 3;
 /// For how long the command approves that a refusal prints.
 const APPROVED_FOR: SignedDuration = SignedDuration::from_hours(1);
 
@@ -102,7 +104,7 @@ pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admiss
         Some(Lookup::Absent) => Some(Arc::new(EvictedPod::Idle)),
         Some(Lookup::Unknown) | None => None,
     };
-    let passage = guard::eviction(guard, &held.node, pod.as_deref());
+    let passage = guard::eviction(guard, &request.namespace, &held.node, pod.as_deref(), admission.view);
     let name = &*request.name;
     let by = by_whom(guard, admission.details);
     let (refusal, code, text) = match &passage {
@@ -112,11 +114,19 @@ pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admiss
                 format!("pod {name} is not evicted yet: too many others are looked at. Try again in some seconds");
             (Refusal::NotNow, Code::EvictionWaits, text)
         }
-        Passage::Later(Later::Replicas { set, wanted, ready, first }) if admission.details => {
-            let first = first.as_deref().map(|pod| format!("; {pod} is not")).unwrap_or_default();
+        Passage::Later(Later::Turn(ahead)) => {
+            let ahead = if admission.details { ahead.as_str() } else { "another" };
             let text = format!(
-                "pod {name} waits until the other replicas of statefulset {set} are ready ({ready} of {wanted} are{first}). It goes \
-                 by itself then; {by}"
+                "pod {name} waits for its turn: {ahead} of the same StatefulSet goes from the node first. It goes by itself then; {by}"
+            );
+            (Refusal::NotNow, Code::EvictionWaits, text)
+        }
+        Passage::Later(Later::Replicas { set, wanted, awaited }) if admission.details => {
+            let text = format!(
+                "pod {name} waits until the other replicas of statefulset {set} are ready ({} of {wanted} are not: {}). It goes by \
+                 itself then; {by}",
+                awaited.len(),
+                first_of(awaited, MOST_NAMES)
             );
             (Refusal::NotNow, Code::EvictionWaits, text)
         }

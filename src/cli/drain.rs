@@ -9,10 +9,12 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
@@ -24,10 +26,11 @@ use super::Exit;
 use super::ask::agreed;
 use super::cluster::ConnectArgs;
 use super::duration::duration;
+use crate::drain::guard::RETIRE;
 use crate::drain::retire::retirable;
 use crate::drain::{DrainFacts, DrainPlan, Outcome};
 use crate::kubernetes::api::in_time;
-use crate::model::{DRAIN_INTENT, Pod, is_object_name};
+use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, Pod, is_object_name};
 use crate::report::style::{Style, clean};
 
 const EXAMPLES: &str = "\
@@ -39,6 +42,9 @@ Examples:
   # node-a goes for good: Pods of StatefulSets start elsewhere, empty, one after another; their data is kept
   latebind drain node-a --for=retire --dry-run
   latebind drain node-a --for=retire
+
+  # what drain policies hold up goes too, in your name
+  latebind drain node-a --for=reboot --approve
 
 Exit codes:
   0  done; with --dry-run, it could be
@@ -83,6 +89,10 @@ pub struct DrainArgs {
     #[arg(long)]
     delete_emptydir_data: bool,
 
+    /// Approve, in your name and until --timeout is over, of evictions that drain policies hold up.
+    #[arg(long)]
+    approve: bool,
+
     /// How long it may take, such as 30m. What is left then is gone on with by running it again.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     timeout: Duration,
@@ -103,7 +113,7 @@ impl Intent {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Reboot => "reboot",
-            Self::Retire => "retire",
+            Self::Retire => RETIRE,
         }
     }
 }
@@ -197,6 +207,7 @@ impl DrainArgs {
         for retired in &work.retired {
             is_on_time = is_on_time && retirement.carry_out(retired, &mut evictions, end).await?;
         }
+        let is_left = !work.left.is_empty() || evictions.refused() > 0;
         if !is_on_time {
             let style = Style::of_stderr();
             writeln!(anstream::stderr(), "{} the time is up; run it again to go on", style.error("error:"))?;
@@ -204,25 +215,50 @@ impl DrainArgs {
         }
         let mut stdout = anstream::stdout();
         let name = clean(&self.node);
-        match (self.intent, work.left.is_empty()) {
-            (_, false) => writeln!(stdout, "node/{name}: some Pods are left on it, as said above")?,
-            (Intent::Reboot, true) => {
+        match (self.intent, is_left) {
+            (_, true) => writeln!(stdout, "node/{name}: some Pods are left on it, as said above")?,
+            (Intent::Reboot, false) => {
                 writeln!(stdout, "node/{name} can be rebooted. Afterwards: latebind uncordon {name}")?;
             }
-            (Intent::Retire, true) => writeln!(stdout, "node/{name} runs nothing any more that another node could")?,
+            (Intent::Retire, false) => writeln!(stdout, "node/{name} runs nothing any more that another node could")?,
         }
         if !work.retired.is_empty() {
             writeln!(stdout, "Its data is kept: kubectl get pv -l {}", retire::RETIRED)?;
         }
-        Ok(if work.left.is_empty() { Exit::Clean } else { Exit::Findings })
+        Ok(if is_left { Exit::Findings } else { Exit::Clean })
     }
 
     async fn cordon(&self, client: &Client) -> anyhow::Result<()> {
         let nodes: Api<Node> = Api::all(client.clone());
-        let patch = json!({ "metadata": { "annotations": { DRAIN_INTENT: self.intent.as_str() } }, "spec": { "unschedulable": true } });
+        let mut annotations = json!({ DRAIN_INTENT: self.intent.as_str() });
+        let approved = if self.approve { Some(self.approval(client).await?) } else { None };
+        if let Some((by, until)) = &approved {
+            annotations[DRAIN_APPROVED_BY] = json!(by);
+            annotations[DRAIN_APPROVED_UNTIL] = json!(until);
+        }
+        let patch = json!({ "metadata": { "annotations": annotations }, "spec": { "unschedulable": true } });
         in_time(nodes.patch(&self.node, &PatchParams::default(), &Patch::Merge(&patch))).await?;
         writeln!(anstream::stdout(), "node/{} is cordoned", clean(&self.node))?;
+        if let Some((by, until)) = approved {
+            writeln!(anstream::stdout(), "{} approves of its evictions until {until}", clean(&by))?;
+        }
         Ok(())
+    }
+
+    /// Who approves, as the API server knows them, and until when.
+    async fn approval(&self, client: &Client) -> anyhow::Result<(String, String)> {
+        let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+        let review = in_time(reviews.create(&PostParams::default(), &SelfSubjectReview::default())).await;
+        let user = review
+            .context("cannot see who you are, which an approval says")?
+            .status
+            .and_then(|status| status.user_info);
+        let by = user
+            .and_then(|user| user.username)
+            .context("the API server does not say who you are, which an approval says")?;
+        let span = SignedDuration::try_from(self.timeout).context("--timeout is too long")?;
+        let until = Timestamp::now().checked_add(span).context("--timeout is too long")?;
+        Ok((by, until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `latebind uncordon`: a node takes Pods again, and the intent of its drain is over.
+//! `latebind uncordon`: a node takes Pods again, and the intent of its drain is over, as is an approval of it.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Exit;
 use super::cluster::ConnectArgs;
 use crate::kubernetes::api::in_time;
-use crate::model::{DRAIN_INTENT, is_object_name};
+use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, is_object_name};
 use crate::report::style::clean;
 
 /// Let a node take Pods again after latebind drain
@@ -34,7 +34,8 @@ pub fn run(args: &UncordonArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let nodes: Api<Node> = Api::all(args.connect.client().await?);
-        let patch = json!({ "metadata": { "annotations": { DRAIN_INTENT: null } }, "spec": { "unschedulable": null } });
+        let patch = json!({ "metadata": { "annotations": { DRAIN_INTENT: null, DRAIN_APPROVED_BY: null, DRAIN_APPROVED_UNTIL: null } },
+            "spec": { "unschedulable": null } });
         match in_time(nodes.patch(&args.node, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => bail!("there is no node/{}", args.node),

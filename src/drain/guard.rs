@@ -4,10 +4,14 @@
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::held::tied_to;
 use super::policy::{Approval, ChosenPolicy, approval, policy_of};
 use crate::binding::ClusterView;
 use crate::crd::DrainPolicy;
-use crate::model::{Claim, EvictedPod, Node, OtherReplicas, Volume};
+use crate::model::{Claim, DRAIN_INTENT, EvictedPod, Node, OtherReplicas, Volume};
+
+/// What a node is drained for when it goes for good.
+pub const RETIRE: &str = "retire";
 
 /// The strictest policy among claims, and what it rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +48,18 @@ impl Guard {
         strictest
     }
 
+    /// Who has approved of what the policy would hold up.
+    #[must_use]
+    pub fn approved_by(&self) -> Option<&str> {
+        match (&self.approval, self.chosen.policy) {
+            (Approval::By(by), DrainPolicy::Deny | DrainPolicy::Wait) => Some(by),
+            _ => None,
+        }
+    }
+
     /// What is approved of is let go as if it were warned of.
     fn strictness(&self) -> DrainPolicy {
-        match (&self.approval, self.chosen.policy) {
-            (Approval::By(_), DrainPolicy::Deny | DrainPolicy::Wait) => DrainPolicy::Warn,
-            (_, policy) => policy,
-        }
+        if self.approved_by().is_some() { DrainPolicy::Warn } else { self.chosen.policy }
     }
 
     /// True where it hangs on the Pod whether it goes.
@@ -83,20 +93,26 @@ pub enum Later {
         set: String,
         /// Others that it asks for.
         wanted: usize,
-        /// Others that are ready.
-        ready: usize,
-        /// The first Pod that is not.
-        first: Option<String>,
+        /// The Pods that are not ready.
+        awaited: Vec<String>,
     },
+    /// This one of the same StatefulSet, which goes from the node first.
+    Turn(String),
     /// A look at the Pod, since too many others are looked at.
     Look,
 }
 
-/// Decides on an eviction. `pod` is nothing where it was not looked at because it does not count.
+/// Decides on the eviction of a Pod of a namespace. `pod` is nothing where it was not looked at because it does not count.
 #[must_use]
-pub fn eviction(guard: &Guard, node: &Node, pod: Option<&EvictedPod>) -> Passage {
-    if let (Approval::By(by), DrainPolicy::Deny | DrainPolicy::Wait) = (&guard.approval, guard.chosen.policy) {
-        return Passage::Approved(by.clone());
+pub fn eviction(
+    guard: &Guard,
+    namespace: &str,
+    node: &Node,
+    pod: Option<&EvictedPod>,
+    view: &dyn ClusterView,
+) -> Passage {
+    if let Some(by) = guard.approved_by() {
+        return Passage::Approved(by.to_owned());
     }
     // Of a node that is down no eviction takes anything away.
     if !guard.asks_for_pod(node) {
@@ -107,16 +123,28 @@ pub fn eviction(guard: &Guard, node: &Node, pod: Option<&EvictedPod>) -> Passage
         (_, Some(EvictedPod::NotLookedAt)) => Passage::Later(Later::Look),
         (_, None) => Passage::NotKnown,
         (DrainPolicy::Deny, Some(EvictedPod::Serves(_))) => Passage::Closed,
-        (_, Some(EvictedPod::Serves(others))) => match others {
-            OtherReplicas::NoSet | OtherReplicas::Ready => Passage::Open,
-            OtherReplicas::NotKnown => Passage::NotKnown,
-            OtherReplicas::Awaited { set, wanted, ready, first } => Passage::Later(Later::Replicas {
-                set: set.clone(),
-                wanted: *wanted,
-                ready: *ready,
-                first: first.clone(),
-            }),
-        },
+        (_, Some(EvictedPod::Serves(others))) => beside(others, namespace, node, view),
+    }
+}
+
+/// Whether a Pod goes whose policy is `Wait`.
+///
+/// Replicas with a volume on the same node start again only with it: to wait for them would be to wait for the end of the drain. Only
+/// where the node is retired they start elsewhere, one after another.
+fn beside(others: &OtherReplicas, namespace: &str, node: &Node, view: &dyn ClusterView) -> Passage {
+    let is_retired = node.metadata.annotation(DRAIN_INTENT) == Some(RETIRE);
+    match others {
+        OtherReplicas::Ready { ahead: Some(ahead) } if is_retired => Passage::Later(Later::Turn(ahead.clone())),
+        OtherReplicas::NoSet | OtherReplicas::Ready { .. } => Passage::Open,
+        OtherReplicas::NotKnown => Passage::NotKnown,
+        OtherReplicas::Awaited { set, wanted, awaited, templates } => {
+            let tied = if is_retired { Vec::new() } else { tied_to(awaited, templates, namespace, node, view) };
+            let awaited: Vec<String> = awaited.iter().filter(|pod| !tied.contains(&pod.as_str())).cloned().collect();
+            if awaited.is_empty() {
+                return Passage::Open;
+            }
+            Passage::Later(Later::Replicas { set: set.clone(), wanted: *wanted, awaited })
+        }
     }
 }
 
@@ -212,8 +240,8 @@ mod tests {
     }
 
     fn awaited() -> EvictedPod {
-        let first = Some("pg-0".to_owned());
-        EvictedPod::Serves(OtherReplicas::Awaited { set: "pg".to_owned(), wanted: 2, ready: 1, first })
+        let (awaited, templates) = (vec!["pg-0".to_owned()], vec!["data".to_owned()]);
+        EvictedPod::Serves(OtherReplicas::Awaited { set: "pg".to_owned(), wanted: 2, awaited, templates })
     }
 
     /// Whatever is known: nothing is held up but by a policy that is there, of a node whose kubelet reports, without an approval, and
@@ -227,7 +255,7 @@ mod tests {
             Some(awaited()),
             Some(EvictedPod::Serves(OtherReplicas::NoSet)),
             Some(EvictedPod::Serves(OtherReplicas::NotKnown)),
-            Some(EvictedPod::Serves(OtherReplicas::Ready)),
+            Some(EvictedPod::Serves(OtherReplicas::Ready { ahead: None })),
         ];
         let approvals = [
             Approval::None,
@@ -235,13 +263,14 @@ mod tests {
             Approval::Expired("anna".to_owned()),
             Approval::Unreadable,
         ];
+        let facts = nodes(&["n", "m"]);
         let mut held = 0;
         for policy in DrainPolicy::ALL {
             for approval in &approvals {
                 for ready in [None, Some("True"), Some("False"), Some("Unknown")] {
                     for pod in &pods {
                         let guard = guard(policy, approval.clone());
-                        let passage = eviction(&guard, &node(ready), pod.as_ref());
+                        let passage = eviction(&guard, "db", &node(ready), pod.as_ref(), &facts);
                         let may_be_held = policy >= DrainPolicy::Wait
                             && ready == Some("True")
                             && !matches!(approval, Approval::By(_));
@@ -260,6 +289,7 @@ mod tests {
                                     "{case}"
                                 );
                             }
+                            Passage::Later(Later::Turn(_)) => panic!("nobody is ahead: {case}"),
                             Passage::NotKnown => assert!(may_be_held, "{case}"),
                             Passage::Approved(ref by) => assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}"),
                             Passage::Open => {
@@ -276,6 +306,71 @@ mod tests {
         }
         // Three approvals that do not hold: Deny holds up four kinds of Pods that serve, Wait one; both those that nobody looks at.
         assert_eq!(held, 3 * (4 + 1 + 2));
+    }
+
+    /// All that there are.
+    fn nodes(names: &[&str]) -> Facts {
+        let mut facts = Facts::new(Unlisted::Absent);
+        for name in names {
+            let node = json!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } } });
+            facts.add(Fact::read("", "Node", &node).unwrap().unwrap());
+        }
+        facts
+    }
+
+    /// The claim of `pg-0`, with its volume on a node alone.
+    fn on(node: &str, facts: &mut Facts) {
+        let terms =
+            json!([{ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": [node] }] }]);
+        let volume = json!({ "metadata": { "name": "pv" }, "spec": { "local": { "path": "/d" },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": terms } } } });
+        let claim = json!({ "metadata": { "name": "data-pg-0", "namespace": "db" }, "spec": { "volumeName": "pv" },
+            "status": { "phase": "Bound" } });
+        facts.add(Fact::read("", "PersistentVolume", &volume).unwrap().unwrap());
+        facts.add(Fact::read("", "PersistentVolumeClaim", &claim).unwrap().unwrap());
+    }
+
+    fn on_its_node(facts: &Facts, intent: Option<&str>, pod: &EvictedPod) -> Passage {
+        let annotations = intent.map(|intent| json!({ DRAIN_INTENT: intent }));
+        let this = json!({ "metadata": { "name": "n", "labels": { "kubernetes.io/hostname": "n" },
+            "annotations": annotations }, "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
+        let this: Node = serde_json::from_value(this).unwrap();
+        eviction(&guard(DrainPolicy::Wait, Approval::None), "db", &this, Some(pod), facts)
+    }
+
+    #[test]
+    fn what_waits_for_the_same_node_is_not_waited_for_unless_that_is_retired() {
+        let waits =
+            Passage::Later(Later::Replicas { set: "pg".to_owned(), wanted: 2, awaited: vec!["pg-0".to_owned()] });
+        for (of, intent, expected) in [
+            ("n", None, &Passage::Open),
+            ("n", Some("reboot"), &Passage::Open),
+            ("n", Some("retire"), &waits),
+            ("m", None, &waits),
+            ("m", Some("retire"), &waits),
+        ] {
+            let mut facts = nodes(&["n", "m"]);
+            on(of, &mut facts);
+            assert_eq!(on_its_node(&facts, intent, &awaited()), *expected, "{of} {intent:?}");
+        }
+        assert_eq!(on_its_node(&nodes(&["n", "m"]), None, &awaited()), waits, "its claim was let go");
+        // Where a claim is, or which Nodes there are, is not known.
+        let mut unknown = Facts::new(Unlisted::Unknown);
+        assert_eq!(on_its_node(&unknown, None, &awaited()), Passage::Open);
+        on("m", &mut unknown);
+        assert_eq!(on_its_node(&unknown, None, &awaited()), Passage::Open);
+    }
+
+    #[test]
+    fn of_a_node_that_is_retired_one_pod_goes_after_another() {
+        let serves = |ahead: Option<&str>| EvictedPod::Serves(OtherReplicas::Ready { ahead: ahead.map(str::to_owned) });
+        let facts = nodes(&["n", "m"]);
+        for intent in [None, Some("reboot"), Some("retire")] {
+            let turn = Passage::Later(Later::Turn("pg-2".to_owned()));
+            let expected = if intent == Some("retire") { turn } else { Passage::Open };
+            assert_eq!(on_its_node(&facts, intent, &serves(Some("pg-2"))), expected, "{intent:?}");
+            assert_eq!(on_its_node(&facts, intent, &serves(None)), Passage::Open);
+        }
     }
 
     #[test]
@@ -315,12 +410,12 @@ mod tests {
             json_patch::merge(&mut annotations, &more);
             serde_json::from_value(object(name, annotations)).unwrap()
         };
-        let facts = Facts::new(Unlisted::Absent);
+        let facts = nodes(&["n"]);
         let (a, b, c) =
             (claim("a", "Wait", json!({})), claim("b", "Deny", approved.clone()), claim("c", "Deny", json!({})));
         let strictest = |claims: &[&Claim], node: &Node| {
             let guard = Guard::of(claims.iter().map(|claim| (*claim, &volume)), node, now(), &facts).unwrap();
-            (guard.claim.clone(), eviction(&guard, node, Some(&awaited())))
+            (guard.claim.clone(), eviction(&guard, "db", node, Some(&awaited()), &facts))
         };
         let up = node(Some("True"));
         assert_eq!(strictest(&[&a, &b, &c], &up), ("c".to_owned(), Passage::Closed));

@@ -86,6 +86,29 @@ pub fn claims_of(pod: &PodOnNode, node: &Node, view: &dyn ClusterView) -> Option
     Some(held)
 }
 
+/// The Pods of a StatefulSet that start again only with the node, since a claim of theirs is on it alone; those too of which that is not
+/// known. `templates` are the names of its claim templates.
+pub(super) fn tied_to<'a>(
+    pods: &'a [String],
+    templates: &[String],
+    namespace: &str,
+    node: &Node,
+    view: &dyn ClusterView,
+) -> Vec<&'a str> {
+    let Lookup::Found(nodes) = view.all_nodes() else { return pods.iter().map(String::as_str).collect() };
+    let mut alone = AloneBy { node, nodes: &nodes, decided: Vec::new() };
+    let mut is_tied = |pod: &str, template: &String| match view.claim(namespace, &format!("{template}-{pod}")) {
+        Lookup::Found(claim) => match claim.volume_name().filter(|_| claim.is_bound()).map(|name| view.volume(name)) {
+            Some(Lookup::Found(volume)) => alone.holds(&volume),
+            Some(Lookup::Unknown) => true,
+            Some(Lookup::Absent) | None => false,
+        },
+        Lookup::Absent => false,
+        Lookup::Unknown => true,
+    };
+    pods.iter().map(String::as_str).filter(|pod| templates.iter().any(|template| is_tied(pod, template))).collect()
+}
+
 /// Volumes of a node, whose affinity is compared with all Nodes once.
 struct AloneBy<'a> {
     node: &'a Node,

@@ -16,12 +16,15 @@ mod tests;
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::budgets::HeldBack;
+use self::guard::Guard;
 pub use self::held::{ClaimsOnNode, HeldClaim, claims_of, claims_on};
 use crate::binding::{ClusterView, Lookup};
-use crate::model::{Budget, Node, Pod, Volume};
+use crate::crd::DrainPolicy;
+use crate::model::{Budget, Claim, Node, Pod, Volume};
 
 /// What is known of a node that is to be drained.
 pub struct DrainFacts<'a> {
@@ -37,6 +40,8 @@ pub struct DrainFacts<'a> {
     pub pods: Vec<&'a Pod>,
     /// All PodDisruptionBudgets; nothing where they are not known.
     pub budgets: Option<Vec<&'a Budget>>,
+    /// The moment, by which approvals expire.
+    pub now: Timestamp,
 }
 
 /// What becomes of a Pod.
@@ -102,6 +107,25 @@ pub struct PodPlan {
     pub deleted_claims: Vec<String>,
 }
 
+/// A Pod whose eviction a drain policy holds up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardedPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// The claim whose policy it is.
+    pub claim: String,
+    /// The policy, `Wait` or `Deny`.
+    pub policy: DrainPolicy,
+    /// What says so, such as `class fast`.
+    pub of: String,
+    /// Who has approved, so that it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+}
+
 /// What a drain of a node does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -114,6 +138,8 @@ pub struct DrainPlan {
     pub pods: Vec<PodPlan>,
     /// What PodDisruptionBudgets keep from being evicted at once.
     pub held_back: Vec<HeldBack>,
+    /// What drain policies hold up, where the webhook keeps to them.
+    pub guarded: Vec<GuardedPod>,
     /// What may be missing, in words.
     pub not_known: Vec<String>,
     /// What is not looked at, and may make a Pod wait all the same, or the drain.
@@ -130,7 +156,15 @@ impl DrainPlan {
     /// True where a drain takes down what runs, or does not end by itself as budgets stand now.
     #[must_use]
     pub fn is_harmful(&self) -> bool {
-        self.count(Outcome::is_outage) > 0 || self.held_back.iter().any(|held| held.ends_by_itself == Some(false))
+        self.count(Outcome::is_outage) > 0
+            || self.held_back.iter().any(|held| held.ends_by_itself == Some(false))
+            || self.awaits_approval()
+    }
+
+    /// True where a Pod is not evicted before somebody approves.
+    #[must_use]
+    pub fn awaits_approval(&self) -> bool {
+        self.guarded.iter().any(|pod| pod.policy == DrainPolicy::Deny && pod.approved_by.is_none())
     }
 }
 
@@ -141,6 +175,7 @@ pub fn plan(facts: &DrainFacts<'_>, not_known: Vec<String>) -> DrainPlan {
     let mut pods: Vec<PodPlan> = live.map(|pod| plan_pod(pod, facts)).collect();
     pods.sort_by(|one, other| (&one.namespace, &one.pod).cmp(&(&other.namespace, &other.pod)));
     let held_back = budgets::held_back(facts, &pods);
+    let guarded = pods.iter().filter_map(|pod| guarded(pod, facts)).collect();
     let mut not_looked_at = vec!["room for CPU and memory", "affinity between Pods", "topology spread"];
     if facts.budgets.is_none() {
         not_looked_at.push("PodDisruptionBudgets, which are not known");
@@ -150,6 +185,7 @@ pub fn plan(facts: &DrainFacts<'_>, not_known: Vec<String>) -> DrainPlan {
         cordoned: facts.node.spec.unschedulable,
         pods,
         held_back,
+        guarded,
         not_known,
         not_looked_at,
     }
@@ -174,6 +210,32 @@ fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
         held: storage.bound.iter().filter(is_held).map(BoundClaim::held).collect(),
         deleted_claims: storage.deleted,
     }
+}
+
+/// What a drain policy does to the eviction of a Pod; nothing where it does nothing, or the Pod is left where it is.
+fn guarded(pod: &PodPlan, facts: &DrainFacts<'_>) -> Option<GuardedPod> {
+    let claims: Vec<(Arc<Claim>, Arc<Volume>)> = pod
+        .held
+        .iter()
+        .filter(|_| pod.outcome != Outcome::Stays)
+        .filter_map(|held| {
+            Some((facts.view.claim(&pod.namespace, &held.claim).found()?, facts.view.volume(&held.volume).found()?))
+        })
+        .collect();
+    let pairs = claims.iter().map(|(claim, volume)| (claim.as_ref(), volume.as_ref()));
+    let guard = Guard::of(pairs, facts.node, facts.now, facts.view)?;
+    let approved_by = guard.approved_by().map(str::to_owned);
+    if approved_by.is_none() && !guard.asks_for_pod(facts.node) {
+        return None;
+    }
+    Some(GuardedPod {
+        namespace: pod.namespace.clone(),
+        pod: pod.pod.clone(),
+        claim: guard.claim,
+        policy: guard.chosen.policy,
+        of: guard.chosen.by.unwrap_or_default(),
+        approved_by,
+    })
 }
 
 /// A claim of a Pod that has a volume.

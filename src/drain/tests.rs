@@ -73,7 +73,15 @@ impl Case {
         let this = node("a", &json!({}));
         let others = self.others.iter().collect();
         let budgets = budgets.map(|all| all.iter().collect());
-        look(&DrainFacts { view: &view, node: &this, others, are_all: self.are_all, pods: pods.to_vec(), budgets })
+        look(&DrainFacts {
+            view: &view,
+            node: &this,
+            others,
+            are_all: self.are_all,
+            pods: pods.to_vec(),
+            budgets,
+            now: Timestamp::UNIX_EPOCH,
+        })
     }
 
     fn outcome(self, pod: &Pod) -> (Outcome, String) {
@@ -290,4 +298,31 @@ fn budgets_hold_back_what_they_do_not_let_go_at_once() {
     assert_eq!(held(&plan), [(1, 2, None)], "what becomes of the Pods is not known");
     let plan = Case::whole().whole_plan(&[&pod(&["net"], &json!({}))], None);
     assert!(plan.not_looked_at.iter().any(|it| it.contains("PodDisruptionBudgets")), "{plan:?}");
+}
+
+#[test]
+fn what_drain_policies_hold_up_is_planned() {
+    let planned = |policy: &str, change: &Value| {
+        let mut case = Case::whole();
+        let Fact::Volume(mut held) = volume("v", &["a"]) else { unreachable!("it is a volume") };
+        held.metadata =
+            serde_json::from_value(json!({ "name": "v", "annotations": { "latebind.dev/drain-policy": policy } }))
+                .unwrap();
+        case.facts.push(Fact::Volume(held));
+        let Fact::Claim(mut claim) = claim("data", "v") else { unreachable!("it is a claim") };
+        let mut metadata = json!({ "name": "data", "namespace": "db" });
+        json_patch::merge(&mut metadata, change);
+        claim.metadata = serde_json::from_value(metadata).unwrap();
+        case.facts.push(Fact::Claim(claim));
+        let plan = case.whole_plan(&[&pod(&["data"], &json!({}))], None);
+        let approval = plan.awaits_approval();
+        (plan.guarded.into_iter().map(|it| (it.policy, it.of, it.approved_by)).collect::<Vec<_>>(), approval)
+    };
+    let nothing = json!({});
+    let of = "volume v".to_owned();
+    assert_eq!(planned("Warn", &nothing), (vec![], false));
+    assert_eq!(planned("Wait", &nothing), (vec![(DrainPolicy::Wait, of.clone(), None)], false));
+    assert_eq!(planned("Deny", &nothing), (vec![(DrainPolicy::Deny, of.clone(), None)], true));
+    let approved = json!({ "annotations": { "latebind.dev/drain-approved-by": "anna", "latebind.dev/drain-approved-until": "1970-01-01T00:00:01Z" } });
+    assert_eq!(planned("Deny", &approved), (vec![(DrainPolicy::Deny, of, Some("anna".to_owned()))], false));
 }

@@ -19,16 +19,19 @@ pub enum OtherReplicas {
     /// The StatefulSet, or its Pods, could not be looked at.
     NotKnown,
     /// All that the StatefulSet asks for are ready.
-    Ready,
+    Ready {
+        /// The one of the same node with the highest ordinal, where that is higher than the Pod's own.
+        ahead: Option<String>,
+    },
     /// Some are not.
     Awaited {
         /// Name of the StatefulSet.
         set: String,
         /// Others that it asks for.
         wanted: usize,
-        /// Others that are ready.
-        ready: usize,
-        /// The first Pod that is not.
-        first: Option<String>,
+        /// Names of the Pods that are not ready.
+        awaited: Vec<String>,
+        /// Names of its claim templates.
+        templates: Vec<String>,
     },
 }

@@ -11,7 +11,7 @@ use latebind::model::{EvictedPod, OtherReplicas};
 use latebind::policy::Mode;
 use serde_json::{Value, json};
 
-use super::drain::{cluster, cordon, deleted_node, eviction, facts};
+use super::drain::{bound, cluster, cordon, deleted_node, eviction, facts, local, pod};
 use super::support::{Config, Served, serve};
 
 const POLICY: &str = "latebind.dev/drain-policy";
@@ -29,14 +29,16 @@ impl LayeredView for Looked {
     }
 }
 
+const READY: OtherReplicas = OtherReplicas::Ready { ahead: None };
+
 fn serves(others: OtherReplicas) -> Lookup<Arc<EvictedPod>> {
     Lookup::Found(Arc::new(EvictedPod::Serves(others)))
 }
 
 /// One of the others is not ready.
 fn awaited() -> Lookup<Arc<EvictedPod>> {
-    let first = Some("pg-1".to_owned());
-    serves(OtherReplicas::Awaited { set: "pg".to_owned(), wanted: 2, ready: 1, first })
+    let (awaited, templates) = (vec!["pg-1".to_owned()], vec!["data".to_owned()]);
+    serves(OtherReplicas::Awaited { set: "pg".to_owned(), wanted: 2, awaited, templates })
 }
 
 /// The cluster with a policy on the volume of claim `a`, and other changes of objects, by kind and name.
@@ -90,7 +92,7 @@ async fn wait_answers_429_until_the_other_replicas_are_ready() {
         (
             429,
             "TooManyRequests",
-            "LB404: pod pg-0 waits until the other replicas of statefulset pg are ready (1 of 2 are; pg-1 is not). \
+            "LB404: pod pg-0 waits until the other replicas of statefulset pg are ready (1 of 2 are not: pg-1). \
              It goes by itself then; drain policy Wait of volume pv-a"
         )
     );
@@ -98,12 +100,24 @@ async fn wait_answers_429_until_the_other_replicas_are_ready() {
     let series = r#"latebind_admission_requests_total{hook="validate",decision="held",code="LB404""#;
     let all = served.probe("/metrics").await.1;
     assert!(all.contains(series), "{all}");
-    for others in [OtherReplicas::Ready, OtherReplicas::NoSet] {
+    for others in [READY, OtherReplicas::NoSet] {
         let served = by_default("Wait", &[], serves(others)).await;
         let answer = served.client().ask("/validate", &eviction("pg-0")).await;
         assert_eq!(answer["allowed"], true, "{answer}");
         assert!(answer["warnings"][0].as_str().unwrap().starts_with("LB401"), "it is warned of all the same: {answer}");
     }
+}
+
+#[tokio::test]
+async fn of_a_node_that_is_retired_one_pod_goes_after_another() {
+    let ahead = || serves(OtherReplicas::Ready { ahead: Some("pg-2".to_owned()) });
+    let retired = json!({ "metadata": { "annotations": { "latebind.dev/drain": "retire" } } });
+    let served = by_default("Wait", &[("Node", "n1", retired)], ahead()).await;
+    let answer = served.client().ask("/validate", &eviction("pg-0")).await;
+    let (code, _, message) = refusal(&answer);
+    assert!(code == 429 && message.contains("pg-2 of the same StatefulSet goes from the node first"), "{message}");
+    let served = by_default("Wait", &[], ahead()).await;
+    assert_eq!(served.client().ask("/validate", &eviction("pg-0")).await["allowed"], true, "nobody retires the node");
 }
 
 #[tokio::test]
@@ -118,7 +132,7 @@ async fn where_too_many_are_looked_at_an_eviction_is_tried_again() {
 
 #[tokio::test]
 async fn deny_answers_403_until_somebody_approves_and_not_longer() {
-    let pod = || serves(OtherReplicas::Ready);
+    let pod = || serves(READY);
     let served = by_default("Deny", &[], pod()).await;
     let answer = served.client().ask("/validate", &eviction("pg-0")).await;
     let (code, reason, message) = refusal(&answer);
@@ -196,7 +210,7 @@ async fn a_guard_is_never_why_a_drain_does_not_end() {
 #[tokio::test]
 async fn mode_audit_writes_down_what_it_would_refuse() {
     let audit = AdmissionOptions { mode: Mode::Audit, ..AdmissionOptions::default() };
-    let served = guarded(objects("Deny", &[]), serves(OtherReplicas::Ready), audit).await;
+    let served = guarded(objects("Deny", &[]), serves(READY), audit).await;
     for review in [eviction("pg-0"), deleted_node("n1")] {
         let answer = served.client().ask("/validate", &review).await;
         assert_eq!((&answer["allowed"], answer.get("warnings")), (&json!(true), None), "{answer}");
@@ -206,7 +220,7 @@ async fn mode_audit_writes_down_what_it_would_refuse() {
 
 #[tokio::test]
 async fn a_node_that_is_up_is_not_deleted_before_somebody_approves() {
-    let pod = || serves(OtherReplicas::Ready);
+    let pod = || serves(READY);
     let served = by_default("Deny", &[], pod()).await;
     let answer = served.client().ask("/validate", &deleted_node("n1")).await;
     let (code, _, message) = refusal(&answer);
@@ -245,7 +259,7 @@ async fn allow_says_nothing_and_a_word_that_is_no_policy_is_told() {
 /// Without a client's certificate anybody may ask.
 #[tokio::test]
 async fn a_short_refusal_names_nothing_that_the_request_does_not() {
-    for (policy, pod) in [("Wait", awaited()), ("Deny", serves(OtherReplicas::Ready))] {
+    for (policy, pod) in [("Wait", awaited()), ("Deny", serves(READY))] {
         let short = AdmissionOptions { details: false, ..AdmissionOptions::default() };
         let served = guarded(objects(policy, &[]), pod, short).await;
         let answer = served.client().ask("/validate", &eviction("pg-0")).await;
@@ -255,4 +269,49 @@ async fn a_short_refusal_names_nothing_that_the_request_does_not() {
             assert!(!message.contains(of_the_cluster), "{of_the_cluster} in {message}");
         }
     }
+}
+
+/// Every cell of the table in docs/drain.md, as it is answered.
+#[tokio::test]
+async fn each_kind_of_pod_is_answered_as_the_page_says() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/drain.md")).unwrap();
+    let header = "| Pod, with a volume on its node alone | `Allow` | `Warn` | `Wait` | `Deny` |";
+    let rows: Vec<&str> =
+        page.lines().skip_while(|line| *line != header).skip(2).take_while(|line| line.starts_with('|')).collect();
+    let looked_at: [(&str, &str, Lookup<Arc<EvictedPod>>); 6] = [
+        ("of a StatefulSet whose other replicas are ready", "pg-0", serves(READY)),
+        ("of a StatefulSet of which another replica is not ready", "pg-0", awaited()),
+        ("of a Deployment, or of any other controller", "rs-1", serves(OtherReplicas::NoSet)),
+        ("of no controller", "bare", serves(OtherReplicas::NoSet)),
+        ("of a DaemonSet", "each", serves(OtherReplicas::NoSet)),
+        ("with a generic ephemeral volume only", "own", serves(OtherReplicas::NoSet)),
+    ];
+    let mut answered = Vec::new();
+    for (title, name, look) in looked_at {
+        let mut cells = vec![title.to_owned()];
+        for policy in ["Allow", "Warn", "Wait", "Deny"] {
+            let mut objects = objects(policy, &[]);
+            objects.push(pod("rs-1", "a", Some("ReplicaSet")));
+            let mut own = pod("own", "a", Some("ReplicaSet"));
+            own.1["spec"]["volumes"] =
+                json!([{ "name": "data", "ephemeral": { "volumeClaimTemplate": { "spec": {} } } }]);
+            objects.push(own);
+            // Its own claim is on the node alone, too.
+            let [mut volume, mut claim] = bound("own-data", &local(), ("kubernetes.io/hostname", &["n1"]));
+            volume.1["metadata"]["annotations"] = json!({ POLICY: policy });
+            claim.1["metadata"]["ownerReferences"] =
+                json!([{ "apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "own", "controller": true }]);
+            objects.extend([volume, claim]);
+            let served = guarded(objects, look.clone(), AdmissionOptions::default()).await;
+            let answer = served.client().ask("/validate", &eviction(name)).await;
+            let is_warned = answer.get("warnings").is_some();
+            cells.push(match (&answer["allowed"], &answer["status"]["code"]) {
+                (Value::Bool(true), _) if is_warned => "goes, warned".to_owned(),
+                (Value::Bool(true), _) => "goes".to_owned(),
+                (_, code) => code.to_string(),
+            });
+        }
+        answered.push(format!("| {} |", cells.join(" | ")));
+    }
+    assert_eq!(rows, answered);
 }

@@ -65,6 +65,8 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "provisioner.pool.path=/a/../b",
         "provisioner.storageClass.default=maybe",
         "provisioner.storageClass.reclaimPolicy=Recycle",
+        "provisioner.storageClass.drainPolicy=Never",
+        "webhook.drainGuard.enabled=maybe",
         "provisioner.storageClass.parameters.mode=rwx",
         "provisioner.storageClass.parameters.hostPathType=File",
         "provisioner.storageClass.parameters.pathPatern=x",
@@ -123,6 +125,18 @@ pub async fn what_is_adopted_and_where_agents_run_is_as_the_values_say(_: &Scope
         render(&[&ON[..], &[&format!("--set=provisioner.adopt={{{name},rancher.io/local-path-big}}")]].concat())?;
     ensure!(text.contains(&format!("--adopt={name}")) && text.contains("--adopt-config=local-path-config"), "{text}");
     ensure!(!text.contains("--accept-lost"), "nothing is accepted unasked");
+    ensure!(
+        !text.contains("--drain-guard") && !text.contains("drain-policy"),
+        "the guard is on, and nothing has a policy"
+    );
+    let guarded = ["--set=provisioner.storageClass.drainPolicy=Wait", "--set=webhook.drainGuard.exemptGroups={ops}"];
+    let guarded = render(&[&ON[..], &guarded].concat())?;
+    ensure!(
+        guarded.contains("latebind.dev/drain-policy: Wait") && guarded.contains("--drain-exempt-group=ops"),
+        "{guarded}"
+    );
+    let off = render(&[&ON[..], &["--set=webhook.drainGuard.enabled=false"]].concat())?;
+    ensure!(off.contains("--drain-guard=off"), "{off}");
     let [plain] = &agents(&["--set=agent.basePaths={/opt/lpp/,/opt/lpp,/mnt/a//}"])?[..] else {
         bail!("one DaemonSet")
     };

@@ -15,24 +15,24 @@ use kube::{Api, ResourceExt};
 use latebind_cluster::{Scope, eventually};
 use latebind_test_support::local::path_of;
 use latebind_test_support::objects::{self, claim_spec};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::nodes::{CLASS, PATIENCE, delete_claim, installed, removed, written};
 
 const REPLICAS: usize = 3;
 
-fn latebind(scope: &Scope, args: &[&str]) -> Result<Command> {
+pub fn latebind(scope: &Scope, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latebind"));
     command.args(args).env("KUBECONFIG", scope.cluster()?.kubeconfig()).env("NO_COLOR", "1").stdin(Stdio::null());
     Ok(command)
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     format!("{output:?}").replace("\\n", "\n")
 }
 
 /// Runs it to its end while the cluster is looked at.
-async fn run(scope: &Scope, args: &[&str]) -> Result<Output> {
+pub async fn run(scope: &Scope, args: &[&str]) -> Result<Output> {
     let mut command = latebind(scope, args)?;
     Ok(tokio::task::spawn_blocking(move || command.output()).await??)
 }
@@ -57,7 +57,7 @@ async fn run_until(scope: &Scope, args: &[&str], said: &'static str) -> Result<(
     .await?
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.filter(|it| it.type_ == "Ready").any(|it| it.status == "True")
@@ -93,21 +93,24 @@ async fn node(scope: &Scope, name: &str) -> Result<(bool, Option<String>)> {
     Ok((cordoned, node.annotations().get("latebind.dev/drain").cloned()))
 }
 
-/// Three Pods with a volume each, and their budget, all on one node.
-async fn all_on(scope: &Scope, here: &str, other: &str) -> Result<Vec<(PersistentVolume, String)>> {
-    scope.kubectl(&["cordon", other]).await?.success()?;
+/// A StatefulSet `pg` whose Pods each write their name into a volume of the class.
+pub fn stateful_set(class: &str, replicas: usize) -> Value {
     let labels = json!({ "app": "pg" });
     let mut template = objects::running(objects::pod("pg", &[]), "hostname > /data/name && sleep 3600");
     template["metadata"] = json!({ "labels": labels });
     template["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
-    scope
-        .create::<StatefulSet>(json!({ "metadata": { "name": "pg" }, "spec": {
-            "serviceName": "pg", "replicas": REPLICAS, "podManagementPolicy": "Parallel",
-            "selector": { "matchLabels": labels }, "template": template,
-            "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": claim_spec(CLASS, "1Mi") }] } }))
-        .await?;
-    let budget =
-        json!({ "metadata": { "name": "pg" }, "spec": { "maxUnavailable": 1, "selector": { "matchLabels": labels } } });
+    json!({ "metadata": { "name": "pg" }, "spec": {
+        "serviceName": "pg", "replicas": replicas, "podManagementPolicy": "Parallel",
+        "selector": { "matchLabels": labels }, "template": template,
+        "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": claim_spec(class, "1Mi") }] } })
+}
+
+/// Three Pods with a volume each, and their budget, all on one node.
+async fn all_on(scope: &Scope, here: &str, other: &str) -> Result<Vec<(PersistentVolume, String)>> {
+    scope.kubectl(&["cordon", other]).await?.success()?;
+    scope.create::<StatefulSet>(stateful_set(CLASS, REPLICAS)).await?;
+    let budget = json!({ "metadata": { "name": "pg" },
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": { "app": "pg" } } } });
     scope.create::<PodDisruptionBudget>(budget).await?;
     let mut made = Vec::new();
     for number in 0..REPLICAS {

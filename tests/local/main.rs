@@ -6,6 +6,7 @@ mod chart;
 mod crash;
 mod drains;
 mod full;
+mod guard;
 mod hostile;
 mod nodes;
 mod orders;
@@ -113,6 +114,11 @@ fn disturb_the_nodes(suite: &mut Suite) {
         Needs::Nodes,
         "drains::a_stateful_set_leaves_a_node_and_outlives_a_reboot",
         drains::a_stateful_set_leaves_a_node_and_outlives_a_reboot,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "guard::drains_wait_and_are_refused_as_the_policy_says",
+        guard::drains_wait_and_are_refused_as_the_policy_says,
     );
     suite.alone(
         Needs::Nodes,

@@ -18,6 +18,9 @@ use crate::report::style::clean;
 
 /// How often an eviction is tried again that a PodDisruptionBudget, or a webhook, does not let through yet: as kubectl drain does.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What the API server says before the words of a webhook that refuses.
+/// Source: `apiserver/pkg/admission/plugin/webhook/errors/statuserror.go`, `ToStatusErr`.
+const BY_WEBHOOK: &str = "admission webhook ";
 /// How often it is looked whether a Pod is gone.
 pub const LOOK: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,8 @@ pub enum Attempt {
     Accepted,
     /// Not now.
     Later,
+    /// Not before somebody does something about it.
+    Refused,
 }
 
 /// Evicts Pods until a moment.
@@ -54,24 +59,35 @@ pub struct Evictions {
     end: Instant,
     /// What was said already about Pods that cannot go yet.
     said: BTreeSet<String>,
+    /// Pods that a webhook refuses to let go.
+    refused: usize,
 }
 
 impl Evictions {
     pub const fn new(client: Client, end: Instant) -> Self {
-        Self { client, end, said: BTreeSet::new() }
+        Self { client, end, said: BTreeSet::new(), refused: 0 }
     }
 
-    /// Evicts all of them, and waits until they are gone; false when the time was up before.
+    /// How many Pods a webhook refused to let go.
+    pub const fn refused(&self) -> usize {
+        self.refused
+    }
+
+    /// Evicts all of them but those that a webhook refuses to let go, and waits until they are gone; false when the time was up
+    /// before.
     ///
     /// # Errors
     /// When the API server refuses for good, or cannot be reached.
     pub async fn all(&mut self, pods: &[Evicted]) -> anyhow::Result<bool> {
         let mut waiting: Vec<&Evicted> = pods.iter().collect();
+        let mut going = Vec::new();
         while !waiting.is_empty() {
             let mut later = Vec::new();
             for pod in waiting {
-                if self.one(pod).await? == Attempt::Later {
-                    later.push(pod);
+                match self.one(pod).await? {
+                    Attempt::Accepted => going.push(pod),
+                    Attempt::Later => later.push(pod),
+                    Attempt::Refused => {}
                 }
             }
             waiting = later;
@@ -79,7 +95,7 @@ impl Evictions {
                 return Ok(false);
             }
         }
-        for pod in pods {
+        for pod in going {
             while self.is_there(pod).await? {
                 if !self.pause(LOOK).await {
                     return Ok(false);
@@ -124,6 +140,12 @@ impl Evictions {
                     writeln!(anstream::stderr(), "{why}")?;
                 }
                 Ok(Attempt::Later)
+            }
+            // Who may not evict at all is told so by the API server itself.
+            Err(error) if error.code() == Some(403) && message(&error).starts_with(BY_WEBHOOK) => {
+                writeln!(anstream::stderr(), "pod/{name} -n {namespace} stays: {}", clean(&message(&error)))?;
+                self.refused += 1;
+                Ok(Attempt::Refused)
             }
             Err(error) => Err(anyhow::Error::from(error).context(format!("pod/{} -n {}", pod.name, pod.namespace))),
         }

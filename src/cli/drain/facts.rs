@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{ApiResource, ListParams};
 use serde::Deserialize as _;
@@ -87,6 +88,7 @@ impl DrainMaterial {
             are_all: known.view.knows_all(binding::Kind::Nodes) && !self.is_partial,
             pods: self.pods.known.iter().map(AsRef::as_ref).collect(),
             budgets: known.record.knows(Kind::Budgets, "").then(|| known.record.budgets().iter().collect()),
+            now: Timestamp::now(),
         };
         let mut plan = plan(&facts, self.pods.missing.iter().cloned().collect());
         // Kinds of which all that is asked for was found are not missed.

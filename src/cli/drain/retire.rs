@@ -131,7 +131,8 @@ impl Retirement {
         Self { client, node }
     }
 
-    /// Takes one Pod from the node, and waits until what is made in its place is ready; false when the time was up before.
+    /// Takes one Pod from the node, and waits until what is made in its place is ready, unless a webhook refuses to let it go; false when the time was
+    /// up before.
     ///
     /// # Errors
     /// When the API server refuses, or what it shows is not what it was.
@@ -148,6 +149,8 @@ impl Retirement {
                     match evictions.one(&pod).await? {
                         Attempt::Accepted => true,
                         Attempt::Later => evictions.pause_for_budget().await,
+                        // The others go on.
+                        Attempt::Refused => return Ok(true),
                     }
                 }
                 Step::Release(place) => self.release(retired, place, &seen).await? || evictions.pause(LOOK).await,

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::binding::Severity;
-use crate::drain::{DrainPlan, HeldBack, HeldClaim, Outcome, PodPlan};
+use crate::crd::DrainPolicy;
+use crate::drain::{DrainPlan, GuardedPod, HeldBack, HeldClaim, Outcome, PodPlan};
 use crate::report::style::{Style, clean, columns, wrap};
 
 /// Width of paragraphs; longer lines are hard to read.
@@ -37,6 +38,7 @@ pub fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -> Strin
             "Held back by PodDisruptionBudgets, for which kubectl drain waits:",
             plan.held_back.iter().map(held_back).collect(),
         ),
+        ("Held up by drain policies, where the webhook keeps to them:", plan.guarded.iter().map(guarded).collect()),
         ("Not known:", plan.not_known.clone()),
     ];
     for (title, lines) in sections.iter().filter(|(_, lines)| !lines.is_empty()) {
@@ -146,6 +148,16 @@ fn held_back(held: &HeldBack) -> String {
     }
 }
 
+fn guarded(pod: &GuardedPod) -> String {
+    let GuardedPod { namespace, pod, claim: _, policy, of, approved_by } = pod;
+    let until = match (approved_by, policy) {
+        (Some(by), _) => format!("goes, since {by} has approved"),
+        (None, DrainPolicy::Deny) => "goes once somebody approves".to_owned(),
+        (None, _) => "goes once all other replicas of its StatefulSet are ready".to_owned(),
+    };
+    format!("pod/{pod} -n {namespace} {until} (drain policy {policy} of {of})")
+}
+
 /// What to type next, and why.
 fn next(plan: &DrainPlan) -> Vec<(&'static str, String)> {
     let name = plan.node.as_str();
@@ -153,9 +165,10 @@ fn next(plan: &DrainPlan) -> Vec<(&'static str, String)> {
     let stays = |pod: &PodPlan| pod.outcome == Outcome::Stays || pod.held.is_empty();
     if !plan.pods.iter().all(stays) {
         let why = "for a reboot: what waits starts on it again after latebind uncordon";
-        steps.push((why, format!("latebind drain {name} --for=reboot")));
+        let approve = if plan.awaits_approval() { " --approve" } else { "" };
+        steps.push((why, format!("latebind drain {name} --for=reboot{approve}")));
         let why = "for good: says which claims are let go, so that their Pods start elsewhere, with empty volumes";
-        steps.push((why, format!("latebind drain {name} --for=retire --dry-run")));
+        steps.push((why, format!("latebind drain {name} --for=retire --dry-run{approve}")));
         return steps;
     }
     if plan.count(|it| it == Outcome::NotMadeAgain) > 0 {

@@ -27,7 +27,7 @@ Examples:
 
 Exit codes:
   0  whatever is evicted can start on another node
-  1  a Pod would stay Pending, or would not be made again, or a PodDisruptionBudget keeps it from being evicted
+  1  a Pod would stay Pending, or would not be made again, or a PodDisruptionBudget or a drain policy keeps it from being evicted
   2  a flag or an input is wrong, or there is no such node
   3  the cluster cannot be reached, or refuses
   5  what decides is not known, or some of the input could not be read";

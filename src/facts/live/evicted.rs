@@ -1,6 +1,6 @@
 //! A live look at a Pod that is to be evicted, and at the other replicas of its StatefulSet: three requests.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -16,6 +16,8 @@ use crate::model::{EvictedPod, OtherReplicas};
 
 /// Replicas of a StatefulSet that are looked at. Few have more than a hundred; of a larger one it is not known how many are ready.
 const MOST_REPLICAS: u32 = 500;
+/// Claim templates of a StatefulSet that are looked at: few have more than three.
+const MOST_TEMPLATES: usize = 16;
 
 /// Looks at the Pod. Each request may take as long as given.
 pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Duration) -> Lookup<EvictedPod> {
@@ -38,7 +40,7 @@ pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Du
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let others = match within(limit, sets.get_opt(&owner.name)).await {
         Ok(Some(set)) if set.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
-            others_of(&set, name, &pods, limit).await
+            others_of(&set, &pod, &pods, limit).await
         }
         // Another of its name makes nothing in the Pod's place.
         Ok(_) => OtherReplicas::NoSet,
@@ -50,12 +52,12 @@ pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Du
     Lookup::Found(EvictedPod::Serves(others))
 }
 
-async fn others_of(set: &StatefulSet, name: &str, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
+async fn others_of(set: &StatefulSet, pod: &Pod, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
     let wanted = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
     let Some(selector) = selector(wanted) else { return OtherReplicas::NotKnown };
     let params = ListParams::default().labels_from(&selector).limit(MOST_REPLICAS);
     match within(limit, pods.list(&params)).await {
-        Ok(list) if list.metadata.continue_.as_deref().is_none_or(str::is_empty) => count(set, name, &list.items),
+        Ok(list) if list.metadata.continue_.as_deref().is_none_or(str::is_empty) => count(set, pod, &list.items),
         Ok(_) => OtherReplicas::NotKnown,
         Err(error) => {
             tracing::warn!(%error, "the replicas of a StatefulSet could not be looked at");
@@ -79,7 +81,7 @@ fn serves(pod: &Pod) -> bool {
 }
 
 /// How many of the others that the StatefulSet asks for serve.
-fn count(set: &StatefulSet, evicted: &str, pods: &[Pod]) -> OtherReplicas {
+fn count(set: &StatefulSet, evicted: &Pod, pods: &[Pod]) -> OtherReplicas {
     let spec = set.spec.clone().unwrap_or_default();
     let (name, uid) = (set.name_any(), set.metadata.uid.as_deref());
     // The API server's default is one.
@@ -89,21 +91,32 @@ fn count(set: &StatefulSet, evicted: &str, pods: &[Pod]) -> OtherReplicas {
         return OtherReplicas::NotKnown;
     }
     let start = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or_default();
-    let serving: HashSet<String> = pods
+    let serving: HashMap<String, &Pod> = pods
         .iter()
         .filter(|pod| pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid))
         .filter(|pod| serves(pod))
-        .map(ResourceExt::name_any)
+        .map(|pod| (pod.name_any(), pod))
         .collect();
     let wanted = (0..replicas).map(|ordinal| format!("{name}-{}", i64::from(start) + i64::from(ordinal)));
-    let wanted: Vec<String> = wanted.filter(|pod| pod != evicted).collect();
-    let mut awaited = wanted.iter().filter(|pod| !serving.contains(pod.as_str()));
-    let first = awaited.next().cloned();
-    if first.is_none() {
-        return OtherReplicas::Ready;
+    let wanted: Vec<String> = wanted.filter(|pod| *pod != evicted.name_any()).collect();
+    let awaited: Vec<String> = wanted.iter().filter(|pod| !serving.contains_key(pod.as_str())).cloned().collect();
+    if !awaited.is_empty() {
+        let templates = spec.volume_claim_templates.iter().flatten().take(MOST_TEMPLATES);
+        let templates = templates.filter_map(|template| template.metadata.name.clone()).collect();
+        return OtherReplicas::Awaited { set: name, wanted: wanted.len(), awaited, templates };
     }
-    let missing = 1 + awaited.count();
-    OtherReplicas::Awaited { set: name, wanted: wanted.len(), ready: wanted.len() - missing, first }
+    let beside = serving.values().filter(|pod| node_of(pod) == node_of(evicted));
+    let highest = beside.max_by_key(|pod| ordinal(pod)).filter(|pod| ordinal(pod) > ordinal(evicted));
+    OtherReplicas::Ready { ahead: highest.map(|pod| pod.name_any()) }
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// The number at the end of its name.
+fn ordinal(pod: &Pod) -> Option<u64> {
+    pod.metadata.name.as_deref()?.rsplit_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -114,28 +127,37 @@ mod tests {
 
     fn set(replicas: &Value, start: &Value) -> StatefulSet {
         serde_json::from_value(json!({ "metadata": { "name": "pg", "uid": "s" }, "spec": { "replicas": replicas,
-            "ordinals": { "start": start }, "selector": {}, "serviceName": "pg", "template": {} } }))
+            "ordinals": { "start": start }, "selector": {}, "serviceName": "pg", "template": {},
+            "volumeClaimTemplates": [{ "metadata": { "name": "data" } }] } }))
         .unwrap()
     }
 
     fn pod(name: &str, more: &Value) -> Pod {
         let mut pod = json!({ "metadata": { "name": name, "ownerReferences": [
             { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pg", "uid": "s", "controller": true }] },
+            "spec": { "nodeName": format!("node-of-{name}"), "containers": [] },
             "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
         json_patch::merge(&mut pod, more);
         serde_json::from_value(pod).unwrap()
     }
 
-    fn awaited(wanted: usize, ready: usize, first: &str) -> OtherReplicas {
-        OtherReplicas::Awaited { set: "pg".to_owned(), wanted, ready, first: Some(first.to_owned()) }
+    const READY: OtherReplicas = OtherReplicas::Ready { ahead: None };
+
+    fn awaited(wanted: usize, pods: &[&str]) -> OtherReplicas {
+        let awaited = pods.iter().map(ToString::to_string).collect();
+        OtherReplicas::Awaited { set: "pg".to_owned(), wanted, awaited, templates: vec!["data".to_owned()] }
     }
 
     #[test]
     fn others_count_that_run_are_ready_and_stay() {
         let of_three = set(&json!(3), &Value::Null);
         let all = ["pg-0", "pg-1", "pg-2"].map(|name| pod(name, &json!({})));
-        assert_eq!(count(&of_three, "pg-1", &all), OtherReplicas::Ready);
-        assert_eq!(count(&of_three, "pg-1", &all[..1]), awaited(2, 1, "pg-2"), "one was not made yet");
+        assert_eq!(count(&of_three, &pod("pg-1", &json!({})), &all), READY);
+        assert_eq!(
+            count(&of_three, &pod("pg-1", &json!({})), &all[..1]),
+            awaited(2, &["pg-2"]),
+            "one was not made yet"
+        );
         for away in [
             json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
             json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } }),
@@ -143,21 +165,37 @@ mod tests {
             json!({ "metadata": { "ownerReferences": null } }),
         ] {
             let pods = [pod("pg-0", &away), pod("pg-1", &json!({})), pod("pg-2", &json!({}))];
-            assert_eq!(count(&of_three, "pg-1", &pods), awaited(2, 1, "pg-0"), "{away}");
-            assert_eq!(count(&of_three, "pg-0", &pods), OtherReplicas::Ready, "it is the one that goes");
+            assert_eq!(count(&of_three, &pod("pg-1", &json!({})), &pods), awaited(2, &["pg-0"]), "{away}");
+            assert_eq!(count(&of_three, &pod("pg-0", &json!({})), &pods), READY, "it is the one that goes");
         }
     }
 
     #[test]
     fn ordinals_and_defaults_are_those_of_the_api_server() {
         let pods = ["pg-5", "pg-6"].map(|name| pod(name, &json!({})));
-        assert_eq!(count(&set(&json!(2), &json!(5)), "pg-5", &pods), OtherReplicas::Ready);
-        assert_eq!(count(&set(&json!(2), &json!(0)), "pg-5", &pods), awaited(2, 0, "pg-0"));
-        assert_eq!(count(&set(&Value::Null, &Value::Null), "pg-0", &[]), OtherReplicas::Ready);
+        assert_eq!(count(&set(&json!(2), &json!(5)), &pod("pg-5", &json!({})), &pods), READY);
+        assert_eq!(count(&set(&json!(2), &json!(0)), &pod("pg-5", &json!({})), &pods), awaited(2, &["pg-0", "pg-1"]));
+        assert_eq!(count(&set(&Value::Null, &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
         // One that is scaled down waits for nobody above.
-        assert_eq!(count(&set(&json!(1), &Value::Null), "pg-1", &[pod("pg-0", &json!({}))]), OtherReplicas::Ready);
-        assert_eq!(count(&set(&json!(2_000_000_000), &Value::Null), "pg-0", &[]), OtherReplicas::NotKnown);
-        assert_eq!(count(&set(&json!(-1), &Value::Null), "pg-0", &[]), OtherReplicas::Ready);
+        assert_eq!(count(&set(&json!(1), &Value::Null), &pod("pg-1", &json!({})), &[pod("pg-0", &json!({}))]), READY);
+        assert_eq!(
+            count(&set(&json!(2_000_000_000), &Value::Null), &pod("pg-0", &json!({})), &[]),
+            OtherReplicas::NotKnown
+        );
+        assert_eq!(count(&set(&json!(-1), &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
+    }
+
+    #[test]
+    fn of_those_on_one_node_the_highest_ordinal_is_ahead() {
+        let of_three = set(&json!(11), &Value::Null);
+        let on = |node: &str, ordinal: usize| {
+            pod(&format!("pg-{ordinal}"), &json!({ "spec": { "nodeName": node, "containers": [] } }))
+        };
+        let pods: Vec<Pod> = (0..11).map(|ordinal| on(if ordinal == 9 { "b" } else { "a" }, ordinal)).collect();
+        for (ordinal, ahead) in [(0, Some("pg-10")), (8, Some("pg-10")), (10, None), (9, None)] {
+            let expected = OtherReplicas::Ready { ahead: ahead.map(str::to_owned) };
+            assert_eq!(count(&of_three, &pods[ordinal], &pods), expected, "{ordinal}");
+        }
     }
 
     #[test]

@@ -11,10 +11,10 @@ use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::selector::place_labels;
 use crate::model::{
     BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
-    DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME, MIGRATED_PLUGINS,
-    MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod, PodOnNode, PodSpec,
-    PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity, Text, Texts,
-    VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
+    DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, DRAIN_POLICY, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME,
+    MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod,
+    PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity,
+    Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -66,7 +66,7 @@ impl Cached for Node {
     type Index = Text;
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key == DRAIN_APPROVED_BY || key == DRAIN_APPROVED_UNTIL);
+        trim(&mut self.metadata, texts, |key| [DRAIN_INTENT, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL].contains(&key));
         // Nothing is written to Nodes.
         self.metadata.resource_version = None;
         self.status.conditions.retain(|condition| condition.type_ == "Ready");
