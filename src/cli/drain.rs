@@ -30,7 +30,7 @@ use crate::drain::guard::RETIRE;
 use crate::drain::retire::retirable;
 use crate::drain::{DrainFacts, DrainPlan, Outcome};
 use crate::kubernetes::api::in_time;
-use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, Pod, is_object_name};
+use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, Pod, RETIRED, is_object_name};
 use crate::report::style::{Style, clean};
 
 const EXAMPLES: &str = "\
@@ -223,7 +223,7 @@ impl DrainArgs {
             (Intent::Retire, false) => writeln!(stdout, "node/{name} runs nothing any more that another node could")?,
         }
         if !work.retired.is_empty() {
-            writeln!(stdout, "Its data is kept: kubectl get pv -l {}", retire::RETIRED)?;
+            writeln!(stdout, "Its data is kept: kubectl get pv -l {}", RETIRED)?;
         }
         Ok(if is_left { Exit::Findings } else { Exit::Clean })
     }

@@ -13,17 +13,18 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 pub use self::arguments::{Role, RunArgs};
-use self::arguments::{Switch, WebhookRole};
+use self::arguments::{ControllerRole, LostNodesSwitch, Switch, WebhookRole};
 use super::Exit;
 use crate::admission::GuardOptions;
 use crate::admission::service::AdmissionOptions;
 use crate::binding::Assumptions;
 use crate::controllers::volumes as provision;
+use crate::drain::lost::Patience;
 use crate::policy::{Exemptions, RescuePolicy};
 use crate::rancher;
 use crate::roles::webhook::Webhook;
 use crate::roles::webhook::live::LiveWebhookOptions;
-use crate::roles::{CertificateOptions, ControllerOptions, RoleError, run_controller};
+use crate::roles::{CertificateOptions, ControllerOptions, LostNodesTerms, RoleError, run_controller};
 use crate::runtime::logs;
 use crate::runtime::serve::ConnectionLimits;
 use crate::runtime::shutdown::Shutdown;
@@ -116,6 +117,22 @@ async fn refuse_second_provisioner(client: &Client, options: &provision::Options
         }
     }
     Ok(())
+}
+
+/// The least time for which a node must have been gone: a node that is made anew under its name is away for seconds.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
+fn lost_nodes(given: &ControllerRole) -> anyhow::Result<Option<LostNodesTerms>> {
+    if given.lost_node_grace < LEAST_GRACE {
+        bail!("--lost-node-grace: 1s is the least");
+    }
+    let patience = Patience {
+        grace: given.lost_node_grace,
+        most_places: given.most_lost_nodes,
+        most_percent: given.most_lost_nodes_percent.into(),
+    };
+    let may_unbind = given.lost_nodes == LostNodesSwitch::Unbind;
+    Ok((given.lost_nodes != LostNodesSwitch::Off).then_some(LostNodesTerms { may_unbind, patience }))
 }
 
 impl RunArgs {
@@ -212,6 +229,7 @@ impl RunArgs {
             metrics_listen: probes,
             certificates: self.certificates_kept()?,
             policy_parameter: given.policy_parameter == Switch::On,
+            lost_nodes: lost_nodes(&self.controller)?,
             provisioner: self.provisioner()?,
         })
     }

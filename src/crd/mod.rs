@@ -7,6 +7,7 @@
 mod condition;
 mod drain_policy;
 mod kept;
+mod lost_node_policy;
 mod node;
 mod parameter;
 mod path;
@@ -18,6 +19,7 @@ mod volume;
 pub use condition::{condition, is_true, set_condition};
 pub use drain_policy::{DrainPolicy, NoDrainPolicy};
 pub use kept::{Kept, SpecAndStatus};
+pub use lost_node_policy::{LostNodePolicy, NoLostNodePolicy};
 pub use node::{
     KeptDirectory, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, Orphan, PathReport, RemovedOrphan,
     orphan_allowance,

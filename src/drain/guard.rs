@@ -19,7 +19,7 @@ pub struct Guard {
     /// Name of the claim; of several the first.
     pub claim: String,
     /// Its policy.
-    pub chosen: ChosenPolicy,
+    pub chosen: ChosenPolicy<DrainPolicy>,
     /// Whether somebody has approved of its eviction, on the claim or on the node.
     pub approval: Approval,
 }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// A claim of class `fast` in namespace `db` with its volume, each with the policy that is given.
-    fn chosen(class: Option<&str>, volume: Option<&str>, namespace: Option<&str>, claim: Option<&str>) -> ChosenPolicy {
+    fn chosen(class: Option<&str>, volume: Option<&str>, namespace: Option<&str>, claim: Option<&str>) -> ChosenPolicy<DrainPolicy> {
         let mut facts = Facts::new(Unlisted::Absent);
         let mut add = |group: &str, kind: &str, name: &str, word: Option<&str>, more: &Value| {
             let mut object = json!({ "metadata": { "name": name } });

@@ -8,6 +8,7 @@
 mod budgets;
 pub mod guard;
 mod held;
+pub mod lost;
 pub mod policy;
 mod replacement;
 pub mod retire;

@@ -1,16 +1,38 @@
-//! What the eviction of a Pod does that leaves a volume behind: what an administrator chose, and who has approved.
+//! What an administrator chose about claims that are on one node alone: when it is drained, and when it is gone; and who has approved.
+
+use std::str::FromStr;
 
 use k8s_openapi::jiff::Timestamp;
 
 use crate::binding::ClusterView;
-use crate::crd::DrainPolicy;
-use crate::model::{Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, Metadata, Volume};
+use crate::crd::{DrainPolicy, LostNodePolicy};
+use crate::model::{
+    Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, LOST_NODE_POLICY, Metadata, Volume,
+};
+
+/// What an annotation of claims and of what they belong to says.
+pub trait Policy: FromStr + Default {
+    /// The annotation.
+    const ANNOTATION: &'static str;
+    /// The words that it may hold, for people.
+    const WORDS: &'static str;
+}
+
+impl Policy for DrainPolicy {
+    const ANNOTATION: &'static str = DRAIN_POLICY;
+    const WORDS: &'static str = "Allow, Warn, Wait, Deny";
+}
+
+impl Policy for LostNodePolicy {
+    const ANNOTATION: &'static str = LOST_NODE_POLICY;
+    const WORDS: &'static str = "Explain, Unbind";
+}
 
 /// The policy for a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChosenPolicy {
+pub struct ChosenPolicy<P> {
     /// The policy.
-    pub policy: DrainPolicy,
+    pub policy: P,
     /// What says so, such as `class fast`; nothing where nothing does.
     pub by: Option<String>,
     /// What says something that is no policy, and counts as if it said nothing.
@@ -18,15 +40,15 @@ pub struct ChosenPolicy {
 }
 
 /// What the annotation of an object says; nothing where it has none, or one that is no policy.
-fn said(
+fn said<P: Policy>(
     metadata: &Metadata,
     object: impl FnOnce() -> String,
     unread: &mut Vec<String>,
-) -> Option<(DrainPolicy, String)> {
-    let word = metadata.annotation(DRAIN_POLICY)?;
+) -> Option<(P, String)> {
+    let word = metadata.annotation(P::ANNOTATION)?;
     let object = object();
     let Ok(policy) = word.parse() else {
-        unread.push(format!("{DRAIN_POLICY} of {object} is none of Allow, Warn, Wait, Deny"));
+        unread.push(format!("{} of {object} is none of {}", P::ANNOTATION, P::WORDS));
         return None;
     };
     Some((policy, object))
@@ -37,7 +59,7 @@ fn said(
 /// The claim's own annotation comes first, then that of its namespace, of its volume, of its class. The first two count only where
 /// one of the last two says something, which administrators write: nobody else makes a drain wait.
 #[must_use]
-pub fn policy_of(claim: &Claim, volume: &Volume, view: &dyn ClusterView) -> ChosenPolicy {
+pub fn policy_of<P: Policy>(claim: &Claim, volume: &Volume, view: &dyn ClusterView) -> ChosenPolicy<P> {
     let mut unread = Vec::new();
     let of_volume = said(&volume.metadata, || format!("volume {}", volume.name()), &mut unread);
     let by_administrator = of_volume.or_else(|| {
@@ -52,7 +74,7 @@ pub fn policy_of(claim: &Claim, volume: &Volume, view: &dyn ClusterView) -> Chos
         });
         of_tenant.unwrap_or(by_administrator)
     });
-    let (policy, by) = chosen.map_or((DrainPolicy::default(), None), |(policy, by)| (policy, Some(by)));
+    let (policy, by) = chosen.map_or((P::default(), None), |(policy, by)| (policy, Some(by)));
     ChosenPolicy { policy, by, unread }
 }
 

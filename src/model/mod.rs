@@ -130,6 +130,21 @@ pub const DRAIN_POLICY: &str = "latebind.dev/drain-policy";
 pub const DRAIN_APPROVED_BY: &str = "latebind.dev/drain-approved-by";
 /// Annotation beside it: until when, as RFC 3339 has it. Without it nothing is approved.
 pub const DRAIN_APPROVED_UNTIL: &str = "latebind.dev/drain-approved-until";
+/// Annotation of a class, a volume, a namespace or a claim: what is done about a claim whose node is gone.
+pub const LOST_NODE_POLICY: &str = "latebind.dev/lost-node-policy";
+/// Annotation of a volume that no node reaches: for how many seconds that was observed.
+pub const LOST_SECONDS: &str = "latebind.dev/node-lost-seconds";
+/// Label of a volume that was left on its node when its claim was let go. A label's value is too short for the names of some nodes.
+pub const RETIRED: &str = "latebind.dev/retired";
+/// Annotation of such a volume: the node.
+pub const RETIRED_FROM: &str = "latebind.dev/retired-from";
+/// Annotations of such a volume: the claim that was let go, as `namespace/name`, and its UID. A volume that was given to another claim
+/// since is not marked for that one.
+pub const RETIRED_CLAIM: &str = "latebind.dev/retired-claim";
+/// See [`RETIRED_CLAIM`].
+pub const RETIRED_CLAIM_UID: &str = "latebind.dev/retired-claim-uid";
+/// Annotation of such a volume: the claim as it is to be made anew, in JSON, until it is.
+pub const REMAKE_CLAIM: &str = "latebind.dev/remake-claim";
 /// Annotation in which latebind keeps the node name that a rewritten Pod came with.
 pub const ORIGINAL_NODE_NAME: &str = "latebind.dev/original-node-name";
 

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{Process, RoleError};
 use crate::binding::Rules;
+use crate::controllers::lost_nodes::{LostNodes, LostNodesOptions};
 use crate::controllers::parameter::{Parameter, ParameterOptions};
 use crate::controllers::policies::{Policies, PoliciesOptions};
 use crate::controllers::rescue::{Rescue, RescueOptions};
 use crate::controllers::volumes::{Options as ProvisionerOptions, Provisioner};
+use crate::drain::lost::Patience;
 use crate::facts::live::{LiveCluster, Observer, WatchedPods};
 use crate::kubernetes::lease::{Contender, Leadership, LeaseTerms};
 use crate::policy::RescuePolicy;
@@ -42,8 +44,19 @@ pub struct ControllerOptions {
     pub certificates: Option<CertificateOptions>,
     /// Keep the parameter of the admission policies.
     pub policy_parameter: bool,
+    /// What is done about claims whose node is gone; nothing where absent.
+    pub lost_nodes: Option<LostNodesTerms>,
     /// How volumes are provisioned; not at all where absent.
     pub provisioner: Option<ProvisionerOptions>,
+}
+
+/// What is done about claims whose node is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct LostNodesTerms {
+    /// Claims may be let go, where a policy says so.
+    pub may_unbind: bool,
+    /// How patient it is.
+    pub patience: Patience,
 }
 
 /// Which certificates are kept current.
@@ -70,6 +83,7 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         metrics_listen,
         certificates,
         policy_parameter,
+        lost_nodes,
         provisioner,
     } = options;
     let (namespace, name) = lease;
@@ -89,6 +103,9 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
     let mut observers = vec![shared.spawn_policies(&mut process, &rules, &policy)];
     if policy_parameter {
         observers.push(shared.spawn_parameter(&mut process, &rules, &policy));
+    }
+    if let Some(terms) = lost_nodes {
+        observers.push(shared.spawn_lost_nodes(&mut process, terms, &identity));
     }
     let rescue = RescueOptions {
         client: client.clone(),
@@ -154,6 +171,24 @@ impl Shared {
         let observer = policies.observer();
         let stop = process.stop.clone();
         process.spawn("policies", policies.run(stop));
+        observer
+    }
+
+    /// The same for the loop that sees to claims whose node is gone.
+    fn spawn_lost_nodes(&self, process: &mut Process, terms: LostNodesTerms, identity: &str) -> Arc<dyn Observer> {
+        let LostNodesTerms { may_unbind, patience } = terms;
+        let options = LostNodesOptions {
+            client: self.client.clone(),
+            live: self.live.clone(),
+            may_unbind,
+            patience,
+            leadership: self.leadership.clone(),
+            instance: identity.to_owned(),
+        };
+        let lost_nodes = LostNodes::new(options, &mut process.registry);
+        let observer = lost_nodes.observer();
+        let stop = process.stop.clone();
+        process.spawn("lost nodes", lost_nodes.run(stop));
         observer
     }
 

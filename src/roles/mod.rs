@@ -8,5 +8,5 @@ pub mod webhook;
 
 #[cfg(target_os = "linux")]
 pub use agent::{AgentOptions, run_agent};
-pub use controller::{CertificateOptions, ControllerOptions, run_controller};
+pub use controller::{CertificateOptions, ControllerOptions, LostNodesTerms, run_controller};
 pub use process::RoleError;

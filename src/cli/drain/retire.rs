@@ -14,17 +14,8 @@ use tokio::time::Instant;
 use super::evict::{Attempt, Evicted, Evictions, LOOK};
 use crate::drain::retire::{ClaimNow, HeldNow, PodNow, Step, next};
 use crate::kubernetes::api::{ApiError, Failure, in_time, list_all};
-use crate::model;
+use crate::model::{self, RETIRED, RETIRED_CLAIM, RETIRED_CLAIM_UID, RETIRED_FROM};
 use crate::report::style::clean;
-
-/// Label of a volume that was left on its node when that was retired. A label's value is too short for the names of some nodes.
-pub const RETIRED: &str = "latebind.dev/retired";
-/// Annotation of such a volume: the node.
-const RETIRED_FROM: &str = "latebind.dev/retired-from";
-/// Annotations of such a volume: the claim that let it go, as `namespace/name`, and its UID. A volume that was given to another claim
-/// since is not marked for that one.
-const RETIRED_CLAIM: &str = "latebind.dev/retired-claim";
-const RETIRED_CLAIM_UID: &str = "latebind.dev/retired-claim-uid";
 
 /// A Pod that is to start elsewhere.
 #[derive(Clone, Debug)]

@@ -177,6 +177,30 @@ pub(super) struct ControllerRole {
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "LATEBIND_TAINTED_NODES_FOR", hide_env = true)]
     pub(super) tainted_nodes_for: Vec<String>,
 
+    /// What to do about claims whose node is gone: off, explain (tell it), or unbind (where a class or volume says so by annotation
+    /// latebind.dev/lost-node-policy: keep the volume and have the claim made anew).
+    #[arg(long, value_name = "WHAT", default_value = "explain", env = "LATEBIND_LOST_NODES", hide_env = true)]
+    pub(super) lost_nodes: LostNodesSwitch,
+
+    /// For how long a node must have been gone before a claim is let go, such as 10m.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, env = "LATEBIND_LOST_NODE_GRACE", hide_env = true)]
+    pub(super) lost_node_grace: Duration,
+
+    /// So many nodes may be gone at one time; while there are more, no claim is let go.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, env = "LATEBIND_MOST_LOST_NODES", hide_env = true)]
+    pub(super) most_lost_nodes: usize,
+
+    /// Or so many percent of all nodes, if that is more.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u8).range(0..=100),
+        env = "LATEBIND_MOST_LOST_NODES_PERCENT",
+        hide_env = true
+    )]
+    pub(super) most_lost_nodes_percent: u8,
+
     /// Namespace of the Lease by which one of several replicas leads; by default the one that latebind runs in.
     #[arg(long, value_name = "NAME", env = "LATEBIND_LEASE_NAMESPACE", hide_env = true)]
     pub(super) lease_namespace: Option<String>,
@@ -271,6 +295,14 @@ fn pool(text: &str) -> Result<(String, String), String> {
 pub(super) enum Switch {
     Off,
     On,
+}
+
+/// What is done about claims whose node is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LostNodesSwitch {
+    Off,
+    Explain,
+    Unbind,
 }
 
 /// The agent.

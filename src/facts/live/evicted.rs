@@ -1,4 +1,4 @@
-//! A live look at a Pod that is to be evicted, and at the other replicas of its StatefulSet: three requests.
+//! A live look at a Pod that is to be evicted or waits, and at the other replicas of its StatefulSet: three requests.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::core::Selector;
 use kube::{Api, Client, ResourceExt};
+use tokio::time::Instant;
 
 use crate::binding::Lookup;
 use crate::kubernetes::api::within;
@@ -33,23 +34,34 @@ pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Du
     if !serves(&pod) {
         return Lookup::Found(EvictedPod::Idle);
     }
+    Lookup::Found(EvictedPod::Serves(replicas(client, &pod, &pods, limit).await))
+}
+
+/// The other replicas of the StatefulSet of a Pod, whether that serves or not, before a moment.
+pub(crate) async fn replicas_beside(client: &Client, namespace: &str, name: &str, deadline: Instant) -> OtherReplicas {
+    let limit = deadline.saturating_duration_since(Instant::now());
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    match within(limit, pods.get_opt(name)).await {
+        Ok(Some(pod)) => replicas(client, &pod, &pods, limit).await,
+        Ok(None) | Err(_) => OtherReplicas::NotKnown,
+    }
+}
+
+async fn replicas(client: &Client, pod: &Pod, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
     let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let Some(owner) = owner.filter(|owner| owner.kind == "StatefulSet") else {
-        return Lookup::Found(EvictedPod::Serves(OtherReplicas::NoSet));
-    };
-    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
-    let others = match within(limit, sets.get_opt(&owner.name)).await {
+    let Some(owner) = owner.filter(|owner| owner.kind == "StatefulSet") else { return OtherReplicas::NoSet };
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    match within(limit, sets.get_opt(&owner.name)).await {
         Ok(Some(set)) if set.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
-            others_of(&set, &pod, &pods, limit).await
+            others_of(&set, pod, pods, limit).await
         }
         // Another of its name makes nothing in the Pod's place.
         Ok(_) => OtherReplicas::NoSet,
         Err(error) => {
-            tracing::warn!(%error, "the StatefulSet of a Pod that is to be evicted could not be looked at");
+            tracing::warn!(%error, "the StatefulSet of a Pod could not be looked at");
             OtherReplicas::NotKnown
         }
-    };
-    Lookup::Found(EvictedPod::Serves(others))
+    }
 }
 
 async fn others_of(set: &StatefulSet, pod: &Pod, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {

@@ -12,13 +12,16 @@ use crate::model::selector::place_labels;
 use crate::model::{
     BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
     DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, DRAIN_POLICY, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME,
-    MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod,
+    LOST_NODE_POLICY, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod,
     PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity,
     Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
 const OWN_PREFIX: &str = "latebind.dev/";
+
+/// Annotations that say what is done when a node is drained or gone.
+const NODE_POLICIES: [&str; 2] = [DRAIN_POLICY, LOST_NODE_POLICY];
 
 /// Claims of a Pod on a node that are kept: few have more than three, and warnings name as many.
 const MOST_CLAIMS_KEPT: usize = 16;
@@ -95,7 +98,8 @@ impl Cached for Claim {
         // The owner tells whether the claim is a Pod's own.
         let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |key| {
-            [BETA_CLASS, SELECTED_NODE, DRAIN_POLICY, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL].contains(&key)
+            [BETA_CLASS, SELECTED_NODE, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL].contains(&key)
+                || NODE_POLICIES.contains(&key)
                 || CLAIM_MARKS.contains(&key)
                 || CLAIM_PROVISIONER.contains(&key)
         });
@@ -260,11 +264,11 @@ impl Cached for StorageCapacity {
 impl Cached for Namespace {
     type Index = ();
 
-    /// A hundred labels of the usual length; of its annotations two are kept. Any label may be what anti-affinity selects by.
+    /// A hundred labels of the usual length; of its annotations three are kept. Any label may be what anti-affinity selects by.
     const MOST_KEPT: usize = 16 << 10;
 
     fn trim(&mut self, texts: &mut Texts) {
-        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR || key == DRAIN_POLICY);
+        trim(&mut self.metadata, texts, |key| key == NAMESPACE_NODE_SELECTOR || NODE_POLICIES.contains(&key));
     }
 
     fn indexes(&self) -> Vec<()> {

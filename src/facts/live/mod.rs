@@ -31,6 +31,7 @@ use crate::model::{
     ResourceClaimTemplate, StorageCapacity, Text, VOLUME_NODE, Volume,
 };
 
+pub(crate) use self::evicted::replicas_beside;
 pub use self::fetch::{FetchedView, Fetcher, Wanted};
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "of the agent, which is on Linux only"))]
 pub(crate) use self::metrics::{CacheStats, HasCacheStats, register};

@@ -1,0 +1,408 @@
+//! The loop: looks at volumes whose node has come or gone, and at those that no node reaches while their time runs. It decides
+//! nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::LostNodesMetrics;
+use super::timers::{Observed, TICK, Timers};
+use super::writer::{Unbound, Writer};
+use crate::binding::{ClusterView, Lookup};
+use crate::crd::LostNodePolicy;
+use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, whereabouts};
+use crate::drain::policy::{ChosenPolicy, policy_of};
+use crate::facts::live::{Change, LiveCluster, Observer, replicas_beside};
+use crate::kubernetes::api::ApiError;
+use crate::kubernetes::controller::{Controller, Follower, Reconciler, Turn};
+use crate::kubernetes::events::{EventQueue, EventResult, NewEvent, Recorder};
+use crate::kubernetes::lease::Leadership;
+use crate::model::{Claim, LOST_SECONDS, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
+use crate::model::selector::place_labels;
+use crate::runtime::queue::Queue;
+
+/// Volumes that are looked at at a time: letting claims go is no hurry.
+const WORKERS: usize = 2;
+/// How often everything is looked at again, whatever the watches say.
+const RESYNC: Duration = Duration::from_secs(300);
+/// When a volume is looked at again of which something is not known, or for which another Pod is waited.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The longest time that one step may take.
+const STEP: Duration = Duration::from_secs(15);
+/// Volumes of one node that are looked at when it comes or goes; the resync sees to the others.
+const MOST_VOLUMES: usize = 5000;
+/// Events that wait to be stored. More are dropped: the state of claim and volume says the same.
+const WAITING: usize = 1024;
+
+/// How the loop is set up.
+pub struct LostNodesOptions {
+    /// The API server.
+    pub client: Client,
+    /// What is known of the cluster; Pods must be watched.
+    pub live: LiveCluster,
+    /// Claims may be let go, where a policy says so.
+    pub may_unbind: bool,
+    /// How patient it is.
+    pub patience: Patience,
+    /// Leave to write; absent: write nothing.
+    pub leadership: Option<Leadership>,
+    /// Which process this is, in events.
+    pub instance: String,
+}
+
+/// The number at the end of the name of a StatefulSet's Pod.
+fn ordinal(pod: &str) -> Option<u64> {
+    pod.rsplit_once('-')?.1.parse().ok()
+}
+
+/// The loop that sees to claims whose node is gone.
+pub struct LostNodes {
+    loop_: Arc<Loop>,
+    senders: futures::future::BoxFuture<'static, ()>,
+}
+
+struct Loop {
+    options: LostNodesOptions,
+    queue: Arc<Queue<String>>,
+    writer: Writer,
+    timers: Mutex<Timers>,
+    /// What was told about each claim last, by volume: as many as no node reaches.
+    told: Mutex<HashMap<String, String>>,
+    events: EventQueue,
+    metrics: LostNodesMetrics,
+}
+
+impl LostNodes {
+    /// A loop that does nothing until [`Self::run`].
+    #[must_use]
+    pub fn new(options: LostNodesOptions, registry: &mut Registry) -> Self {
+        let metrics = LostNodesMetrics::new();
+        metrics.register(registry);
+        let recorder = Recorder::new(options.client.clone(), "latebind.dev/lost-nodes", "SeeToLostNode", options.instance.clone());
+        let dropped = metrics.events_dropped.clone();
+        let (events, senders) = recorder.queue(WAITING, 1, move |result| {
+            if result != EventResult::Sent {
+                dropped.inc();
+            }
+        });
+        let writer = Writer::new(options.client.clone());
+        let loop_ = Loop {
+            options,
+            queue: Arc::default(),
+            writer,
+            timers: Mutex::default(),
+            told: Mutex::default(),
+            events,
+            metrics,
+        };
+        Self { loop_: Arc::new(loop_), senders: Box::pin(senders) }
+    }
+
+    /// Who is to hear of what the watches bring.
+    #[must_use]
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        let observer: Arc<Loop> = Arc::clone(&self.loop_);
+        observer
+    }
+
+    /// Works until cancelled; a step under way is finished. The watches must run beside it.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { loop_, senders } = self;
+        if stop.run_until_cancelled(loop_.options.live.synced()).await.is_none() {
+            return;
+        }
+        let controller = Controller {
+            name: "lost nodes",
+            leadership: loop_.options.leadership.clone(),
+            queue: Arc::clone(&loop_.queue),
+            reconciler: loop_,
+            workers: WORKERS,
+            follower: Follower::Waits,
+            resync: RESYNC,
+        };
+        tokio::select! {
+            () = controller.run(stop) => {}
+            () = senders => {}
+        }
+    }
+}
+
+impl Observer for Loop {
+    fn changed(&self, change: Change) {
+        match change {
+            Change::Node(change) => {
+                let labels = |node: &Arc<Node>| node.metadata.labels.clone();
+                let (before, after) = (change.before.as_ref().map(labels), change.after.as_ref().map(labels));
+                if before == after {
+                    return;
+                }
+                for (key, value) in before.iter().chain(&after).flatten().flat_map(|labels| labels.iter()) {
+                    let found = self.options.live.volumes_asking_for(key, value, MOST_VOLUMES).found();
+                    for volume in found.iter().flatten() {
+                        self.queue.now(volume.name().to_owned());
+                    }
+                }
+            }
+            Change::Volume(change) => {
+                let volume = change.after.as_ref().or(change.before.as_ref());
+                if let Some(volume) = volume.filter(|volume| !place_labels(volume).is_empty()) {
+                    self.queue.now(volume.name().to_owned());
+                }
+            }
+            // A Pod that waits is what a claim is let go for.
+            Change::Pod(change) if change.after.is_some() => {
+                for pod in change.after.iter() {
+                    self.looked_at_for(pod);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Reconciler for Loop {
+    type Key = String;
+    type Error = ApiError;
+
+    async fn reconcile(&self, name: &String, turn: Turn) -> Result<Option<Duration>, ApiError> {
+        let volume = match self.options.live.volume(name) {
+            Lookup::Found(volume) => volume,
+            Lookup::Absent => return Ok(self.forget(name)),
+            Lookup::Unknown => return Ok(Some(AGAIN)),
+        };
+        let deadline = Instant::now() + STEP;
+        let deadline = turn.permit.map_or(deadline, |permit| permit.end_before.min(deadline));
+        let may_write = turn.permit.is_some();
+        if !volume.is_bound() {
+            self.forget(name);
+            if volume.metadata.annotation(REMAKE_CLAIM).is_some() && may_write {
+                return self.remake(&volume, deadline).await;
+            }
+            return Ok(None);
+        }
+        match whereabouts(&volume, &self.options.live) {
+            Whereabouts::Reached => {
+                self.forget(name);
+                let is_noted = [LOST_SECONDS, REMAKE_CLAIM].iter().any(|key| volume.metadata.annotation(key).is_some());
+                if is_noted && may_write {
+                    tracing::info!(volume = %name, "its node is back");
+                    self.writer.clear(&volume, true, deadline).await?;
+                }
+                Ok(None)
+            }
+            Whereabouts::NotKnown => {
+                self.timers.lock().pause(name, Instant::now());
+                Ok(Some(AGAIN))
+            }
+            Whereabouts::Lost(place) => self.lost(&volume, &place, may_write, deadline).await,
+        }
+    }
+
+    fn enqueue_all(&self) {
+        for volume in self.options.live.volumes().found().into_iter().flatten() {
+            if !place_labels(&volume).is_empty() {
+                self.queue.now(volume.name().to_owned());
+            }
+        }
+    }
+}
+
+impl Loop {
+    fn looked_at_for(&self, pod: &Pod) {
+        for claim in pod.claim_names() {
+            let Lookup::Found(claim) = self.options.live.claim(pod.namespace(), &claim) else { continue };
+            let Some(volume) = claim.volume_name() else { continue };
+            // Few Pods wait for a volume that no node reaches; of the others nothing is to be done.
+            if self.told.lock().contains_key(volume) {
+                self.queue.now(volume.to_owned());
+            }
+        }
+    }
+
+    fn forget(&self, volume: &str) -> Option<Duration> {
+        self.timers.lock().forget(volume);
+        self.told.lock().remove(volume);
+        self.count();
+        None
+    }
+
+    /// Counts what is gone; true where that is too much.
+    fn count(&self) -> bool {
+        let (places, volumes) = {
+            let timers = self.timers.lock();
+            (timers.places(), timers.volumes())
+        };
+        let nodes = self.options.live.all_nodes().found().map_or(0, |nodes| nodes.len());
+        let too_many = self.options.patience.is_too_many(places, nodes);
+        let as_gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.places.set(as_gauge(places));
+        self.metrics.claims.set(as_gauge(volumes));
+        self.metrics.held.set(i64::from(too_many));
+        too_many
+    }
+
+    async fn remake(&self, volume: &Volume, deadline: Instant) -> Result<Option<Duration>, ApiError> {
+        if !self.writer.remake(volume, deadline).await? {
+            return Ok(Some(Duration::from_secs(1)));
+        }
+        self.writer.clear(volume, false, deadline).await?;
+        Ok(None)
+    }
+
+    async fn lost(
+        &self,
+        volume: &Arc<Volume>,
+        place: &[(String, String)],
+        may_write: bool,
+        deadline: Instant,
+    ) -> Result<Option<Duration>, ApiError> {
+        let LostNodesOptions { live, may_unbind, patience, .. } = &self.options;
+        let text = |text: Option<&Option<Text>>| Text::or_empty(text.and_then(Option::as_ref));
+        let reference = volume.spec.claim_ref.as_ref();
+        let (namespace, name) = (text(reference.map(|it| &it.namespace)), text(reference.map(|it| &it.name)));
+        let Lookup::Found(claim) = live.claim(&namespace, &name) else { return Ok(Some(AGAIN)) };
+        if !volume.is_claimed_by(&claim) || claim.volume_name() != Some(volume.name()) {
+            return Ok(Some(AGAIN));
+        }
+        let noted = volume.metadata.annotation(LOST_SECONDS).and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let observed = self.timers.lock().observe(volume.name(), place, noted, Instant::now());
+        let too_many = self.count();
+        let chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);
+        let Lookup::Found(waiting) = live.consumers(&namespace, &name) else { return Ok(Some(AGAIN)) };
+        let facts = LostClaim {
+            claim: &claim,
+            volume,
+            chosen: &chosen,
+            may_unbind: *may_unbind,
+            observed: observed.total,
+            patience: *patience,
+            too_many,
+            waiting: &waiting,
+        };
+        let step = decide(&facts);
+        if may_write && *may_unbind && chosen.policy == LostNodePolicy::Unbind && observed.is_due {
+            self.writer.note(volume, observed.total, deadline).await?;
+            self.timers.lock().wrote(volume.name(), observed.total);
+        }
+        self.tell(&claim, volume, place, &step, &chosen);
+        match step {
+            LostStep::Explain(_) => Ok(Some(TICK)),
+            LostStep::Wait(left) => Ok(Some(left.min(TICK))),
+            LostStep::Unbind(remake) if may_write => {
+                self.unbind((&claim, volume), place, (remake, &waiting), observed, deadline).await
+            }
+            LostStep::Unbind(_) => Ok(Some(AGAIN)),
+        }
+    }
+
+    async fn unbind(
+        &self,
+        (claim, volume): (&Claim, &Arc<Volume>),
+        place: &[(String, String)],
+        (remake, waiting): (Remake, &[Arc<Pod>]),
+        observed: Observed,
+        deadline: Instant,
+    ) -> Result<Option<Duration>, ApiError> {
+        // How many nodes are gone is known once everything has been looked at.
+        let settled = TICK.min(self.options.patience.grace);
+        if observed.by_this_process < settled {
+            return Ok(Some(settled - observed.by_this_process));
+        }
+        if remake == Remake::StatefulSet
+            && let Some(pod) = waiting.first()
+            && !self.is_its_turn(pod, deadline).await
+        {
+            return Ok(Some(AGAIN));
+        }
+        let unbound = self.writer.unbind((claim, volume), place, remake, deadline).await;
+        let result = match &unbound {
+            Ok(Unbound::Done) => "done",
+            Ok(Unbound::Disagreed | Unbound::Kept(_)) => "disagreed",
+            Err(_) => "failed",
+        };
+        self.metrics.unbound(result);
+        match unbound? {
+            Unbound::Done => {
+                self.metrics.delay.observe(observed.total.as_secs_f64());
+                tracing::info!(volume = %volume.name(), namespace = %claim.namespace(), claim = %claim.name(),
+                    "a claim was let go, since its node is gone; its volume is kept");
+                let note = format!(
+                    "let go, since no node reaches volume {} any more: it is made anew, and Pods start with an empty volume. The volume \
+                     is kept (Retain)",
+                    volume.name()
+                );
+                self.push(claim, volume, "ClaimUnbound", note);
+                Ok(Some(Duration::from_secs(1)))
+            }
+            Unbound::Disagreed => Ok(Some(AGAIN)),
+            Unbound::Kept(why) => {
+                self.say(claim, volume, format!("its node is gone, and it is not let go: {why}"));
+                Ok(Some(RESYNC))
+            }
+        }
+    }
+
+    /// True where no other replica of the Pod's StatefulSet is starting just now, and none before it waits for the same.
+    async fn is_its_turn(&self, pod: &Pod, deadline: Instant) -> bool {
+        let live = &self.options.live;
+        let name = pod.display_name();
+        let beside = replicas_beside(&self.options.client, pod.namespace(), name, deadline).await;
+        let OtherReplicas::Awaited { awaited, templates, .. } = beside else {
+            return matches!(beside, OtherReplicas::Ready { .. } | OtherReplicas::NoSet);
+        };
+        let is_lost = |other: &str| {
+            let of_template = |template: &String| {
+                let claim = live.claim(pod.namespace(), &format!("{template}-{other}")).found()?;
+                let volume = live.volume(claim.volume_name()?).found()?;
+                Some(matches!(whereabouts(&volume, live), Whereabouts::Lost(_)))
+            };
+            templates.iter().any(|template| of_template(template) == Some(true))
+        };
+        // They go in the order of their names, so that two are never let go at one time.
+        awaited.iter().all(|other| is_lost(other) && ordinal(other) > ordinal(name))
+    }
+
+    /// Tells people at the claim what is done, once.
+    fn tell(
+        &self,
+        claim: &Claim,
+        volume: &Volume,
+        place: &[(String, String)],
+        step: &LostStep,
+        chosen: &ChosenPolicy<LostNodePolicy>,
+    ) {
+        let node = place.first().map(|(_, value)| value.as_str()).unwrap_or_default();
+        let then = match step {
+            LostStep::Explain(why) => format!("Nothing is done, since {why}"),
+            LostStep::Wait(_) | LostStep::Unbind(_) => {
+                let by = chosen.by.as_deref().unwrap_or_default();
+                let grace = self.options.patience.grace.as_secs();
+                format!("By the policy of {by} it is let go once that has been so for {grace} s, and its volume kept")
+            }
+        };
+        let wrong = chosen.unread.first().map(|wrong| format!(". {wrong}")).unwrap_or_default();
+        let note = format!("no node reaches its volume {}: {node} does not exist. {then}{wrong}", volume.name());
+        self.say(claim, volume, note);
+    }
+
+    fn say(&self, claim: &Claim, volume: &Volume, note: String) {
+        let before = self.told.lock().insert(volume.name().to_owned(), note.clone());
+        if before.as_ref() != Some(&note) {
+            self.push(claim, volume, "NodeLost", note);
+        }
+    }
+
+    fn push(&self, claim: &Claim, volume: &Volume, reason: &str, note: String) {
+        if self.options.leadership.is_none() {
+            return tracing::info!(volume = %volume.name(), reason, note, "would tell");
+        }
+        let (regarding, related) = (reference(claim), Some(reference(volume)));
+        self.events.push(NewEvent { warning: true, reason: reason.to_owned(), note, regarding, related });
+    }
+}
