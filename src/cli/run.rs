@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 use kube::Client;
 use tokio::task::JoinSet;
 
-pub use self::arguments::{Role, RunArgs};
 use self::arguments::{ControllerRole, LostNodesSwitch, Switch, WebhookRole};
+pub use self::arguments::{Role, RunArgs};
 use super::Exit;
 use crate::admission::GuardOptions;
 use crate::admission::service::AdmissionOptions;

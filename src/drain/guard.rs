@@ -177,7 +177,12 @@ mod tests {
     }
 
     /// A claim of class `fast` in namespace `db` with its volume, each with the policy that is given.
-    fn chosen(class: Option<&str>, volume: Option<&str>, namespace: Option<&str>, claim: Option<&str>) -> ChosenPolicy<DrainPolicy> {
+    fn chosen(
+        class: Option<&str>,
+        volume: Option<&str>,
+        namespace: Option<&str>,
+        claim: Option<&str>,
+    ) -> ChosenPolicy<DrainPolicy> {
         let mut facts = Facts::new(Unlisted::Absent);
         let mut add = |group: &str, kind: &str, name: &str, word: Option<&str>, more: &Value| {
             let mut object = json!({ "metadata": { "name": name } });

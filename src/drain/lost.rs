@@ -54,7 +54,8 @@ fn is_understood(volume: &Volume) -> bool {
     let required = volume.spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
     let of_term = |term: &NodeSelectorTerm| {
         let mut wanted = term.match_expressions.iter().flatten();
-        term.match_fields.as_ref().is_none_or(Vec::is_empty) && wanted.all(|it| OPERATORS.contains(&it.operator.as_str()))
+        term.match_fields.as_ref().is_none_or(Vec::is_empty)
+            && wanted.all(|it| OPERATORS.contains(&it.operator.as_str()))
     };
     required.is_some_and(|required| required.node_selector_terms.iter().all(of_term))
 }
@@ -152,7 +153,10 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
         _ if is_of_template => Remake::StatefulSet,
         None => Remake::Controller,
         Some(owner) => {
-            return LostStep::Explain(format!("it belongs to a {}, and it is not known whether that makes it anew", owner.kind));
+            return LostStep::Explain(format!(
+                "it belongs to a {}, and it is not known whether that makes it anew",
+                owner.kind
+            ));
         }
     };
     if lost.too_many {
@@ -166,4 +170,190 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
 
 fn names(pod: &Pod, volume: &crate::model::PodVolume, claim: &str) -> bool {
     pod.claim_name(volume).is_some_and(|name| name == claim)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::facts::{Fact, Facts, Unlisted};
+
+    const HOST: &str = "kubernetes.io/hostname";
+
+    fn nodes(all: &[Value]) -> Facts {
+        let mut facts = Facts::new(Unlisted::Absent);
+        for node in all {
+            facts.add(Fact::read("", "Node", node).unwrap().unwrap());
+        }
+        facts
+    }
+
+    fn node(name: &str) -> Value {
+        json!({ "metadata": { "name": name, "labels": { HOST: name, "topology.kubernetes.io/zone": "z", "csi/node": name } } })
+    }
+
+    fn volume(terms: &Value) -> Volume {
+        let affinity = json!({ "required": { "nodeSelectorTerms": terms } });
+        serde_json::from_value(json!({ "metadata": { "name": "pv" }, "spec": { "local": { "path": "/d" },
+            "nodeAffinity": affinity, "claimRef": { "namespace": "db", "name": "data-pg-0", "uid": "c" } },
+            "status": { "phase": "Bound" } }))
+        .unwrap()
+    }
+
+    fn term(key: &str, operator: &str, values: &[&str]) -> Value {
+        json!({ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] })
+    }
+
+    #[test]
+    fn a_node_is_gone_when_all_are_known_and_none_reaches_the_volume() {
+        let gone = volume(&json!([term(HOST, "In", &["a"])]));
+        let of_several = volume(&json!([term(HOST, "In", &["a"]), term(HOST, "In", &["b"])]));
+        let by_driver = volume(&json!([term("csi/node", "In", &["a"])]));
+        let known = nodes(&[node("b"), node("c")]);
+        let place = |key: &str| Whereabouts::Lost(vec![(key.to_owned(), "a".to_owned())]);
+        assert_eq!(whereabouts(&gone, &known), place(HOST));
+        assert_eq!(whereabouts(&by_driver, &known), place("csi/node"));
+        assert_eq!(whereabouts(&of_several, &known), Whereabouts::Reached, "the other node is there");
+        assert_eq!(whereabouts(&gone, &nodes(&[node("a"), node("b")])), Whereabouts::Reached);
+    }
+
+    /// B1 of the reference: what is not about one node is never lost, whatever nodes there are.
+    #[test]
+    fn what_many_nodes_could_reach_is_never_lost() {
+        let known = nodes(&[node("b")]);
+        for terms in [
+            json!([term("topology.kubernetes.io/zone", "In", &["y"])]),
+            json!([term("example.org/disk", "Exists", &[])]),
+            json!([term(HOST, "NotIn", &["b"])]),
+            json!([term(HOST, "In", &["a"]), term("topology.kubernetes.io/zone", "In", &["y"])]),
+            json!([{}]),
+            json!([]),
+            json!([{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["a"] }] }]),
+        ] {
+            assert_eq!(whereabouts(&volume(&terms), &known), Whereabouts::Reached, "{terms}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_loss() {
+        let gone = volume(&json!([term(HOST, "In", &["a"])]));
+        let unlabelled = json!({ "metadata": { "name": "new" } });
+        let mut partial = Facts::new(Unlisted::Unknown);
+        partial.add(Fact::read("", "Node", &node("b")).unwrap().unwrap());
+        for (why, facts) in [
+            ("no Nodes at all", nodes(&[])),
+            ("a Node without the label", nodes(&[node("b"), unlabelled])),
+            ("not all Nodes are known", partial),
+        ] {
+            assert_eq!(whereabouts(&gone, &facts), Whereabouts::NotKnown, "{why}");
+        }
+        let odd = json!({ "matchExpressions": [{ "key": HOST, "operator": "In", "values": ["a"] },
+            { "key": "disk", "operator": "Near", "values": ["x"] }] });
+        assert_eq!(whereabouts(&volume(&json!([odd])), &nodes(&[node("b")])), Whereabouts::NotKnown);
+    }
+
+    #[test]
+    fn of_too_many_nodes_none_is_given_up() {
+        let patience = Patience { grace: Duration::ZERO, most_places: 1, most_percent: 10 };
+        for (gone, left, too_many) in [
+            (0, 0, false),
+            (1, 0, false),
+            (1, 2, false),
+            (2, 3, true),
+            (2, 17, true),
+            (2, 18, false),
+            (5, 45, false),
+            (6, 45, true),
+        ] {
+            assert_eq!(patience.is_too_many(gone, left), too_many, "{gone} of {}", gone + left);
+        }
+        let none = Patience { most_places: 0, most_percent: 0, ..patience };
+        assert!(none.is_too_many(1, 1000) && !none.is_too_many(0, 5));
+    }
+
+    fn pod(change: &Value) -> Arc<Pod> {
+        let owner =
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "pg", "uid": "s", "controller": true });
+        let mut pod = json!({ "metadata": { "name": "pg-0", "namespace": "db", "ownerReferences": [owner] },
+            "spec": { "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "data-pg-0" } }] },
+            "status": { "phase": "Pending" } });
+        json_patch::merge(&mut pod, change);
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn step(change: impl FnOnce(&mut LostClaim<'_>), claim: &Value, waiting: &[Arc<Pod>]) -> LostStep {
+        let by = Some("class fast".to_owned());
+        let chosen = ChosenPolicy { policy: LostNodePolicy::Unbind, by, unread: Vec::new() };
+        step_by(&chosen, change, claim, waiting)
+    }
+
+    fn step_by(
+        chosen: &ChosenPolicy<LostNodePolicy>,
+        change: impl FnOnce(&mut LostClaim<'_>),
+        claim: &Value,
+        waiting: &[Arc<Pod>],
+    ) -> LostStep {
+        let mut object = json!({ "metadata": { "name": "data-pg-0", "namespace": "db", "uid": "c" },
+            "spec": { "volumeName": "pv" }, "status": { "phase": "Bound" } });
+        json_patch::merge(&mut object, claim);
+        let claim: Claim = serde_json::from_value(object).unwrap();
+        let volume = volume(&json!([term(HOST, "In", &["a"])]));
+        let patience = Patience { grace: Duration::from_secs(600), most_places: 1, most_percent: 10 };
+        let observed = Duration::from_secs(600);
+        let mut lost = LostClaim {
+            claim: &claim,
+            volume: &volume,
+            chosen,
+            may_unbind: true,
+            observed,
+            patience,
+            too_many: false,
+            waiting,
+        };
+        change(&mut lost);
+        decide(&lost)
+    }
+
+    #[test]
+    fn a_claim_is_let_go_once_its_time_is_over_and_a_pod_waits() {
+        let waiting = [pod(&json!({}))];
+        let nothing = json!({});
+        assert_eq!(step(|_| {}, &nothing, &waiting), LostStep::Unbind(Remake::StatefulSet));
+        let bare = [pod(&json!({ "metadata": { "ownerReferences": null } }))];
+        assert_eq!(step(|_| {}, &nothing, &bare), LostStep::Unbind(Remake::Controller));
+        // A claim of a StatefulSet that deletes its claims belongs to it, and is made anew all the same.
+        let owned = |kind: &str| json!({ "metadata": { "ownerReferences": [{ "apiVersion": "v1", "kind": kind, "name": "o", "uid": "1", "controller": true }] } });
+        assert_eq!(step(|_| {}, &owned("StatefulSet"), &waiting), LostStep::Unbind(Remake::StatefulSet));
+        let early = |lost: &mut LostClaim<'_>| lost.observed = Duration::from_secs(599);
+        assert_eq!(step(early, &nothing, &waiting), LostStep::Wait(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn in_any_doubt_it_is_told_and_nothing_else() {
+        let waiting = [pod(&json!({}))];
+        let nothing = json!({});
+        let explained = |step: LostStep, words: &str| {
+            assert!(matches!(&step, LostStep::Explain(why) if why.contains(words)), "{words}: {step:?}");
+        };
+        let explain = ChosenPolicy { policy: LostNodePolicy::Explain, by: None, unread: Vec::new() };
+        explained(step_by(&explain, |_| {}, &nothing, &waiting), "no policy says otherwise");
+        explained(step(|lost| lost.may_unbind = false, &nothing, &waiting), "--lost-nodes=unbind");
+        explained(step(|lost| lost.too_many = true, &nothing, &waiting), "so many nodes are gone");
+        explained(
+            step(|_| {}, &json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }), &waiting),
+            "being deleted",
+        );
+        let of_operator = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "v1", "kind": "Cluster", "name": "o", "uid": "1", "controller": true }] } });
+        let other = [pod(&json!({ "metadata": { "ownerReferences": null } }))];
+        explained(step(|_| {}, &of_operator, &other), "belongs to a Cluster");
+        for idle in [
+            vec![],
+            vec![pod(&json!({ "spec": { "nodeName": "a" } }))],
+            vec![pod(&json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }))],
+            vec![pod(&json!({ "status": { "phase": "Failed" } }))],
+        ] {
+            explained(step(|_| {}, &nothing, &idle), "no Pod waits");
+        }
+    }
 }

@@ -6,9 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::binding::ClusterView;
 use crate::crd::{DrainPolicy, LostNodePolicy};
-use crate::model::{
-    Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, LOST_NODE_POLICY, Metadata, Volume,
-};
+use crate::model::{Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, LOST_NODE_POLICY, Metadata, Volume};
 
 /// What an annotation of claims and of what they belong to says.
 pub trait Policy: FromStr + Default {

@@ -8,6 +8,7 @@ mod drains;
 mod full;
 mod guard;
 mod hostile;
+mod lost;
 mod nodes;
 mod orders;
 mod private;
@@ -61,6 +62,11 @@ fn main() -> ExitCode {
         Needs::ControlPlane,
         "rights::a_stolen_token_of_the_controller_reaches_no_further_than_its_work",
         rights::a_stolen_token_of_the_controller_reaches_no_further_than_its_work,
+    );
+    suite.alone(
+        Needs::ControlPlane,
+        "lost::claims_of_lost_nodes_are_let_go_by_policy_alone",
+        lost::claims_of_lost_nodes_are_let_go_by_policy_alone,
     );
     suite.alone(
         Needs::ControlPlane,

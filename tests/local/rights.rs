@@ -124,7 +124,7 @@ async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &Cancellat
 
 /// Does something while the manifest is installed, and takes it away after a failure too: its policies would hold back the
 /// controllers of the tests after this one.
-async fn while_installed(scope: &Scope, manifest: &str, body: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+pub async fn while_installed(scope: &Scope, manifest: &str, body: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let applied = scope.cluster()?.kubectl_with_input(&["apply", "-f", "-"], manifest).await?.success();
     let outcome = match applied {
         Ok(_) => body().await,

@@ -23,8 +23,8 @@ use crate::kubernetes::api::ApiError;
 use crate::kubernetes::controller::{Controller, Follower, Reconciler, Turn};
 use crate::kubernetes::events::{EventQueue, EventResult, NewEvent, Recorder};
 use crate::kubernetes::lease::Leadership;
-use crate::model::{Claim, LOST_SECONDS, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
 use crate::model::selector::place_labels;
+use crate::model::{Claim, LOST_SECONDS, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
 use crate::runtime::queue::Queue;
 
 /// Volumes that are looked at at a time: letting claims go is no hurry.
@@ -84,7 +84,8 @@ impl LostNodes {
     pub fn new(options: LostNodesOptions, registry: &mut Registry) -> Self {
         let metrics = LostNodesMetrics::new();
         metrics.register(registry);
-        let recorder = Recorder::new(options.client.clone(), "latebind.dev/lost-nodes", "SeeToLostNode", options.instance.clone());
+        let recorder =
+            Recorder::new(options.client.clone(), "latebind.dev/lost-nodes", "SeeToLostNode", options.instance.clone());
         let dropped = metrics.events_dropped.clone();
         let (events, senders) = recorder.queue(WAITING, 1, move |result| {
             if result != EventResult::Sent {
@@ -270,7 +271,12 @@ impl Loop {
         if !volume.is_claimed_by(&claim) || claim.volume_name() != Some(volume.name()) {
             return Ok(Some(AGAIN));
         }
-        let noted = volume.metadata.annotation(LOST_SECONDS).and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        // It is going, as it was ordered, by us or by somebody else.
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Ok(Some(AGAIN));
+        }
+        let noted =
+            volume.metadata.annotation(LOST_SECONDS).and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let observed = self.timers.lock().observe(volume.name(), place, noted, Instant::now());
         let too_many = self.count();
         let chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);

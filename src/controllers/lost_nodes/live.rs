@@ -36,7 +36,8 @@ pub(super) async fn is_gone(
     for (key, values) in by_key {
         let selector = Selector::from_iter([Expression::In(key.to_owned(), values)]);
         // Without resourceVersion, so what the store has now.
-        let found = before(deadline, nodes.list_metadata(&ListParams::default().labels_from(&selector).limit(1))).await?;
+        let found =
+            before(deadline, nodes.list_metadata(&ListParams::default().labels_from(&selector).limit(1))).await?;
         if !found.items.is_empty() {
             return Ok(false);
         }
@@ -75,10 +76,82 @@ pub(super) async fn pair(
     let is_pair = same(volume_now.uid(), volume.metadata.uid.as_deref())
         && same(claim_now.uid(), claim.metadata.uid.as_deref())
         && reference.and_then(|reference| reference.uid.clone()) == claim_now.uid()
-        && volume_now.spec.as_ref().map(|spec| &spec.node_affinity)
-            == Some(&volume.spec.node_affinity)
+        && volume_now.spec.as_ref().map(|spec| &spec.node_affinity) == Some(&volume.spec.node_affinity)
         && claim_now.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()) == Some(volume.name())
         && claim_now.metadata.deletion_timestamp.is_none()
         && volume_now.metadata.deletion_timestamp.is_none();
     Ok(is_pair.then_some(Pair { volume: volume_now, claim: claim_now }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that has these Nodes: name and hostname label.
+    fn server(nodes: &'static [(&'static str, &'static str)], is_up: bool) -> Client {
+        let answer = move |request: Request<Body>| async move {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let path = request.uri().path().to_owned();
+            let object = |(name, host): &(&str, &str)| {
+                json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": { "name": name, "labels": { "kubernetes.io/hostname": host } } })
+            };
+            let (status, body): (u16, Value) = match path.strip_prefix("/api/v1/nodes") {
+                _ if !is_up => (500, json!({ "kind": "Status", "code": 500, "status": "Failure", "message": "down" })),
+                Some("") => {
+                    let asked = |(_, host): &&(&str, &str)| {
+                        query.contains(&format!("in+%28{host}%29")) || query.contains(&format!("in+({host})"))
+                    };
+                    let items: Vec<Value> = nodes.iter().filter(asked).map(object).collect();
+                    (
+                        200,
+                        json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": items }),
+                    )
+                }
+                Some(name) => match nodes.iter().find(|(known, _)| name == format!("/{known}")) {
+                    Some(found) => (200, object(found)),
+                    None => (
+                        404,
+                        json!({ "kind": "Status", "code": 404, "status": "Failure", "reason": "NotFound", "message": "no" }),
+                    ),
+                },
+                None => panic!("{path}"),
+            };
+            let response = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+            Ok::<_, std::convert::Infallible>(response.unwrap())
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    async fn asked(client: &Client, annotations: Value) -> Result<bool, ApiError> {
+        let volume: Volume =
+            serde_json::from_value(json!({ "metadata": { "name": "pv", "annotations": annotations } })).unwrap();
+        let place = [("kubernetes.io/hostname".to_owned(), "host-a".to_owned())];
+        is_gone(client, &volume, &place, Instant::now() + Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn a_node_is_gone_when_neither_its_label_nor_its_name_is_there() {
+        let nothing = || json!({});
+        assert!(asked(&server(&[("b", "host-b")], true), nothing()).await.unwrap());
+        assert!(!asked(&server(&[("a", "host-a")], true), nothing()).await.unwrap(), "by its label");
+        assert!(!asked(&server(&[("host-a", "renamed")], true), nothing()).await.unwrap(), "by its name");
+        let written = json!({ "latebind.dev/node": "a" });
+        assert!(
+            !asked(&server(&[("a", "renamed")], true), written.clone()).await.unwrap(),
+            "by the name that is written down"
+        );
+        assert!(asked(&server(&[("b", "host-b")], true), written).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_it_is_not_known() {
+        assert!(asked(&server(&[], false), json!({})).await.is_err());
+    }
 }

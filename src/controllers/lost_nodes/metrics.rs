@@ -48,7 +48,11 @@ impl LostNodesMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let places = "Nodes that bound volumes ask for and that do not exist; of the leader";
         registry.register("lost_nodes", places, self.places.clone());
-        registry.register("lost_claims", "Bound claims whose volume no node reaches; of the leader", self.claims.clone());
+        registry.register(
+            "lost_claims",
+            "Bound claims whose volume no node reaches; of the leader",
+            self.claims.clone(),
+        );
         let held = "1 while so many nodes are gone at one time that no claim is let go; of the leader";
         registry.register("lost_nodes_held", held, self.held.clone());
         let unbound = "Claims that were let go since their node is gone, by result; disagreed: a live look found the node or another claim";
@@ -59,7 +63,11 @@ impl LostNodesMetrics {
             Unit::Seconds,
             self.delay.clone(),
         );
-        registry.register("lost_nodes_events_dropped", "Events about lost nodes that were not stored", self.events_dropped.clone());
+        registry.register(
+            "lost_nodes_events_dropped",
+            "Events about lost nodes that were not stored",
+            self.events_dropped.clone(),
+        );
     }
 
     pub fn unbound(&self, result: &'static str) {

@@ -20,7 +20,8 @@ pub(super) fn record(claim: &PersistentVolumeClaim, volume: &str) -> Option<Stri
             || key == "latebind.dev/gave-up"
     };
     let annotations = claim.metadata.annotations.iter().flatten().filter(|(key, _)| !written_by_others(key));
-    let mut annotations: BTreeMap<String, String> = annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut annotations: BTreeMap<String, String> =
+        annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
     annotations.insert(UNBOUND_FROM.to_owned(), volume.to_owned());
     let mut spec = claim.spec.clone()?;
     spec.volume_name = None;
@@ -66,10 +67,12 @@ mod tests {
     #[test]
     fn it_is_as_its_author_wrote_it() {
         let text = record(
-            &claim(&json!({ "team": "a", "latebind.dev/drain-policy": "Wait", "volume.beta.kubernetes.io/storage-class": "fast",
+            &claim(
+                &json!({ "team": "a", "latebind.dev/drain-policy": "Wait", "volume.beta.kubernetes.io/storage-class": "fast",
                 "pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes",
                 "volume.kubernetes.io/selected-node": "n", "volume.kubernetes.io/storage-provisioner": "p",
-                "volume.beta.kubernetes.io/storage-provisioner": "p", "latebind.dev/selected-node-by": "x" })),
+                "volume.beta.kubernetes.io/storage-provisioner": "p", "latebind.dev/selected-node-by": "x" }),
+            ),
             "pv-1",
         );
         let anew: Value = serde_json::from_str(&text.unwrap()).unwrap();
@@ -91,7 +94,9 @@ mod tests {
         assert!(record(&claim(&json!({ "x": "y".repeat(9000) })), "pv-1").is_none());
         let text = record(&claim(&json!({})), "pv-1").unwrap();
         assert!(read(&text, "db", "data").is_some());
-        for (text, namespace, name) in [(text.as_str(), "db", "other"), (&text, "kube-system", "data"), ("{", "db", "data"), ("{}", "", "")] {
+        for (text, namespace, name) in
+            [(text.as_str(), "db", "other"), (&text, "kube-system", "data"), ("{", "db", "data"), ("{}", "", "")]
+        {
             assert!(read(text, namespace, name).is_none(), "{namespace}/{name}");
         }
     }

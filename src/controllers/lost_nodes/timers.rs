@@ -38,7 +38,13 @@ pub(super) struct Observed {
 
 impl Timers {
     /// Takes note of a look that found the node gone. `noted` is what is written down at the volume.
-    pub fn observe(&mut self, volume: &str, place: &[(String, String)], noted: Option<Duration>, now: Instant) -> Observed {
+    pub fn observe(
+        &mut self,
+        volume: &str,
+        place: &[(String, String)],
+        noted: Option<Duration>,
+        now: Instant,
+    ) -> Observed {
         let timer = self.0.entry(volume.to_owned()).or_insert_with(|| Timer {
             place: place.to_vec(),
             observed: noted.unwrap_or_default(),
@@ -104,9 +110,17 @@ mod tests {
         assert_eq!(total(timers.observe("v", &place("n"), None, at(45))), 45);
         assert_eq!(total(timers.observe("v", &place("n"), None, at(10_000))), 45 + 60, "nobody looked meanwhile");
         timers.pause("v", at(10_020));
-        assert_eq!(total(timers.observe("v", &place("n"), None, at(10_021))), 45 + 60 + 1, "it was not known meanwhile");
+        assert_eq!(
+            total(timers.observe("v", &place("n"), None, at(10_021))),
+            45 + 60 + 1,
+            "it was not known meanwhile"
+        );
         timers.forget("v");
-        assert_eq!(total(timers.observe("v", &place("n"), None, at(10_030))), 0, "the whole grace, from the last loss on");
+        assert_eq!(
+            total(timers.observe("v", &place("n"), None, at(10_030))),
+            0,
+            "the whole grace, from the last loss on"
+        );
     }
 
     #[test]

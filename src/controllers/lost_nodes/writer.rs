@@ -44,12 +44,14 @@ impl Writer {
     /// Writes down for how long the node of the volume has been gone.
     pub async fn note(&self, volume: &Volume, observed: Duration, deadline: Instant) -> Result<(), ApiError> {
         let annotations = json!({ LOST_SECONDS: observed.as_secs().to_string() });
-        self.patch(volume, &json!({ "metadata": { "uid": volume.metadata.uid, "annotations": annotations } }), deadline).await
+        self.patch(volume, &json!({ "metadata": { "uid": volume.metadata.uid, "annotations": annotations } }), deadline)
+            .await
     }
 
     /// Takes back what was written at a volume whose node is back, or whose claim is not to be made anew any more.
     pub async fn clear(&self, volume: &Volume, is_bound: bool, deadline: Instant) -> Result<(), ApiError> {
-        let mut metadata = json!({ "uid": volume.metadata.uid, "annotations": { LOST_SECONDS: null, REMAKE_CLAIM: null } });
+        let mut metadata =
+            json!({ "uid": volume.metadata.uid, "annotations": { LOST_SECONDS: null, REMAKE_CLAIM: null } });
         // Its claim was not let go: the mark would speak of a claim that is there.
         if is_bound && volume.metadata.annotation(REMAKE_CLAIM).is_some() {
             metadata["labels"] = json!({ RETIRED: null });
@@ -71,7 +73,8 @@ impl Writer {
         if !live::is_gone(&self.client, volume, place, deadline).await? {
             return Ok(Unbound::Disagreed);
         }
-        let Some(Pair { volume: now, claim: claim_now }) = live::pair(&self.client, claim, volume, deadline).await? else {
+        let Some(Pair { volume: now, claim: claim_now }) = live::pair(&self.client, claim, volume, deadline).await?
+        else {
             return Ok(Unbound::Disagreed);
         };
         let record = match remake {
@@ -82,7 +85,9 @@ impl Writer {
             }
             Remake::Controller => match remake::record(&claim_now, volume.name()) {
                 Some(record) => Some(record),
-                None => return Ok(Unbound::Kept("the claim is too large to be kept for its being made anew".to_owned())),
+                None => {
+                    return Ok(Unbound::Kept("the claim is too large to be kept for its being made anew".to_owned()));
+                }
             },
         };
         let node = place.first().map(|(_, value)| value.as_str()).unwrap_or_default();

@@ -12,9 +12,9 @@ use crate::model::selector::place_labels;
 use crate::model::{
     BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
     DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, DRAIN_POLICY, HOSTNAME_LABEL, IGNORE, LOCAL_VOLUME,
-    LOST_NODE_POLICY, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node, PROVISIONED_BY, Pod,
-    PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE, StorageCapacity,
-    Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
+    LOST_NODE_POLICY, MIGRATED_PLUGINS, MIRROR_POD, Map, Metadata, NAMESPACE_NODE_SELECTOR, Namespace, Node,
+    PROVISIONED_BY, Pod, PodOnNode, PodSpec, PodStatus, PodVolume, ResourceClaim, ResourceClaimTemplate, SELECTED_NODE,
+    StorageCapacity, Text, Texts, VOLUME_NODE, VOLUME_TYPE, Volume, is_object_name, plain_path,
 };
 
 /// Prefix of latebind's own annotations of volumes, which only administrators and provisioners write.
@@ -211,7 +211,8 @@ impl Cached for Class {
 
     fn trim(&mut self, texts: &mut Texts) {
         trim(&mut self.metadata, texts, |key| {
-            [VOLUME_TYPE, DRAIN_POLICY].contains(&key)
+            key == VOLUME_TYPE
+                || NODE_POLICIES.contains(&key)
                 || DEFAULT_CLASS.contains(&key)
                 || CLASS_PARAMETERS.contains(&key)
         });
@@ -288,7 +289,10 @@ impl Cached for Pod {
     }
 
     fn trim(&mut self, texts: &mut Texts) {
+        // The owner's kind tells who makes its claims anew.
+        let owners = controllers(&mut self.metadata);
         trim(&mut self.metadata, texts, |key| key == MIRROR_POD || key == IGNORE);
+        self.metadata.owner_references = owners.map(|owners| owners.into_iter().map(kind_only).collect());
         // Policies select Pods by label, and are about those that name a node.
         if self.pinned_node().is_none() {
             self.metadata.labels = None;
@@ -507,6 +511,38 @@ mod tests {
             assert_eq!(indexes(anywhere, json!({})), [VolumeIndex::ForeignAnywhere]);
         }
         assert!(indexes(both, json!({ LOCAL_VOLUME: "ours" })).is_empty());
+    }
+
+    #[test]
+    fn policies_about_nodes_are_kept_wherever_they_may_stand_and_approvals_too() {
+        fn kept<K: Cached + for<'de> serde::Deserialize<'de>>(metadata: impl Fn(&K) -> &Metadata) -> Vec<String> {
+            let keys = NODE_POLICIES.iter().chain(&[DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, "other"]);
+            let annotations: serde_json::Map<String, Value> = keys.map(|key| ((*key).to_owned(), json!("x"))).collect();
+            let object = json!({ "metadata": { "name": "n", "annotations": annotations }, "provisioner": "p" });
+            let mut object: K = serde_json::from_value(object).unwrap();
+            object.trim(&mut Texts::default());
+            let annotations = metadata(&object).annotations.iter().flat_map(Map::iter);
+            annotations.map(|(key, _)| key.trim_start_matches(OWN_PREFIX).to_owned()).collect()
+        }
+        let policies = ["drain-policy", "lost-node-policy"];
+        assert_eq!(kept::<Class>(|it| &it.metadata), policies);
+        assert_eq!(kept::<Namespace>(|it| &it.metadata), policies);
+        let mut of_claim = kept::<Claim>(|it| &it.metadata);
+        of_claim.sort();
+        assert_eq!(of_claim, ["drain-approved-by", "drain-approved-until", "drain-policy", "lost-node-policy"]);
+        let mut of_node = kept::<Node>(|it| &it.metadata);
+        of_node.sort();
+        assert_eq!(of_node, ["drain", "drain-approved-by", "drain-approved-until"]);
+        assert_eq!(kept::<Volume>(|it| &it.metadata).len(), 5, "all of latebind's own");
+    }
+
+    #[test]
+    fn of_a_pod_that_waits_the_kind_of_its_controller_is_kept() {
+        let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "o", "uid": "u", "controller": true });
+        let pod = json!({ "metadata": { "name": "p", "ownerReferences": [owner] }, "spec": {} });
+        let mut pod: Pod = serde_json::from_value(pod).unwrap();
+        pod.trim(&mut Texts::default());
+        assert_eq!(pod.metadata.controller().map(|owner| owner.kind.as_str()), Some("StatefulSet"));
     }
 
     #[test]
