@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::mode_of;
 use super::guard::{self, HeldPod, Judged};
 use super::patch::{LONGEST_WARNING_CHARS, WARNING_CHARS, bounded};
 use super::review::{Answer, Decision, Request};
-use super::subject::{AUDIT_CHARS, Admission, Skip};
+use super::subject::{AUDIT_CHARS, Admission, Skip, mode_of};
 use crate::binding::{Code, Lookup, first_of};
 use crate::drain::{ClaimsOnNode, claims_on};
 use crate::model::{Claim, Node, OUT_OF_SERVICE, Text};

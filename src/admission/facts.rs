@@ -1,4 +1,4 @@
-//! Which facts answer a review, and how strict the namespace wants to be.
+//! Which facts answer a review.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +8,8 @@ use arc_swap::ArcSwap;
 use super::guard;
 use super::review::{Request, Reviewed};
 use super::subject::{Admission, Subject, subject};
-use crate::binding::{ClusterView, Lookup};
+use crate::binding::ClusterView;
 use crate::facts::live::{Fetcher, LiveCluster, Wanted};
-use crate::policy::{Mode, mode_in};
-
-pub use crate::model::MODE_LABEL;
 
 /// Facts that several threads may ask.
 pub type View = dyn ClusterView + Send + Sync;
@@ -110,35 +107,5 @@ impl AdmissionFacts {
             }
             _ => self.view(),
         }
-    }
-}
-
-/// The mode for a namespace, by what is known of its labels.
-#[must_use]
-pub fn mode_of(view: &dyn ClusterView, namespace: &str, for_all: Mode) -> Mode {
-    let Lookup::Found(object) = view.namespace(namespace) else { return for_all };
-    mode_in(&object, for_all)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::facts::{Fact, Facts, Unlisted};
-
-    #[test]
-    fn a_namespace_can_only_be_stricter() {
-        let mut facts = Facts::new(Unlisted::Absent);
-        for (name, mode) in [("strict", "deny"), ("lax", "audit"), ("odd", "sometimes")] {
-            let object = json!({"metadata": {"name": name, "labels": {MODE_LABEL: mode}}});
-            facts.add(Fact::read("", "Namespace", &object).unwrap().unwrap());
-        }
-        for (namespace, expected) in
-            [("strict", Mode::Deny), ("lax", Mode::Rewrite), ("odd", Mode::Rewrite), ("unknown", Mode::Rewrite)]
-        {
-            assert_eq!(mode_of(&facts, namespace, Mode::Rewrite), expected, "{namespace}");
-        }
-        assert_eq!(mode_of(&facts, "lax", Mode::Deny), Mode::Deny);
     }
 }

@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::facts::mode_of;
-use super::patch::bounded;
+use super::patch::{DENIAL_CHARS, bounded};
 use super::review::{Answer, Decision, Denial, Refusal, Request};
-use super::subject::{AUDIT_CHARS, Admission};
-use super::validate::DENIAL_CHARS;
+use super::subject::{AUDIT_CHARS, Admission, mode_of};
 use crate::binding::{Code, Lookup, first_of};
-use crate::crd::DrainPolicy;
 use crate::drain::guard::{self, Guard, Later, Passage};
 use crate::drain::policy::Approval;
 use crate::drain::{ClaimsOnNode, claims_of};
@@ -199,7 +196,7 @@ fn refused(
 }
 
 fn goes(guard: &Guard, passage: &Passage) -> Judged {
-    if guard.chosen.policy == DrainPolicy::Allow && guard.chosen.unread.is_empty() {
+    if guard.is_silent() {
         return Judged::Silent;
     }
     let (mut audit, mut texts) = (BTreeMap::new(), guard.chosen.unread.clone());

@@ -9,8 +9,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Hook;
-use super::review::Answer;
-use super::review::PolicyOutcome;
+use super::review::{Answer, Decision, PolicyOutcome};
+use crate::binding::Code;
 
 /// From a cached answer of a small Pod to the longest time that an API server waits, in seconds.
 const BUCKETS: [f64; 14] =
@@ -87,6 +87,15 @@ impl AdmissionMetrics {
             Unit::Seconds,
             self.duration.clone(),
         );
+        // Alerts on a rate need the series from the beginning.
+        for (decision, code) in [(Decision::Held, Code::EvictionWaits), (Decision::Denied, Code::EvictionDenied)] {
+            drop(self.requests.get_or_create(&RequestLabels {
+                hook: Hook::Validate.as_str(),
+                decision: decision.as_str(),
+                code: code.as_str(),
+                dry_run: "false",
+            }));
+        }
         for hook in [Hook::Mutate, Hook::Validate] {
             drop(self.duration.get_or_create(&HookLabel { hook: hook.as_str() }));
         }
@@ -97,7 +106,7 @@ impl AdmissionMetrics {
         let labels = RequestLabels {
             hook: hook.as_str(),
             decision: answer.decision.as_str(),
-            code: answer.code.map_or("none", crate::binding::Code::as_str),
+            code: answer.code.map_or("none", Code::as_str),
             dry_run: if dry_run { "true" } else { "false" },
         };
         self.requests.get_or_create(&labels).inc();

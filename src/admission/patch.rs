@@ -14,6 +14,8 @@ use crate::model::{Claim, HOSTNAME_LABEL, ORIGINAL_NODE_NAME, Pod, SELECTED_NODE
 pub(super) const WARNING_CHARS: usize = 120;
 /// What the API server cuts a warning to when all of them together are too long.
 pub(super) const LONGEST_WARNING_CHARS: usize = 256;
+/// Longest message of a denial, in characters.
+pub(super) const DENIAL_CHARS: usize = 1024;
 /// Keeps all warnings of a review beneath the API server's total of 4096 characters.
 pub(super) const MOST_WARNINGS: usize = 12;
 

@@ -6,9 +6,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::patch::bounded;
 use super::review::{Answer, Decision, PolicyOutcome, Request, Reviewed, place_of};
-use crate::binding::{ClusterView, Code, Finding, PodVerdict, Remedy, Rules, Severity};
+use crate::binding::{ClusterView, Code, Finding, Lookup, PodVerdict, Remedy, Rules, Severity};
 use crate::model::{Pod, WorkloadKind};
-use crate::policy::{self, Exemptions, Mode, PinRequest, Requester, evaluate};
+use crate::policy::{self, Exemptions, Mode, PinRequest, Requester, evaluate, mode_in};
 
 /// Group of kubelets. They create mirror Pods only, and the admission plugin NodeRestriction refuses those that were
 /// changed.
@@ -202,4 +202,34 @@ pub(super) fn codes<'a>(findings: impl Iterator<Item = &'a Finding>) -> String {
         }
     }
     codes.join(",")
+}
+
+/// The mode for a namespace, by what is known of its labels.
+pub(super) fn mode_of(view: &dyn ClusterView, namespace: &str, for_all: Mode) -> Mode {
+    let Lookup::Found(object) = view.namespace(namespace) else { return for_all };
+    mode_in(&object, for_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::facts::{Fact, Facts, Unlisted};
+    use crate::model::MODE_LABEL;
+
+    #[test]
+    fn a_namespace_can_only_be_stricter() {
+        let mut facts = Facts::new(Unlisted::Absent);
+        for (name, mode) in [("strict", "deny"), ("lax", "audit"), ("odd", "sometimes")] {
+            let object = json!({"metadata": {"name": name, "labels": {MODE_LABEL: mode}}});
+            facts.add(Fact::read("", "Namespace", &object).unwrap().unwrap());
+        }
+        for (namespace, expected) in
+            [("strict", Mode::Deny), ("lax", Mode::Rewrite), ("odd", Mode::Rewrite), ("unknown", Mode::Rewrite)]
+        {
+            assert_eq!(mode_of(&facts, namespace, Mode::Rewrite), expected, "{namespace}");
+        }
+        assert_eq!(mode_of(&facts, "lax", Mode::Deny), Mode::Deny);
+    }
 }

@@ -7,20 +7,16 @@ use std::hash::Hash;
 use serde_json::value::RawValue;
 
 use super::drain;
-use super::facts::mode_of;
 use super::mutate::audit;
-use super::patch::{MOST_WARNINGS, bounded, warnings, workload_warnings};
+use super::patch::{DENIAL_CHARS, MOST_WARNINGS, bounded, warnings, workload_warnings};
 use super::review::{Answer, Decision, Denial, PolicyOutcome, Refusal, Request, set_namespace};
 use super::subject::{
-    AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, left_by_policy, said, shorten, spoken, subject,
+    AUDIT_CHARS, Admission, Skip, Subject, codes, created_pod, left_by_policy, mode_of, said, shorten, spoken, subject,
     unchanged,
 };
 use crate::binding::{Code, Finding, PodVerdict, Severity, WorkloadVerdict, decide_workload, poisoned_claim};
 use crate::model::{Claim, Workload, WorkloadKind};
 use crate::policy::{self, Mode, judge};
-
-/// Longest message of a denial, in characters.
-pub(super) const DENIAL_CHARS: usize = 1024;
 
 /// Answers a request of the validating webhook.
 ///

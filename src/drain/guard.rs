@@ -48,6 +48,12 @@ impl Guard {
         strictest
     }
 
+    /// True where nothing is to be said.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.chosen.policy == DrainPolicy::Allow && self.chosen.unread.is_empty()
+    }
+
     /// Who has approved of what the policy would hold up.
     #[must_use]
     pub fn approved_by(&self) -> Option<&str> {

@@ -159,12 +159,12 @@ impl DrainPlan {
     pub fn is_harmful(&self) -> bool {
         self.count(Outcome::is_outage) > 0
             || self.held_back.iter().any(|held| held.ends_by_itself == Some(false))
-            || self.awaits_approval()
+            || self.needs_approval()
     }
 
     /// True where a Pod is not evicted before somebody approves.
     #[must_use]
-    pub fn awaits_approval(&self) -> bool {
+    pub fn needs_approval(&self) -> bool {
         self.guarded.iter().any(|pod| pod.policy == DrainPolicy::Deny && pod.approved_by.is_none())
     }
 }

@@ -315,7 +315,7 @@ fn what_drain_policies_hold_up_is_planned() {
         claim.metadata = serde_json::from_value(metadata).unwrap();
         case.facts.push(Fact::Claim(claim));
         let plan = case.whole_plan(&[&pod(&["data"], &json!({}))], None);
-        let approval = plan.awaits_approval();
+        let approval = plan.needs_approval();
         (plan.guarded.into_iter().map(|it| (it.policy, it.of, it.approved_by)).collect::<Vec<_>>(), approval)
     };
     let nothing = json!({});

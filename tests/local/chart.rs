@@ -1,15 +1,19 @@
 //! What the chart renders for local volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::VolumeMount;
 use k8s_openapi::api::storage::v1::StorageClass;
+use latebind::admission::metrics::AdmissionMetrics;
 use latebind::agent::AgentMetrics;
 use latebind::binding::Rules;
+use latebind::controllers::lost_nodes::{LostNodes, LostNodesOptions};
 use latebind::controllers::rescue;
 use latebind::controllers::volumes::{self as provision, Provisioner};
+use latebind::drain::lost::Patience;
 use latebind::facts::live::{LiveCluster, WatchedPods};
 use latebind::kubernetes::lease::{Contender, LeaseTerms};
 use latebind::policy::RescuePolicy;
@@ -67,6 +71,9 @@ pub async fn values_are_checked(_: &Scope) -> Result<()> {
         "provisioner.storageClass.reclaimPolicy=Recycle",
         "provisioner.storageClass.drainPolicy=Never",
         "webhook.drainGuard.enabled=maybe",
+        "lostNodes.policy=Delete",
+        "lostNodes.grace=soon",
+        "lostNodes.mostPercent=101",
         "provisioner.storageClass.parameters.mode=rwx",
         "provisioner.storageClass.parameters.hostPathType=File",
         "provisioner.storageClass.parameters.pathPatern=x",
@@ -135,6 +142,12 @@ pub async fn what_is_adopted_and_where_agents_run_is_as_the_values_say(_: &Scope
         guarded.contains("latebind.dev/drain-policy: Wait") && guarded.contains("--drain-exempt-group=ops"),
         "{guarded}"
     );
+    let deletes = "resources: [persistentvolumeclaims]\n    verbs: [create, delete]";
+    ensure!(!text.contains("--lost-nodes") && !text.contains(deletes), "claims are let go by nobody unasked");
+    let unbinds = render(&[&ON[..], &["--set=lostNodes.policy=Unbind", "--set=lostNodes.mostNodes=2"]].concat())?;
+    for word in ["--lost-nodes=unbind", "--lost-node-grace=10m", "--most-lost-nodes=2", deletes] {
+        ensure!(unbinds.contains(word), "{word} is not in {unbinds}");
+    }
     let off = render(&[&ON[..], &["--set=webhook.drainGuard.enabled=false"]].concat())?;
     ensure!(off.contains("--drain-guard=off"), "{off}");
     let [plain] = &agents(&["--set=agent.basePaths={/opt/lpp/,/opt/lpp,/mnt/a//}"])?[..] else {
@@ -299,11 +312,23 @@ pub async fn alerts_are_about_metrics_that_there_are(scope: &Scope) -> Result<()
     let rescue = rescue::Rescue::new(options, &mut registry);
     let terms = LeaseTerms::new(NAMESPACE.to_owned(), "lease".to_owned(), "test".to_owned());
     Contender::new(scope.client(), terms).register(&mut registry);
+    let patience = Patience { grace: Duration::ZERO, most_places: 1, most_percent: 10 };
+    let (client, live_too) = (scope.client(), live.clone());
+    let lost = LostNodesOptions {
+        client,
+        live: live_too,
+        may_unbind: false,
+        patience,
+        leadership: None,
+        instance: String::new(),
+    };
+    let lost = LostNodes::new(lost, &mut registry);
     let provisioner = Provisioner::new(scope.client(), live, provision::Options::default(), None, &mut registry);
     provisioner.register_watches(&mut registry);
+    AdmissionMetrics::default().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    drop(rescue);
+    drop((rescue, lost));
     // A family is there from the beginning, its series from when there is something to say.
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| {
         let (name, kind) = line.split_once(' ')?;

@@ -165,7 +165,7 @@ fn next(plan: &DrainPlan) -> Vec<(&'static str, String)> {
     let stays = |pod: &PodPlan| pod.outcome == Outcome::Stays || pod.held.is_empty();
     if !plan.pods.iter().all(stays) {
         let why = "for a reboot: what waits starts on it again after latebind uncordon";
-        let approve = if plan.awaits_approval() { " --approve" } else { "" };
+        let approve = if plan.needs_approval() { " --approve" } else { "" };
         steps.push((why, format!("latebind drain {name} --for=reboot{approve}")));
         let why = "for good: says which claims are let go, so that their Pods start elsewhere, with empty volumes";
         steps.push((why, format!("latebind drain {name} --for=retire --dry-run{approve}")));

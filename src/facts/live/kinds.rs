@@ -538,7 +538,8 @@ mod tests {
 
     #[test]
     fn of_a_pod_that_waits_the_kind_of_its_controller_is_kept() {
-        let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "o", "uid": "u", "controller": true });
+        let owner =
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "o", "uid": "u", "controller": true });
         let pod = json!({ "metadata": { "name": "p", "ownerReferences": [owner] }, "spec": {} });
         let mut pod: Pod = serde_json::from_value(pod).unwrap();
         pod.trim(&mut Texts::default());
