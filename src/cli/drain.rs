@@ -223,7 +223,7 @@ impl DrainArgs {
             (Intent::Retire, false) => writeln!(stdout, "node/{name} runs nothing any more that another node could")?,
         }
         if !work.retired.is_empty() {
-            writeln!(stdout, "Its data is kept: kubectl get pv -l {}", RETIRED)?;
+            writeln!(stdout, "Its data is kept: kubectl get pv -l {RETIRED}")?;
         }
         Ok(if is_left { Exit::Findings } else { Exit::Clean })
     }

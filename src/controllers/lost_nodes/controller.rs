@@ -24,7 +24,7 @@ use crate::kubernetes::controller::{Controller, Follower, Reconciler, Turn};
 use crate::kubernetes::events::{EventQueue, EventResult, NewEvent, Recorder};
 use crate::kubernetes::lease::Leadership;
 use crate::model::selector::place_labels;
-use crate::model::{Claim, LOST_SECONDS, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
+use crate::model::{Claim, LOST_SECONDS, Labels, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
 use crate::runtime::queue::Queue;
 
 /// Volumes that are looked at at a time: letting claims go is no hurry.
@@ -143,7 +143,7 @@ impl Observer for Loop {
                 if before == after {
                     return;
                 }
-                for (key, value) in before.iter().chain(&after).flatten().flat_map(|labels| labels.iter()) {
+                for (key, value) in before.iter().chain(&after).flatten().flat_map(Labels::iter) {
                     let found = self.options.live.volumes_asking_for(key, value, MOST_VOLUMES).found();
                     for volume in found.iter().flatten() {
                         self.queue.now(volume.name().to_owned());
@@ -158,7 +158,7 @@ impl Observer for Loop {
             }
             // A Pod that waits is what a claim is let go for.
             Change::Pod(change) if change.after.is_some() => {
-                for pod in change.after.iter() {
+                if let Some(pod) = &change.after {
                     self.looked_at_for(pod);
                 }
             }
@@ -201,7 +201,7 @@ impl Reconciler for Loop {
                 self.timers.lock().pause(name, Instant::now());
                 Ok(Some(AGAIN))
             }
-            Whereabouts::Lost(place) => self.lost(&volume, &place, may_write, deadline).await,
+            Whereabouts::Lost(place) => Box::pin(self.lost(&volume, &place, may_write, deadline)).await,
         }
     }
 
@@ -301,7 +301,7 @@ impl Loop {
             LostStep::Explain(_) => Ok(Some(TICK)),
             LostStep::Wait(left) => Ok(Some(left.min(TICK))),
             LostStep::Unbind(remake) if may_write => {
-                self.unbind((&claim, volume), place, (remake, &waiting), observed, deadline).await
+                Box::pin(self.unbind((&claim, volume), place, (remake, &waiting), observed, deadline)).await
             }
             LostStep::Unbind(_) => Ok(Some(AGAIN)),
         }
@@ -317,8 +317,8 @@ impl Loop {
     ) -> Result<Option<Duration>, ApiError> {
         // How many nodes are gone is known once everything has been looked at.
         let settled = TICK.min(self.options.patience.grace);
-        if observed.by_this_process < settled {
-            return Ok(Some(settled - observed.by_this_process));
+        if let Some(left) = settled.checked_sub(observed.by_this_process).filter(|left| !left.is_zero()) {
+            return Ok(Some(left));
         }
         if remake == Remake::StatefulSet
             && let Some(pod) = waiting.first()
@@ -326,7 +326,7 @@ impl Loop {
         {
             return Ok(Some(AGAIN));
         }
-        let unbound = self.writer.unbind((claim, volume), place, remake, deadline).await;
+        let unbound = Box::pin(self.writer.unbind((claim, volume), place, remake, deadline)).await;
         let result = match &unbound {
             Ok(Unbound::Done) => "done",
             Ok(Unbound::Disagreed | Unbound::Kept(_)) => "disagreed",
@@ -393,8 +393,8 @@ impl Loop {
             }
         };
         let wrong = chosen.unread.first().map(|wrong| format!(". {wrong}")).unwrap_or_default();
-        let note = format!("no node reaches its volume {}: {node} does not exist. {then}{wrong}", volume.name());
-        self.say(claim, volume, note);
+        let text = format!("no node reaches its volume {}: {node} does not exist. {then}{wrong}", volume.name());
+        self.say(claim, volume, text);
     }
 
     fn say(&self, claim: &Claim, volume: &Volume, note: String) {
