@@ -40,6 +40,10 @@ release: ## What a release holds, for every system that this machine can build f
 demo: ## From nothing to a deadlocked Pod running, on a real Kubernetes
 	examples/demo.sh
 
+.PHONY: demo-drain
+demo-drain: ## A StatefulSet with local volumes, of whose nodes one is rebooted, one retired and one lost
+	examples/demo-drain.sh
+
 .PHONY: demo-offline
 demo-offline: ## The same story from manifests alone, without a cluster
 	examples/demo-offline.sh

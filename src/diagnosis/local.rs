@@ -6,7 +6,7 @@ use super::found::{Found, Line};
 use super::known::Known;
 use super::record::Kind;
 use crate::crd::{DISK_HUNG, LocalNode, LocalVolume, NODE_REPLACED, READY, condition};
-use crate::model::{LOCAL_VOLUME, Volume};
+use crate::model::{LOCAL_VOLUME, LOST_NODE_POLICY, LOST_SECONDS, Volume};
 
 /// An agent writes its report at least every ten minutes; this is one report missed, and half of the next.
 const REPORT_OVERDUE_SECONDS: i64 = 900;
@@ -114,4 +114,14 @@ fn show_node(node: &str) -> Option<Step> {
 fn agents() -> Option<Step> {
     let labels = "app.kubernetes.io/name=latebind,app.kubernetes.io/component=agent";
     show(&[], format!("kubectl get pods -A -l {labels} -o wide"), "Shows the agents, and on which nodes they run.")
+}
+
+/// What latebind's controller has written down about a volume whose node is gone and whose claim is to be let go for that.
+pub(super) fn observed_as_lost(volume: &Volume) -> Option<Line> {
+    let seconds = volume.metadata.annotation(LOST_SECONDS)?;
+    let says = format!(
+        "latebind has seen its node gone for {seconds} s; by {LOST_NODE_POLICY} it lets the claim go after its time of grace, and keeps \
+         the volume"
+    );
+    Some(Line::new(format!("annotation {LOST_SECONDS} of pv/{}", volume.name()), says))
 }

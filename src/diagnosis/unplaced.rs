@@ -292,7 +292,8 @@ pub(super) fn bound_elsewhere(pod: &Pod, claim: &Claim, node: Option<&str>, know
                  {wanted}. If that node is gone for good, so is the data of a local volume."
             );
             let nodes = show(&[], "kubectl get nodes --show-labels".to_owned(), "Shows the nodes and their labels.");
-            Found::new(Cause::VolumeNodeGone, summary).with([line]).then(look()).then(nodes)
+            let lost = local::observed_as_lost(&volume);
+            Found::new(Cause::VolumeNodeGone, summary).with([line]).with(lost).then(look()).then(nodes)
         }
         Some(nodes) => out_of_reach(pod, claim, &volume, nodes, known).with([line]).then(look()),
         None => {

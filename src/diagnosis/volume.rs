@@ -134,7 +134,7 @@ fn bound(volume: &Volume, known: &Known<'_>) -> Found {
             owner(volume)
         );
         let look = show(&[name], format!("kubectl get pv {name} -o yaml"), "Shows the volume.");
-        return Found::new(Cause::VolumeNodeGone, summary).then(look);
+        return Found::new(Cause::VolumeNodeGone, summary).with(local::observed_as_lost(volume)).then(look);
     }
     if let Some(found) = local::volume_trouble(volume, known) {
         return found;

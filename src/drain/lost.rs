@@ -141,7 +141,7 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
     }
     // A scheduled Pod is one of the node that is gone, and is removed by Kubernetes.
     let Some(pod) = lost.waiting.iter().find(|pod| pod.is_live() && pod.pinned_node().is_none()) else {
-        return why("no Pod waits for it");
+        return why("no Pod waits for it yet");
     };
     let is_of_template = pod
         .spec

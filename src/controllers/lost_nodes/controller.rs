@@ -32,7 +32,7 @@ const WORKERS: usize = 2;
 /// How often everything is looked at again, whatever the watches say.
 const RESYNC: Duration = Duration::from_secs(300);
 /// When a volume is looked at again of which something is not known, or for which another Pod is waited.
-const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(5);
 /// The longest time that one step may take.
 const STEP: Duration = Duration::from_secs(15);
 /// Volumes of one node that are looked at when it comes or goes; the resync sees to the others.
@@ -227,9 +227,16 @@ impl Loop {
     }
 
     fn forget(&self, volume: &str) -> Option<Duration> {
+        let were_too_many = self.metrics.held.get() > 0;
         self.timers.lock().forget(volume);
         self.told.lock().remove(volume);
-        self.count();
+        let are_too_many = self.count();
+        // What was held back goes on as soon as it may.
+        if were_too_many && !are_too_many {
+            for waiting in self.timers.lock().names() {
+                self.queue.now(waiting);
+            }
+        }
         None
     }
 

@@ -86,6 +86,11 @@ impl Timers {
         self.0.values().map(|timer| &timer.place).collect::<BTreeSet<_>>().len()
     }
 
+    /// The volumes that no node reaches.
+    pub fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
     /// How many volumes no node reaches.
     pub fn volumes(&self) -> usize {
         self.0.len()
