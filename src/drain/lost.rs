@@ -37,6 +37,14 @@ pub fn whereabouts(volume: &Volume, view: &dyn ClusterView) -> Whereabouts {
     if labels.is_empty() {
         return Whereabouts::Reached;
     }
+    // The values of such labels are mostly names, so that all but those of nodes that are gone are found without a walk.
+    let is_named = |value: &str| {
+        let by_label = view.nodes_with_hostname(value).found().unwrap_or_default();
+        by_label.iter().chain(&view.node(value).found()).any(|node| volume_reachable(volume, node))
+    };
+    if labels.iter().any(|(_, value)| is_named(value)) {
+        return Whereabouts::Reached;
+    }
     let Lookup::Found(nodes) = view.all_nodes() else { return Whereabouts::NotKnown };
     if nodes.iter().any(|node| volume_reachable(volume, node)) {
         return Whereabouts::Reached;
@@ -139,8 +147,7 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
     if claim.metadata.deletion_timestamp.is_some() {
         return why("the claim is being deleted");
     }
-    // A scheduled Pod is one of the node that is gone, and is removed by Kubernetes.
-    let Some(pod) = lost.waiting.iter().find(|pod| pod.is_live() && pod.pinned_node().is_none()) else {
+    let Some(pod) = first_waiting(lost.waiting) else {
         return why("no Pod waits for it yet");
     };
     let is_of_template = pod
@@ -166,6 +173,12 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
         Some(left) => LostStep::Wait(left),
         None => LostStep::Unbind(remake),
     }
+}
+
+/// The first Pod that waits. One that has a node is of the node that is gone, and is removed by Kubernetes.
+#[must_use]
+pub fn first_waiting(pods: &[Arc<Pod>]) -> Option<&Arc<Pod>> {
+    pods.iter().find(|pod| pod.is_live() && pod.pinned_node().is_none())
 }
 
 fn names(pod: &Pod, volume: &crate::model::PodVolume, claim: &str) -> bool {

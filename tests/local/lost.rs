@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, ResourceExt};
 use latebind_cluster::{Scope, eventually, holds_for};
@@ -71,7 +71,8 @@ pub async fn claims_of_lost_nodes_are_let_go_by_policy_alone(scope: &Scope) -> R
         .await;
         running.kill().await?;
         outcome?;
-        killed_in_between(scope).await.context("killed in between")
+        killed_in_between(scope).await.context("killed in between")?;
+        stolen_token(scope).await.context("a stolen token")
     })
     .await
 }
@@ -153,8 +154,7 @@ async fn explained(scope: &Scope) -> Result<()> {
     ensure!(scope.claim("told").await?.annotations() == claim.annotations(), "it was written");
     let now = volume_of(scope, &claim).await?;
     ensure!(now.metadata.annotations == volume.metadata.annotations && now.spec == volume.spec, "as was its volume");
-    scope.api::<Deployment>().delete("told", &DeleteParams::default()).await?;
-    scope.api::<PersistentVolumeClaim>().delete("told", &DeleteParams::default()).await?;
+    removed(scope, "told").await?;
     scope.all::<PersistentVolume>().delete(&volume.name_any(), &DeleteParams::default()).await?;
     running.kill().await?;
     Ok(())
@@ -185,20 +185,25 @@ async fn made_anew(scope: &Scope) -> Result<()> {
     })
     .await?;
     // Somebody deletes the new claim on purpose: it is not made again.
-    scope.api::<Deployment>().delete("anew", &DeleteParams::default()).await?;
-    scope
-        .api::<Pod>()
-        .delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default().labels("app=anew"))
-        .await?;
-    scope.api::<PersistentVolumeClaim>().delete("anew", &DeleteParams::default()).await?;
-    eventually("the claim to go", PATIENCE, async || {
-        Ok(scope.api::<PersistentVolumeClaim>().get_opt("anew").await?.is_none().then_some(()))
-    })
-    .await?;
+    removed(scope, "anew").await?;
     let is_there = async || Ok(scope.api::<PersistentVolumeClaim>().get_opt("anew").await?.is_some());
     holds_for("that there is no claim", Duration::from_secs(2), is_there).await?;
     scope.all::<Node>().delete(&other, &DeleteParams::default()).await?;
     Ok(())
+}
+
+/// A Deployment and its claim are deleted, and are gone. No kubelet ends Pods here, and their controller makes others until it is
+/// gone itself.
+async fn removed(scope: &Scope, name: &str) -> Result<()> {
+    scope.api::<Deployment>().delete(name, &DeleteParams::default()).await?;
+    let claims = scope.api::<PersistentVolumeClaim>();
+    claims.delete(name, &DeleteParams::default()).await?;
+    let of_it = ListParams::default().labels(&format!("app={name}"));
+    eventually("the claim to go", PATIENCE, async || {
+        scope.api::<Pod>().delete_collection(&DeleteParams::default().grace_period(0), &of_it).await?;
+        Ok(claims.get_opt(name).await?.is_none().then_some(()))
+    })
+    .await
 }
 
 /// The claim is this very one for so long, and is not being deleted.
@@ -236,8 +241,7 @@ async fn node_that_returns(scope: &Scope) -> Result<()> {
         .await?;
     }
     stays(scope, "back", &claim, GRACE + Duration::from_secs(2)).await?;
-    scope.api::<Deployment>().delete("back", &DeleteParams::default()).await?;
-    scope.api::<PersistentVolumeClaim>().delete("back", &DeleteParams::default()).await?;
+    removed(scope, "back").await?;
     nodes.delete(&node, &DeleteParams::default()).await?;
     Ok(())
 }
@@ -266,8 +270,7 @@ async fn two_at_once(scope: &Scope) -> Result<()> {
     .await?;
     ensure!(scope.claim("two-b").await?.uid() == claims[1].uid(), "its node is back");
     for name in ["two-a", "two-b"] {
-        scope.api::<Deployment>().delete(name, &DeleteParams::default()).await?;
-        scope.api::<PersistentVolumeClaim>().delete(name, &DeleteParams::default()).await?;
+        removed(scope, name).await?;
     }
     scope.all::<Node>().delete(&nodes[1], &DeleteParams::default()).await?;
     Ok(())
@@ -339,16 +342,7 @@ async fn killed_in_between(scope: &Scope) -> Result<()> {
         "latebind.dev/retired-claim": format!("{}/killed", scope.namespace()), "latebind.dev/retired-claim-uid": claim.uid(),
         "latebind.dev/remake-claim": record.to_string() } }, "spec": { "persistentVolumeReclaimPolicy": "Retain" } });
     scope.all::<PersistentVolume>().patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(&marks)).await?;
-    scope.api::<Deployment>().delete("killed", &DeleteParams::default()).await?;
-    scope
-        .api::<Pod>()
-        .delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default().labels("app=killed"))
-        .await?;
-    scope.api::<PersistentVolumeClaim>().delete("killed", &DeleteParams::default()).await?;
-    eventually("the claim to go", PATIENCE, async || {
-        Ok(scope.api::<PersistentVolumeClaim>().get_opt("killed").await?.is_none().then_some(()))
-    })
-    .await?;
+    removed(scope, "killed").await?;
     let mut running = controller(scope, "unbind").await?;
     let made = eventually("the claim to be made", PATIENCE, async || {
         let now = scope.api::<PersistentVolumeClaim>().get_opt("killed").await?;
@@ -357,4 +351,42 @@ async fn killed_in_between(scope: &Scope) -> Result<()> {
     .await;
     running.kill().await?;
     made
+}
+
+/// Whoever holds the controller's token makes only claims that say what they are made for, and deletes only those that have a volume; of
+/// volumes nothing but what keeps them.
+async fn stolen_token(scope: &Scope) -> Result<()> {
+    let account = format!("system:serviceaccount:{NAMESPACE}:latebind-controller");
+    let groups = ["system:serviceaccounts", "system:authenticated"];
+    let stolen = scope.cluster()?.client_as(&account, &groups).await?;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(stolen.clone(), scope.namespace());
+    let class = class_with(scope, "stolen", None).await?;
+    let refused = |outcome: Result<(), kube::Error>, words: &str| {
+        let told = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(told.contains(words), "{words:?} is not in {told:?}");
+        anyhow::Ok(())
+    };
+    let made: PersistentVolumeClaim = serde_json::from_value(objects::claim("invented", &class, "1Mi"))?;
+    let outcome = claims.create(&PostParams::default(), &made).await.map(drop);
+    refused(outcome, "creates only claims that are made anew")?;
+    scope.create::<PersistentVolumeClaim>(objects::claim("unbound", &class, "1Mi")).await?;
+    let outcome = claims.delete("unbound", &DeleteParams::default()).await.map(drop);
+    refused(outcome, "deletes only claims that have a volume")?;
+    let disk = scope.unique("pv-stolen");
+    let mut volume = objects::volume(&disk, &class, "nowhere", "1Mi");
+    objects::merge(&mut volume["spec"], &json!({ "persistentVolumeReclaimPolicy": "Retain" }));
+    scope.create::<PersistentVolume>(volume).await?;
+    let volumes: Api<PersistentVolume> = Api::all(stolen);
+    for (change, words) in [
+        (json!({ "spec": { "persistentVolumeReclaimPolicy": "Delete" } }), "writes claimRef only"),
+        (json!({ "metadata": { "labels": { "team": "mine" } } }), "its marks only"),
+        (json!({ "metadata": { "annotations": { "latebind.dev/drain-policy": "Allow" } } }), "its marks only"),
+    ] {
+        let outcome = volumes.patch(&disk, &PatchParams::default(), &Patch::Merge(&change)).await.map(drop);
+        refused(outcome, words).with_context(|| change.to_string())?;
+    }
+    let marked = json!({ "metadata": { "labels": { "latebind.dev/retired": "" } } });
+    volumes.patch(&disk, &PatchParams::default(), &Patch::Merge(&marked)).await?;
+    scope.all::<PersistentVolume>().delete(&disk, &DeleteParams::default()).await?;
+    Ok(())
 }

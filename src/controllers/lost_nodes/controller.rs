@@ -16,7 +16,7 @@ use super::timers::{Observed, TICK, Timers};
 use super::writer::{Unbound, Writer};
 use crate::binding::{ClusterView, Lookup};
 use crate::crd::LostNodePolicy;
-use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, whereabouts};
+use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, first_waiting, whereabouts};
 use crate::drain::policy::{ChosenPolicy, policy_of};
 use crate::facts::live::{Change, LiveCluster, Observer, replicas_beside};
 use crate::kubernetes::api::ApiError;
@@ -227,9 +227,12 @@ impl Loop {
     }
 
     fn forget(&self, volume: &str) -> Option<Duration> {
-        let were_too_many = self.metrics.held.get() > 0;
-        self.timers.lock().forget(volume);
         self.told.lock().remove(volume);
+        // Of nearly all volumes nothing was counted.
+        if !self.timers.lock().forget(volume) {
+            return None;
+        }
+        let were_too_many = self.metrics.held.get() > 0;
         let are_too_many = self.count();
         // What was held back goes on as soon as it may.
         if were_too_many && !are_too_many {
@@ -328,7 +331,7 @@ impl Loop {
             return Ok(Some(left));
         }
         if remake == Remake::StatefulSet
-            && let Some(pod) = waiting.first()
+            && let Some(pod) = first_waiting(waiting)
             && !self.is_its_turn(pod, deadline).await
         {
             return Ok(Some(AGAIN));

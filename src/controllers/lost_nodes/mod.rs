@@ -2,6 +2,8 @@
 //! reads, keeps the time, and writes.
 
 mod controller;
+#[cfg(test)]
+mod histories;
 mod live;
 mod metrics;
 mod remake;

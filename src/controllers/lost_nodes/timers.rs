@@ -76,9 +76,9 @@ impl Timers {
         }
     }
 
-    /// The node is back, or the volume is not bound any more: what was counted counts no more.
-    pub fn forget(&mut self, volume: &str) {
-        self.0.remove(volume);
+    /// The node is back, or the volume is not bound any more: what was counted counts no more. True where something was.
+    pub fn forget(&mut self, volume: &str) -> bool {
+        self.0.remove(volume).is_some()
     }
 
     /// How many places are gone.
