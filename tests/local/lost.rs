@@ -263,9 +263,9 @@ async fn two_at_once(scope: &Scope) -> Result<()> {
     stays(scope, "two-a", &claims[0], GRACE + Duration::from_secs(2)).await?;
     stays(scope, "two-b", &claims[1], Duration::ZERO).await?;
     scope.create::<Node>(json!({ "metadata": { "name": nodes[1], "labels": object.labels() } })).await?;
-    eventually("the claim of the one that stays away to be let go", PATIENCE, async || {
+    eventually("the claim of the one that stays away to be made anew", PATIENCE, async || {
         let now = scope.api::<PersistentVolumeClaim>().get_opt("two-a").await?;
-        Ok((now.and_then(|now| now.uid()) != claims[0].uid()).then_some(()))
+        Ok(now.filter(|now| now.uid() != claims[0].uid()).map(drop))
     })
     .await?;
     ensure!(scope.claim("two-b").await?.uid() == claims[1].uid(), "its node is back");
