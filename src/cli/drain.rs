@@ -1,5 +1,6 @@
 //! `latebind drain`: empties a node for a reboot, or for good.
 
+pub mod conditions;
 mod evict;
 pub mod facts;
 mod retire;
@@ -19,6 +20,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
 
+use self::conditions::Progress;
 use self::evict::{Evicted, Evictions};
 use self::facts::DrainMaterial;
 use self::retire::{Retired, Retirement};
@@ -201,6 +203,7 @@ impl DrainArgs {
     async fn carry_out(&self, client: &Client, work: &Work) -> anyhow::Result<Exit> {
         let end = Instant::now() + self.timeout;
         self.cordon(client).await?;
+        self.tell(client, Progress::Begun).await?;
         let mut evictions = Evictions::new(client.clone(), end);
         let mut is_on_time = evictions.all(&work.evicted).await?;
         let retirement = Retirement::new(client.clone(), self.node.clone());
@@ -209,10 +212,12 @@ impl DrainArgs {
         }
         let is_left = !work.left.is_empty() || evictions.refused() > 0;
         if !is_on_time {
+            self.tell(client, Progress::TimedOut).await?;
             let style = Style::of_stderr();
             writeln!(anstream::stderr(), "{} the time is up; run it again to go on", style.error("error:"))?;
             return Ok(Exit::TimedOut);
         }
+        self.tell(client, if is_left { Progress::Left } else { Progress::Done }).await?;
         let mut stdout = anstream::stdout();
         let name = clean(&self.node);
         match (self.intent, is_left) {
@@ -226,6 +231,10 @@ impl DrainArgs {
             writeln!(stdout, "Its data is kept: kubectl get pv -l {RETIRED}")?;
         }
         Ok(if is_left { Exit::Findings } else { Exit::Clean })
+    }
+
+    async fn tell(&self, client: &Client, progress: Progress) -> std::io::Result<()> {
+        conditions::tell(client, &self.node, self.intent.as_str(), progress).await
     }
 
     async fn cordon(&self, client: &Client) -> anyhow::Result<()> {

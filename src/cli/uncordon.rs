@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Exit;
 use super::cluster::ConnectArgs;
+use super::drain::conditions::{self, Progress};
 use crate::kubernetes::api::in_time;
 use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_INTENT, is_object_name};
 use crate::report::style::clean;
@@ -33,7 +34,8 @@ pub fn run(args: &UncordonArgs) -> anyhow::Result<Exit> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let nodes: Api<Node> = Api::all(args.connect.client().await?);
+        let client = args.connect.client().await?;
+        let nodes: Api<Node> = Api::all(client.clone());
         let patch = json!({ "metadata": { "annotations": { DRAIN_INTENT: null, DRAIN_APPROVED_BY: null, DRAIN_APPROVED_UNTIL: null } },
             "spec": { "unschedulable": null } });
         match in_time(nodes.patch(&args.node, &PatchParams::default(), &Patch::Merge(&patch))).await {
@@ -41,6 +43,7 @@ pub fn run(args: &UncordonArgs) -> anyhow::Result<Exit> {
             Err(error) if error.is_not_found() => bail!("there is no node/{}", args.node),
             Err(error) => return Err(error.into()),
         }
+        conditions::tell(&client, &args.node, "", Progress::Over).await?;
         writeln!(anstream::stdout(), "node/{} takes Pods again", clean(&args.node))?;
         Ok(Exit::Clean)
     })

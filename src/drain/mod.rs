@@ -135,6 +135,9 @@ pub struct DrainPlan {
     pub node: String,
     /// It takes no Pods already.
     pub cordoned: bool,
+    /// Which of its conditions about drains and maintenance are true.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<String>,
     /// What becomes of each of its Pods that still run, by namespace and name.
     pub pods: Vec<PodPlan>,
     /// What PodDisruptionBudgets keep from being evicted at once.
@@ -184,6 +187,7 @@ pub fn plan(facts: &DrainFacts<'_>, not_known: Vec<String>) -> DrainPlan {
     DrainPlan {
         node: facts.node.name().to_owned(),
         cordoned: facts.node.spec.unschedulable,
+        conditions: maintenance(facts.node),
         pods,
         held_back,
         guarded,
@@ -211,6 +215,16 @@ fn plan_pod(pod: &Pod, facts: &DrainFacts<'_>) -> PodPlan {
         held: storage.bound.iter().filter(is_held).map(BoundClaim::held).collect(),
         deleted_claims: storage.deleted,
     }
+}
+
+/// Conditions by which whoever drains or maintains a node says so.
+/// Source: `k8s.io/api/core/v1/types.go` of Kubernetes 1.37, `NodeConditionType`.
+const MAINTENANCE: [&str; 5] =
+    ["DrainInProgress", "Drained", "MaintenancePlanned", "MaintenanceInProgress", "GracefulNodeShutdownInProgress"];
+
+fn maintenance(node: &Node) -> Vec<String> {
+    let told = node.status.conditions.iter().filter(|condition| condition.status == "True");
+    told.filter(|condition| MAINTENANCE.contains(&condition.type_.as_str())).map(|it| it.type_.to_string()).collect()
 }
 
 /// What a drain policy does to the eviction of a Pod; nothing where it does nothing, or the Pod is left where it is.

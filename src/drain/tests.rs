@@ -326,3 +326,17 @@ fn what_drain_policies_hold_up_is_planned() {
     let approved = json!({ "annotations": { "latebind.dev/drain-approved-by": "anna", "latebind.dev/drain-approved-until": "1970-01-01T00:00:01Z" } });
     assert_eq!(planned("Deny", &approved), (vec![(DrainPolicy::Deny, of, Some("anna".to_owned()))], false));
 }
+
+#[test]
+fn what_a_node_says_of_its_maintenance_is_in_the_plan() {
+    let of = |conditions: Value| {
+        let node = json!({ "metadata": { "name": "a" }, "status": { "conditions": conditions } });
+        maintenance(&serde_json::from_value(node).unwrap())
+    };
+    let one = |kind: &str, status: &str| json!({ "type": kind, "status": status });
+    assert_eq!(
+        of(json!([one("Ready", "True"), one("MaintenancePlanned", "True"), one("Drained", "False")])),
+        ["MaintenancePlanned"]
+    );
+    assert!(of(json!([])).is_empty());
+}

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
-use latebind_cluster::{Scope, eventually};
+use latebind_cluster::{Scope, Version, eventually};
 use latebind_test_support::objects::{self, NO_PROVISIONER};
 use serde_json::{Value, json};
 
@@ -66,13 +66,24 @@ pub async fn what_it_does_not_take_is_left_and_named(scope: &Scope) -> Result<()
     ensure!(late.status.code() == Some(4) && told(&late).contains("run it again to go on"), "{}", told(&late));
     ensure!(told(&late).contains("pod/bare -n") && told(&late).contains("is evicted"), "{}", told(&late));
     ensure!(intent(scope, name).await? == (true, Some("reboot".to_owned())));
+    let ran_out = if Version::from_env()?.minor() >= 37 { ["False", "False"].map(Some) } else { [None, None] };
+    ensure!(conditions(scope, name).await? == ran_out.map(|it| it.map(str::to_owned)), "it ran out of time");
     pods.patch("bare", &PatchParams::default(), &hold(Value::Null)).await?;
     let left = pods.list(&ListParams::default()).await?;
     let cache = left.iter().find(|pod| pod.labels().get("app").is_some_and(|app| app == "cache")).context("its Pod")?;
     ensure!(cache.metadata.deletion_timestamp.is_none(), "it was left");
     let back = latebind(scope, &["uncordon", name])?;
     ensure!(back.status.success() && intent(scope, name).await? == (false, None), "{}", told(&back));
+    ensure!(conditions(scope, name).await? == [None, None], "they speak of a drain that is over");
     Ok(())
+}
+
+/// Of the conditions `DrainInProgress` and `Drained` what they say.
+async fn conditions(scope: &Scope, name: &str) -> Result<[Option<String>; 2]> {
+    let all = scope.all::<Node>().get(name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
+    let said =
+        |kind: &str| all.iter().find(|condition| condition.type_ == kind).map(|condition| condition.status.clone());
+    Ok(["DrainInProgress", "Drained"].map(said))
 }
 
 pub async fn what_is_wrong_or_not_known_changes_nothing(scope: &Scope) -> Result<()> {

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use latebind_cluster::{Scope, eventually};
+use latebind_cluster::{Scope, Version, eventually};
 use latebind_test_support::local::path_of;
 use latebind_test_support::objects::{self, claim_spec};
 use serde_json::{Value, json};
@@ -154,6 +154,8 @@ pub async fn a_stateful_set_leaves_a_node_and_outlives_a_reboot(scope: &Scope) -
     ensure!(output.status.success(), "{}", told(&output));
     ensure!(fewest == REPLICAS - 1, "only {fewest} were ready at one time: {}", told(&output));
     ensure!(node(scope, retired).await? == (true, Some("retire".to_owned())));
+    let drained = scope.kubectl(&["wait", "node", retired, "--for=condition=Drained", "--timeout=1s"]).await?;
+    ensure!(Version::from_env()?.minor() < 37 || drained.code == Some(0), "{drained:?}");
     all_ready(scope, other).await?;
     let volumes = scope.all::<PersistentVolume>();
     let mut now = Vec::new();

@@ -32,6 +32,7 @@ pub fn whole(plan: &DrainPlan, style: Style, for_cluster: impl Fn(&str) -> Strin
         .flat_map(|pod| pod.deleted_claims.iter().map(|claim| format!("claim {claim} -n {}", pod.namespace)))
         .collect();
     let sections = [
+        ("Conditions that whoever maintains the node has set:", plan.conditions.clone()),
         ("On this node alone:", held(&plan.pods)),
         ("Deleted once its Pod is gone, with its data:", deleted.into_iter().collect()),
         (
