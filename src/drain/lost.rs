@@ -38,19 +38,26 @@ pub fn whereabouts(volume: &Volume, view: &dyn ClusterView) -> Whereabouts {
         return Whereabouts::Reached;
     }
     // The values of such labels are mostly names, so that all but those of nodes that are gone are found without a walk.
-    let is_named = |value: &str| {
-        let by_label = view.nodes_with_hostname(value).found().unwrap_or_default();
-        by_label.iter().chain(&view.node(value).found()).any(|node| volume_reachable(volume, node))
-    };
-    if labels.iter().any(|(_, value)| is_named(value)) {
+    let named: Vec<Arc<Node>> = labels
+        .iter()
+        .flat_map(|(_, value)| {
+            view.nodes_with_hostname(value).found().unwrap_or_default().into_iter().chain(view.node(value).found())
+        })
+        .collect();
+    if named.iter().any(|node| volume_reachable(volume, node)) {
         return Whereabouts::Reached;
+    }
+    // It is there, and something else about it is not as the volume wants it.
+    if !named.is_empty() {
+        return Whereabouts::NotKnown;
     }
     let Lookup::Found(nodes) = view.all_nodes() else { return Whereabouts::NotKnown };
     if nodes.iter().any(|node| volume_reachable(volume, node)) {
         return Whereabouts::Reached;
     }
     // A cluster without Nodes, or with one that lacks the label, may be one whose Nodes have just begun to be told apart.
-    let may_be = |node: &Arc<Node>| labels.iter().any(|(key, _)| node.label(key).is_none());
+    let may_be =
+        |node: &Arc<Node>| labels.iter().any(|(key, value)| node.label(key).is_none_or(|found| found == *value));
     if nodes.is_empty() || nodes.iter().any(may_be) || !view.knows_all(Kind::Nodes) || !is_understood(volume) {
         return Whereabouts::NotKnown;
     }
@@ -118,7 +125,12 @@ pub enum LostStep {
     /// Its time runs; what is left of it.
     Wait(Duration),
     /// Its time is over: it is let go if a live look agrees.
-    Unbind(Remake),
+    Unbind {
+        /// Who makes it anew first.
+        remake: Remake,
+        /// The Pod that waits for it.
+        pod: String,
+    },
 }
 
 /// Who makes the claim anew.
@@ -147,17 +159,19 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
     if claim.metadata.deletion_timestamp.is_some() {
         return why("the claim is being deleted");
     }
-    let Some(pod) = first_waiting(lost.waiting) else {
+    let waiting = || lost.waiting.iter().filter(|pod| is_waiting(pod));
+    let is_of_set = |pod: &&Arc<Pod>| {
+        let mut volumes = pod.spec.volumes.iter();
+        volumes.any(|volume| super::is_of_template(pod, &volume.name, claim.name()) && names(pod, volume, claim.name()))
+    };
+    // Where a Pod of a StatefulSet is among those that wait, that one's turn counts.
+    let of_set = waiting().find(is_of_set);
+    let Some(pod) = of_set.or_else(|| waiting().next()) else {
         return why("no Pod waits for it yet");
     };
-    let is_of_template = pod
-        .spec
-        .volumes
-        .iter()
-        .any(|volume| super::is_of_template(pod, &volume.name, claim.name()) && names(pod, volume, claim.name()));
     let owner = claim.metadata.owner_references.iter().flatten().next();
     let remake = match owner {
-        _ if is_of_template => Remake::StatefulSet,
+        _ if of_set.is_some() => Remake::StatefulSet,
         None => Remake::Controller,
         Some(owner) => {
             return LostStep::Explain(format!(
@@ -171,14 +185,13 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
     }
     match lost.patience.grace.checked_sub(lost.observed).filter(|left| !left.is_zero()) {
         Some(left) => LostStep::Wait(left),
-        None => LostStep::Unbind(remake),
+        None => LostStep::Unbind { remake, pod: pod.display_name().to_owned() },
     }
 }
 
-/// The first Pod that waits. One that has a node is of the node that is gone, and is removed by Kubernetes.
-#[must_use]
-pub fn first_waiting(pods: &[Arc<Pod>]) -> Option<&Arc<Pod>> {
-    pods.iter().find(|pod| pod.is_live() && pod.pinned_node().is_none())
+/// True for a Pod that waits for the scheduler. One that has a node is of the node that is gone, and is removed by Kubernetes.
+fn is_waiting(pod: &Pod) -> bool {
+    pod.is_live() && pod.pinned_node().is_none()
 }
 
 fn names(pod: &Pod, volume: &crate::model::PodVolume, claim: &str) -> bool {
@@ -252,15 +265,21 @@ mod tests {
     fn what_is_not_known_is_no_loss() {
         let gone = volume(&json!([term(HOST, "In", &["a"])]));
         let unlabelled = json!({ "metadata": { "name": "new" } });
+        let renamed = json!({ "metadata": { "name": "a", "labels": { HOST: "other" } } });
         let mut partial = Facts::new(Unlisted::Unknown);
         partial.add(Fact::read("", "Node", &node("b")).unwrap().unwrap());
         for (why, facts) in [
             ("no Nodes at all", nodes(&[])),
             ("a Node without the label", nodes(&[node("b"), unlabelled])),
             ("not all Nodes are known", partial),
+            ("it is there by name", nodes(&[node("b"), renamed])),
         ] {
             assert_eq!(whereabouts(&gone, &facts), Whereabouts::NotKnown, "{why}");
         }
+        let with_disk = json!({ "matchExpressions": [{ "key": HOST, "operator": "In", "values": ["a"] },
+            { "key": "disk", "operator": "In", "values": ["ssd"] }] });
+        let there = nodes(&[node("a"), node("b")]);
+        assert_eq!(whereabouts(&volume(&json!([with_disk])), &there), Whereabouts::NotKnown, "it lost another label");
         let odd = json!({ "matchExpressions": [{ "key": HOST, "operator": "In", "values": ["a"] },
             { "key": "disk", "operator": "Near", "values": ["x"] }] });
         assert_eq!(whereabouts(&volume(&json!([odd])), &nodes(&[node("b")])), Whereabouts::NotKnown);
@@ -328,16 +347,24 @@ mod tests {
         decide(&lost)
     }
 
+    fn unbind(remake: Remake) -> LostStep {
+        LostStep::Unbind { remake, pod: "pg-0".to_owned() }
+    }
+
     #[test]
     fn a_claim_is_let_go_once_its_time_is_over_and_a_pod_waits() {
         let waiting = [pod(&json!({}))];
         let nothing = json!({});
-        assert_eq!(step(|_| {}, &nothing, &waiting), LostStep::Unbind(Remake::StatefulSet));
+        assert_eq!(step(|_| {}, &nothing, &waiting), unbind(Remake::StatefulSet));
         let bare = [pod(&json!({ "metadata": { "ownerReferences": null } }))];
-        assert_eq!(step(|_| {}, &nothing, &bare), LostStep::Unbind(Remake::Controller));
+        assert_eq!(step(|_| {}, &nothing, &bare), unbind(Remake::Controller));
+        // Whoever else waits for it, however named, changes nothing of whose turn it is.
+        let backup = pod(&json!({ "metadata": { "name": "backup", "ownerReferences": null } }));
+        let both = [backup, pod(&json!({}))];
+        assert_eq!(step(|_| {}, &nothing, &both), unbind(Remake::StatefulSet));
         // A claim of a StatefulSet that deletes its claims belongs to it, and is made anew all the same.
         let owned = |kind: &str| json!({ "metadata": { "ownerReferences": [{ "apiVersion": "v1", "kind": kind, "name": "o", "uid": "1", "controller": true }] } });
-        assert_eq!(step(|_| {}, &owned("StatefulSet"), &waiting), LostStep::Unbind(Remake::StatefulSet));
+        assert_eq!(step(|_| {}, &owned("StatefulSet"), &waiting), unbind(Remake::StatefulSet));
         let early = |lost: &mut LostClaim<'_>| lost.observed = Duration::from_secs(599);
         assert_eq!(step(early, &nothing, &waiting), LostStep::Wait(Duration::from_secs(1)));
     }

@@ -4,26 +4,30 @@ use std::str::FromStr;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::binding::ClusterView;
+use crate::binding::{ClusterView, Lookup};
 use crate::crd::{DrainPolicy, LostNodePolicy};
 use crate::model::{Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, DRAIN_POLICY, LOST_NODE_POLICY, Metadata, Volume};
 
 /// What an annotation of claims and of what they belong to says.
-pub trait Policy: FromStr + Default {
+pub trait Policy: FromStr + Default + Copy + Ord {
     /// The annotation.
     const ANNOTATION: &'static str;
     /// The words that it may hold, for people.
     const WORDS: &'static str;
+    /// What permits a destructive step: a namespace or claim can only lower it, and in any doubt the least counts.
+    const IS_DESTRUCTIVE: bool;
 }
 
 impl Policy for DrainPolicy {
     const ANNOTATION: &'static str = DRAIN_POLICY;
     const WORDS: &'static str = "Allow, Warn, Wait, Deny";
+    const IS_DESTRUCTIVE: bool = false;
 }
 
 impl Policy for LostNodePolicy {
     const ANNOTATION: &'static str = LOST_NODE_POLICY;
     const WORDS: &'static str = "Explain, Unbind";
+    const IS_DESTRUCTIVE: bool = true;
 }
 
 /// The policy for a claim.
@@ -55,7 +59,8 @@ fn said<P: Policy>(
 /// The policy for a bound claim.
 ///
 /// The claim's own annotation comes first, then that of its namespace, of its volume, of its class. The first two count only where
-/// one of the last two says something, which administrators write: nobody else makes a drain wait.
+/// one of the last two says something, which administrators write: nobody else makes a drain wait. Of a policy that permits to let
+/// claims go, the first two can only take that back, and what cannot be read or is not known takes it back too.
 #[must_use]
 pub fn policy_of<P: Policy>(claim: &Claim, volume: &Volume, view: &dyn ClusterView) -> ChosenPolicy<P> {
     let mut unread = Vec::new();
@@ -64,15 +69,24 @@ pub fn policy_of<P: Policy>(claim: &Claim, volume: &Volume, view: &dyn ClusterVi
         let class = view.class(volume.class_name()).found()?;
         said(&class.metadata, || format!("class {}", class.name()), &mut unread)
     });
-    let chosen = by_administrator.map(|by_administrator| {
+    let namespace = view.namespace(claim.namespace());
+    let is_known = !P::IS_DESTRUCTIVE || matches!(namespace, Lookup::Found(_));
+    let chosen = by_administrator.and_then(|by_administrator: (P, String)| {
         let of_claim = said(&claim.metadata, || format!("claim {}", claim.name()), &mut unread);
-        let of_tenant = of_claim.or_else(|| {
-            let namespace = view.namespace(claim.namespace()).found()?;
+        let of_namespace = || {
+            let namespace = namespace.found()?;
             said(&namespace.metadata, || format!("namespace {}", claim.namespace()), &mut unread)
-        });
-        of_tenant.unwrap_or(by_administrator)
+        };
+        if P::IS_DESTRUCTIVE {
+            let all = [Some(by_administrator), of_claim, of_namespace()];
+            return all.into_iter().flatten().min_by_key(|(policy, _)| *policy);
+        }
+        Some(of_claim.or_else(of_namespace).unwrap_or(by_administrator))
     });
     let (policy, by) = chosen.map_or((P::default(), None), |(policy, by)| (policy, Some(by)));
+    if P::IS_DESTRUCTIVE && (!unread.is_empty() || !is_known) {
+        return ChosenPolicy { policy: P::default(), by, unread };
+    }
     ChosenPolicy { policy, by, unread }
 }
 
@@ -101,5 +115,51 @@ pub fn approval(metadata: &Metadata, now: Timestamp) -> Approval {
             Err(_) => Approval::Unreadable,
         },
         _ => Approval::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::facts::{Fact, Facts, Unlisted};
+
+    fn chosen(class: Option<&str>, namespace: Option<&str>, claim: Option<&str>) -> LostNodePolicy {
+        let metadata = |name: &str, word: Option<&str>| -> Value {
+            let annotations = word.map(|word| json!({ LOST_NODE_POLICY: word }));
+            json!({ "name": name, "namespace": "db", "annotations": annotations })
+        };
+        let mut facts = Facts::new(Unlisted::Unknown);
+        let class = json!({ "metadata": metadata("fast", class), "provisioner": "p" });
+        facts.add(Fact::read("storage.k8s.io", "StorageClass", &class).unwrap().unwrap());
+        if namespace != Some("not known") {
+            let namespace = json!({ "metadata": metadata("db", namespace) });
+            facts.add(Fact::read("", "Namespace", &namespace).unwrap().unwrap());
+        }
+        let volume: Volume =
+            serde_json::from_value(json!({ "metadata": { "name": "pv" }, "spec": { "storageClassName": "fast" } }))
+                .unwrap();
+        let claim: Claim = serde_json::from_value(json!({ "metadata": metadata("data", claim) })).unwrap();
+        policy_of::<LostNodePolicy>(&claim, &volume, &facts).policy
+    }
+
+    #[test]
+    fn that_claims_are_let_go_can_be_taken_back_by_anybody_and_said_by_administrators_alone() {
+        use LostNodePolicy::{Explain, Unbind};
+        for (class, namespace, claim, expected) in [
+            (Some("Unbind"), None, None, Unbind),
+            (Some("Unbind"), Some("Explain"), None, Explain),
+            (Some("Unbind"), Some("Explain"), Some("Unbind"), Explain),
+            (Some("Unbind"), None, Some("Explain"), Explain),
+            (Some("Explain"), None, Some("Unbind"), Explain),
+            (None, Some("Unbind"), Some("Unbind"), Explain),
+            // In any doubt nothing is let go.
+            (Some("Unbind"), None, Some("Explian"), Explain),
+            (Some("Unbind"), Some("none"), None, Explain),
+            (Some("Unbind"), Some("not known"), None, Explain),
+        ] {
+            assert_eq!(chosen(class, namespace, claim), expected, "{class:?} {namespace:?} {claim:?}");
+        }
     }
 }

@@ -65,6 +65,7 @@ pub async fn claims_of_lost_nodes_are_let_go_by_policy_alone(scope: &Scope) -> R
         let outcome = async {
             made_anew(scope).await.context("made anew")?;
             node_that_returns(scope).await.context("a node that returns")?;
+            pod_that_runs(scope).await.context("a Pod that runs")?;
             two_at_once(scope).await.context("two at once")?;
             stateful_set(scope).await.context("a StatefulSet")
         }
@@ -168,7 +169,7 @@ async fn made_anew(scope: &Scope) -> Result<()> {
     let volume = volume_of(scope, &claim).await?;
     let other = node_with_disk(scope, "other", &class).await?;
     lost(scope, &node).await?;
-    scope.event("anew", "NodeLost", "By the policy of class", PATIENCE).await?;
+    scope.event("anew", "ClaimUnbound", "The volume is kept", PATIENCE).await?;
     eventually("the Pod to be on the other node", PATIENCE, async || {
         let pods = scope.api::<Pod>().list(&ListParams::default().labels("app=anew")).await?;
         let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
@@ -244,6 +245,23 @@ async fn node_that_returns(scope: &Scope) -> Result<()> {
     removed(scope, "back").await?;
     nodes.delete(&node, &DeleteParams::default()).await?;
     Ok(())
+}
+
+/// A Pod that runs keeps its claim, whatever becomes of its Node object: Kubernetes has not removed it, so that it may run still.
+async fn pod_that_runs(scope: &Scope) -> Result<()> {
+    let class = class_with(scope, "runs", Some("Unbind")).await?;
+    let node = node_with_disk(scope, "runs", &class).await?;
+    let claim = deployed(scope, "runs", &class).await?;
+    let mut waits = objects::pod("second", &[objects::of_claim("runs")]);
+    waits["spec"]["nodeSelector"] = json!({ "tests.latebind.dev/none": "x" });
+    scope.all::<Node>().delete(&node, &DeleteParams::default()).await?;
+    scope.create::<Pod>(waits).await?;
+    scope.event("runs", "NodeLost", "a Pod that has a node uses it", PATIENCE).await?;
+    stays(scope, "runs", &claim, GRACE).await?;
+    let volume = volume_of(scope, &claim).await?;
+    ensure!(!volume.annotations().contains_key("latebind.dev/remake-claim"), "nothing was begun");
+    scope.api::<Pod>().delete("second", &DeleteParams::default().grace_period(0)).await?;
+    removed(scope, "runs").await
 }
 
 /// Where more nodes are gone than may be, none is given up, until the others are back.

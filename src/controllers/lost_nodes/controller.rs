@@ -16,7 +16,7 @@ use super::timers::{Observed, TICK, Timers};
 use super::writer::{Unbound, Writer};
 use crate::binding::{ClusterView, Lookup};
 use crate::crd::LostNodePolicy;
-use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, first_waiting, whereabouts};
+use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, whereabouts};
 use crate::drain::policy::{ChosenPolicy, policy_of};
 use crate::facts::live::{Change, LiveCluster, Observer, replicas_beside};
 use crate::kubernetes::api::ApiError;
@@ -124,7 +124,8 @@ impl LostNodes {
             queue: Arc::clone(&loop_.queue),
             reconciler: loop_,
             workers: WORKERS,
-            follower: Follower::Waits,
+            // Whoever begins to lead has looked for as long as the one before it.
+            follower: Follower::Looks,
             resync: RESYNC,
         };
         tokio::select! {
@@ -146,6 +147,10 @@ impl Observer for Loop {
                 for (key, value) in before.iter().chain(&after).flatten().flat_map(Labels::iter) {
                     let found = self.options.live.volumes_asking_for(key, value, MOST_VOLUMES).found();
                     for volume in found.iter().flatten() {
+                        // By the next look it may be gone again.
+                        if after.is_some() {
+                            self.timers.lock().restart(volume.name(), Instant::now());
+                        }
                         self.queue.now(volume.name().to_owned());
                     }
                 }
@@ -220,7 +225,7 @@ impl Loop {
             let Lookup::Found(claim) = self.options.live.claim(pod.namespace(), &claim) else { continue };
             let Some(volume) = claim.volume_name() else { continue };
             // Few Pods wait for a volume that no node reaches; of the others nothing is to be done.
-            if self.told.lock().contains_key(volume) {
+            if self.timers.lock().has(volume) {
                 self.queue.now(volume.to_owned());
             }
         }
@@ -249,7 +254,7 @@ impl Loop {
             let timers = self.timers.lock();
             (timers.places(), timers.volumes())
         };
-        let nodes = self.options.live.all_nodes().found().map_or(0, |nodes| nodes.len());
+        let nodes = self.options.live.node_count();
         let too_many = self.options.patience.is_too_many(places, nodes);
         let as_gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.places.set(as_gauge(places));
@@ -306,14 +311,22 @@ impl Loop {
             self.writer.note(volume, observed.total, deadline).await?;
             self.timers.lock().wrote(volume.name(), observed.total);
         }
-        self.tell(&claim, volume, place, &step, &chosen);
+        // What comes of letting it go is told then.
+        if may_write && !matches!(step, LostStep::Unbind { .. }) {
+            self.tell(&claim, volume, place, &step, &chosen);
+        }
+        // What was written for a step that is not taken any more.
+        let is_marked = volume.metadata.annotation(REMAKE_CLAIM).is_some();
+        if is_marked && may_write && !matches!(step, LostStep::Unbind { .. }) {
+            self.writer.clear(volume, true, deadline).await?;
+        }
         match step {
             LostStep::Explain(_) => Ok(Some(TICK)),
             LostStep::Wait(left) => Ok(Some(left.min(TICK))),
-            LostStep::Unbind(remake) if may_write => {
-                Box::pin(self.unbind((&claim, volume), place, (remake, &waiting), observed, deadline)).await
+            LostStep::Unbind { remake, pod } if may_write => {
+                Box::pin(self.unbind((&claim, volume), place, (remake, &pod), observed, deadline)).await
             }
-            LostStep::Unbind(_) => Ok(Some(AGAIN)),
+            LostStep::Unbind { .. } => Ok(Some(AGAIN)),
         }
     }
 
@@ -321,7 +334,7 @@ impl Loop {
         &self,
         (claim, volume): (&Claim, &Arc<Volume>),
         place: &[(String, String)],
-        (remake, waiting): (Remake, &[Arc<Pod>]),
+        (remake, pod): (Remake, &str),
         observed: Observed,
         deadline: Instant,
     ) -> Result<Option<Duration>, ApiError> {
@@ -330,13 +343,10 @@ impl Loop {
         if let Some(left) = settled.checked_sub(observed.by_this_process).filter(|left| !left.is_zero()) {
             return Ok(Some(left));
         }
-        if remake == Remake::StatefulSet
-            && let Some(pod) = first_waiting(waiting)
-            && !self.is_its_turn(pod, deadline).await
-        {
+        if remake == Remake::StatefulSet && !self.is_its_turn(claim.namespace(), pod, deadline).await {
             return Ok(Some(AGAIN));
         }
-        let unbound = Box::pin(self.writer.unbind((claim, volume), place, remake, deadline)).await;
+        let unbound = Box::pin(self.writer.unbind((claim, volume), place, deadline)).await;
         let result = match &unbound {
             Ok(Unbound::Done) => "done",
             Ok(Unbound::Disagreed | Unbound::Kept(_)) => "disagreed",
@@ -356,25 +366,24 @@ impl Loop {
                 self.push(claim, volume, "ClaimUnbound", note);
                 Ok(Some(Duration::from_secs(1)))
             }
-            Unbound::Disagreed => Ok(Some(AGAIN)),
+            Unbound::Disagreed => Ok(Some(TICK)),
             Unbound::Kept(why) => {
                 self.say(claim, volume, format!("its node is gone, and it is not let go: {why}"));
-                Ok(Some(RESYNC))
+                Ok(Some(TICK))
             }
         }
     }
 
     /// True where no other replica of the Pod's StatefulSet is starting just now, and none before it waits for the same.
-    async fn is_its_turn(&self, pod: &Pod, deadline: Instant) -> bool {
+    async fn is_its_turn(&self, namespace: &str, name: &str, deadline: Instant) -> bool {
         let live = &self.options.live;
-        let name = pod.display_name();
-        let beside = replicas_beside(&self.options.client, pod.namespace(), name, deadline).await;
+        let beside = replicas_beside(&self.options.client, namespace, name, deadline).await;
         let OtherReplicas::Awaited { awaited, templates, .. } = beside else {
-            return matches!(beside, OtherReplicas::Ready { .. } | OtherReplicas::NoSet);
+            return matches!(beside, OtherReplicas::Ready { .. });
         };
         let is_lost = |other: &str| {
             let of_template = |template: &String| {
-                let claim = live.claim(pod.namespace(), &format!("{template}-{other}")).found()?;
+                let claim = live.claim(namespace, &format!("{template}-{other}")).found()?;
                 let volume = live.volume(claim.volume_name()?).found()?;
                 Some(matches!(whereabouts(&volume, live), Whereabouts::Lost(_)))
             };
@@ -396,7 +405,7 @@ impl Loop {
         let node = place.first().map(|(_, value)| value.as_str()).unwrap_or_default();
         let then = match step {
             LostStep::Explain(why) => format!("Nothing is done, since {why}"),
-            LostStep::Wait(_) | LostStep::Unbind(_) => {
+            LostStep::Wait(_) | LostStep::Unbind { .. } => {
                 let by = chosen.by.as_deref().unwrap_or_default();
                 let grace = self.options.patience.grace.as_secs();
                 format!("By the policy of {by} it is let go once that has been so for {grace} s, and its volume kept")

@@ -131,7 +131,7 @@ impl World {
         let (claim, chosen, waiting) = (&claim, &chosen, [Arc::new(pod)]);
         let (may_unbind, patience, waiting) = (true, PATIENCE, &waiting[..]);
         let lost = LostClaim { claim, volume, chosen, may_unbind, observed, patience, too_many, waiting };
-        if let LostStep::Unbind(_) = decide(&lost) {
+        if let LostStep::Unbind { .. } = decide(&lost) {
             self.unbound += 1;
             assert!(looked >= GRACE, "let go after {looked:?}");
             let (gone, all) = (self.timers.places(), self.timers.places() + self.there.len());

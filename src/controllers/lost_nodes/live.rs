@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::kubernetes::api::{ApiError, before};
-use crate::model::{Claim, VOLUME_NODE, Volume, is_object_name};
+use crate::model::{Claim, PodOnNode, VOLUME_NODE, Volume, Wire, is_object_name};
 use crate::volumes::NODE;
 
 /// Volume and claim as the API server shows them.
@@ -53,6 +53,32 @@ pub(super) async fn is_gone(
     Ok(true)
 }
 
+/// Pods of a namespace that are looked at, and at one time: only which claims they use is kept of them.
+const MOST_PODS: usize = 2_000;
+const PAGE: u32 = 20;
+
+/// True where a Pod that has a node, and has not ended, uses the claim; and where there are too many Pods to know.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn is_used(client: &Client, claim: &Claim, deadline: Instant) -> Result<bool, ApiError> {
+    let pods: Api<Wire<PodOnNode>> = Api::namespaced(client.clone(), claim.namespace());
+    let on_nodes = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+    let (mut page, mut seen) = (ListParams::default().fields(on_nodes).limit(PAGE), 0);
+    loop {
+        let listed = before(deadline, pods.list(&page)).await?;
+        seen += listed.items.len();
+        if listed.items.iter().any(|pod| pod.object.claims().any(|(name, _)| name == claim.name())) || seen > MOST_PODS
+        {
+            return Ok(true);
+        }
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(false),
+        }
+    }
+}
+
 /// Both, if they are the very ones that were decided about and still each other's; nothing otherwise.
 ///
 /// # Errors
@@ -71,10 +97,13 @@ pub(super) async fn pair(
     ) else {
         return Ok(None);
     };
-    let same = |uid: Option<String>, known: Option<&str>| uid.is_some() && uid.as_deref() == known;
+    // In the same version, so that nobody has said anything else of them since they were decided about.
+    let same = |now: Option<String>, known: Option<&str>| now.is_some() && now.as_deref() == known;
     let reference = volume_now.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
     let is_pair = same(volume_now.uid(), volume.metadata.uid.as_deref())
         && same(claim_now.uid(), claim.metadata.uid.as_deref())
+        && same(volume_now.resource_version(), volume.metadata.resource_version.as_deref())
+        && same(claim_now.resource_version(), claim.metadata.resource_version.as_deref())
         && reference.and_then(|reference| reference.uid.clone()) == claim_now.uid()
         && volume_now.spec.as_ref().map(|spec| &spec.node_affinity) == Some(&volume.spec.node_affinity)
         && claim_now.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()) == Some(volume.name())

@@ -1,18 +1,22 @@
 //! For how long nodes were observed to be gone. It counts time in which somebody looked, by a clock that nobody sets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// How often a volume is looked at whose node is gone, and how often its time is written down.
 pub(super) const TICK: Duration = Duration::from_secs(30);
-/// Of a longer gap between two looks no more counts: nobody looked meanwhile.
+/// After a longer gap between two looks nobody knows what was meanwhile: what is written down counts.
 const MOST_GAP: Duration = Duration::from_secs(60);
 
 /// Volumes that no node reaches: as many as there are, so few.
 #[derive(Default)]
-pub(super) struct Timers(HashMap<String, Timer>);
+pub(super) struct Timers {
+    by_volume: HashMap<String, Timer>,
+    /// How many of the volumes ask for each place, by the value of the label: by whichever label it is asked for, it is one node.
+    by_place: HashMap<String, usize>,
+}
 
 struct Timer {
     /// By which labels the node was named.
@@ -37,7 +41,8 @@ pub(super) struct Observed {
 }
 
 impl Timers {
-    /// Takes note of a look that found the node gone. `noted` is what is written down at the volume.
+    /// Takes note of a look that found the node gone. `noted` is what is written down at the volume: where this process has not looked
+    /// for a while, that counts.
     pub fn observe(
         &mut self,
         volume: &str,
@@ -45,55 +50,82 @@ impl Timers {
         noted: Option<Duration>,
         now: Instant,
     ) -> Observed {
-        let timer = self.0.entry(volume.to_owned()).or_insert_with(|| Timer {
-            place: place.to_vec(),
-            observed: noted.unwrap_or_default(),
-            last: now,
-            known_since: now,
-            written: noted,
-        });
-        if timer.place != place {
-            place.clone_into(&mut timer.place);
+        let goes_on = |timer: &Timer| timer.place == place && now.saturating_duration_since(timer.last) <= MOST_GAP;
+        if !self.by_volume.get(volume).is_some_and(goes_on) {
+            self.forget(volume);
+            for (_, value) in place {
+                *self.by_place.entry(value.clone()).or_default() += 1;
+            }
+            let (observed, place) = (noted.unwrap_or_default(), place.to_vec());
+            let timer = Timer { place, observed, last: now, known_since: now, written: noted };
+            self.by_volume.insert(volume.to_owned(), timer);
         }
-        timer.observed += now.saturating_duration_since(timer.last).min(MOST_GAP);
+        let Some(timer) = self.by_volume.get_mut(volume) else {
+            return Observed { total: Duration::ZERO, by_this_process: Duration::ZERO, is_due: false };
+        };
+        timer.observed += now.saturating_duration_since(timer.last);
         timer.last = now;
         let is_due = timer.written.is_none_or(|written| timer.observed >= written + TICK);
         let by_this_process = now.saturating_duration_since(timer.known_since);
         Observed { total: timer.observed, by_this_process, is_due }
     }
 
+    /// The node was there for a moment, whatever a look found since: the time begins anew, and that is to be written down.
+    pub fn restart(&mut self, volume: &str, now: Instant) {
+        if let Some(timer) = self.by_volume.get_mut(volume) {
+            (timer.observed, timer.written) = (Duration::ZERO, None);
+            (timer.last, timer.known_since) = (now, now);
+        }
+    }
+
     /// It is not known now whether the node is gone: no time counts.
     pub fn pause(&mut self, volume: &str, now: Instant) {
-        if let Some(timer) = self.0.get_mut(volume) {
+        if let Some(timer) = self.by_volume.get_mut(volume)
+            && now.saturating_duration_since(timer.last) <= MOST_GAP
+        {
             timer.last = now;
         }
     }
 
     /// Takes note of what was written down.
     pub fn wrote(&mut self, volume: &str, total: Duration) {
-        if let Some(timer) = self.0.get_mut(volume) {
+        if let Some(timer) = self.by_volume.get_mut(volume) {
             timer.written = Some(total);
         }
     }
 
     /// The node is back, or the volume is not bound any more: what was counted counts no more. True where something was.
     pub fn forget(&mut self, volume: &str) -> bool {
-        self.0.remove(volume).is_some()
+        let Some(timer) = self.by_volume.remove(volume) else { return false };
+        for (_, value) in timer.place {
+            if let Some(count) = self.by_place.get_mut(&value) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by_place.remove(&value);
+                }
+            }
+        }
+        true
     }
 
     /// How many places are gone.
     pub fn places(&self) -> usize {
-        self.0.values().map(|timer| &timer.place).collect::<BTreeSet<_>>().len()
+        self.by_place.len()
+    }
+
+    /// True for a volume that no node reaches.
+    pub fn has(&self, volume: &str) -> bool {
+        self.by_volume.contains_key(volume)
     }
 
     /// The volumes that no node reaches.
     pub fn names(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+        self.by_volume.keys().cloned().collect()
     }
 
     /// How many volumes no node reaches.
     pub fn volumes(&self) -> usize {
-        self.0.len()
+        self.by_volume.len()
     }
 }
 
@@ -112,20 +144,27 @@ mod tests {
         let total = |observed: Observed| observed.total.as_secs();
         assert_eq!(total(timers.observe("v", &place("n"), None, at(0))), 0);
         assert_eq!(total(timers.observe("v", &place("n"), None, at(30))), 30);
-        assert_eq!(total(timers.observe("v", &place("n"), None, at(45))), 45);
-        assert_eq!(total(timers.observe("v", &place("n"), None, at(10_000))), 45 + 60, "nobody looked meanwhile");
-        timers.pause("v", at(10_020));
-        assert_eq!(
-            total(timers.observe("v", &place("n"), None, at(10_021))),
-            45 + 60 + 1,
-            "it was not known meanwhile"
-        );
+        timers.pause("v", at(60));
+        assert_eq!(total(timers.observe("v", &place("n"), None, at(65))), 35, "it was not known meanwhile");
+        timers.restart("v", at(66));
+        let again = timers.observe("v", &place("n"), Some(Duration::from_secs(35)), at(70));
+        assert_eq!((total(again), again.is_due), (4, true), "it was there for a moment");
         timers.forget("v");
-        assert_eq!(
-            total(timers.observe("v", &place("n"), None, at(10_030))),
-            0,
-            "the whole grace, from the last loss on"
-        );
+        assert_eq!(total(timers.observe("v", &place("n"), None, at(80))), 0, "the whole grace, from the last loss on");
+    }
+
+    /// Another process has led meanwhile, and has seen the node come back.
+    #[test]
+    fn after_a_gap_only_what_is_written_down_counts() {
+        let (mut timers, begin) = (Timers::default(), Instant::now());
+        for second in (0..=540).step_by(30) {
+            timers.observe("v", &place("n"), None, begin + Duration::from_secs(second));
+        }
+        let later = begin + Duration::from_secs(3600);
+        timers.pause("v", later);
+        let noted = Some(Duration::from_secs(60));
+        let observed = timers.observe("v", &place("n"), noted, later);
+        assert_eq!((observed.total.as_secs(), observed.by_this_process), (60, Duration::ZERO));
     }
 
     #[test]
@@ -146,6 +185,11 @@ mod tests {
         for (volume, node) in [("a", "n"), ("b", "n"), ("c", "m")] {
             timers.observe(volume, &place(node), None, now);
         }
-        assert_eq!((timers.places(), timers.volumes()), (2, 3));
+        let by_driver = [("csi/node".to_owned(), "n".to_owned())];
+        timers.observe("d", &by_driver, None, now);
+        assert_eq!((timers.places(), timers.volumes()), (2, 4));
+        timers.forget("c");
+        timers.forget("a");
+        assert_eq!((timers.places(), timers.volumes()), (1, 2));
     }
 }

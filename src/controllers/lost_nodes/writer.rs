@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::live::{self, Pair};
 use super::remake;
-use crate::drain::lost::Remake;
 use crate::kubernetes::api::{ApiError, Failure, before};
 use crate::model::{
     Claim, LOST_SECONDS, REMAKE_CLAIM, RETIRED, RETIRED_CLAIM, RETIRED_CLAIM_UID, RETIRED_FROM, Volume,
@@ -62,33 +61,30 @@ impl Writer {
         self.patch(volume, &json!({ "metadata": metadata }), deadline).await
     }
 
-    /// Lets the claim go: the volume is kept and marked first. Everything is looked at live before.
+    /// Lets the claim go: the volume is kept and marked first, with a record from which the claim is made anew unless its StatefulSet is
+    /// sooner. Everything is looked at live before.
     pub async fn unbind(
         &self,
         (claim, volume): (&Claim, &Volume),
         place: &[(String, String)],
-        remake: Remake,
         deadline: Instant,
     ) -> Result<Unbound, ApiError> {
         if !live::is_gone(&self.client, volume, place, deadline).await? {
             return Ok(Unbound::Disagreed);
         }
+        if live::is_used(&self.client, claim, deadline).await? {
+            return Ok(Unbound::Kept("a Pod that has a node uses it".to_owned()));
+        }
         let Some(Pair { volume: now, claim: claim_now }) = live::pair(&self.client, claim, volume, deadline).await?
         else {
             return Ok(Unbound::Disagreed);
         };
-        let record = match remake {
-            Remake::StatefulSet => None,
-            // Watches bring the controlling owner alone.
-            Remake::Controller if !claim_now.owner_references().is_empty() => {
-                return Ok(Unbound::Kept("the claim belongs to another object".to_owned()));
-            }
-            Remake::Controller => match remake::record(&claim_now, volume.name()) {
-                Some(record) => Some(record),
-                None => {
-                    return Ok(Unbound::Kept("the claim is too large to be kept for its being made anew".to_owned()));
-                }
-            },
+        // Watches bring the controlling owner alone. A StatefulSet that deletes its claims owns them so, and makes them anew.
+        if claim_now.owner_references().iter().any(|owner| owner.kind != "StatefulSet") {
+            return Ok(Unbound::Kept("the claim belongs to another object".to_owned()));
+        }
+        let Some(record) = remake::record(&claim_now, volume.name()) else {
+            return Ok(Unbound::Kept("the claim is too large to be kept for its being made anew".to_owned()));
         };
         let node = place.first().map(|(_, value)| value.as_str()).unwrap_or_default();
         let kept = json!({
@@ -109,8 +105,15 @@ impl Writer {
         }
         let this_one = Preconditions { uid: claim_now.uid(), resource_version: claim_now.resource_version() };
         let how = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-        before(deadline, self.claims(claim.namespace()).delete(claim.name(), &how)).await?;
-        Ok(Unbound::Done)
+        match before(deadline, self.claims(claim.namespace()).delete(claim.name(), &how)).await {
+            Ok(_) => Ok(Unbound::Done),
+            // Somebody has changed or deleted it: what they want is theirs to say, and the record speaks of it no more.
+            Err(error) if error.is_conflict() || error.is_not_found() => {
+                self.clear(volume, true, deadline).await?;
+                Ok(Unbound::Disagreed)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the claim anew that the volume has a record of, once the one before it is gone. True when that is settled.

@@ -12,18 +12,21 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::binding::Lookup;
-use crate::kubernetes::api::within;
+use crate::kubernetes::api::before;
 use crate::model::{EvictedPod, OtherReplicas};
 
-/// Replicas of a StatefulSet that are looked at. Few have more than a hundred; of a larger one it is not known how many are ready.
-const MOST_REPLICAS: u32 = 500;
+/// Replicas of a StatefulSet that are looked at. Few have as many; of a larger one it is not known how many are ready.
+const MOST_REPLICAS: u32 = 100;
+/// Pods that are read at one time: a tenant makes each as large as the API server takes it, and little is kept of them.
+const PAGE: u32 = 10;
 /// Claim templates of a StatefulSet that are looked at: few have more than three.
 const MOST_TEMPLATES: usize = 16;
 
-/// Looks at the Pod. Each request may take as long as given.
+/// Looks at the Pod. All requests together may take as long as given.
 pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Duration) -> Lookup<EvictedPod> {
+    let deadline = Instant::now() + limit;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pod = match within(limit, pods.get_opt(name)).await {
+    let pod = match before(deadline, pods.get_opt(name)).await {
         Ok(Some(pod)) => pod,
         Ok(None) => return Lookup::Absent,
         Err(error) => {
@@ -34,26 +37,25 @@ pub(super) async fn look(client: &Client, namespace: &str, name: &str, limit: Du
     if !serves(&pod) {
         return Lookup::Found(EvictedPod::Idle);
     }
-    Lookup::Found(EvictedPod::Serves(replicas(client, &pod, &pods, limit).await))
+    Lookup::Found(EvictedPod::Serves(replicas(client, &pod, &pods, deadline).await))
 }
 
 /// The other replicas of the StatefulSet of a Pod, whether that serves or not, before a moment.
 pub(crate) async fn replicas_beside(client: &Client, namespace: &str, name: &str, deadline: Instant) -> OtherReplicas {
-    let limit = deadline.saturating_duration_since(Instant::now());
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    match within(limit, pods.get_opt(name)).await {
-        Ok(Some(pod)) => replicas(client, &pod, &pods, limit).await,
+    match before(deadline, pods.get_opt(name)).await {
+        Ok(Some(pod)) => replicas(client, &pod, &pods, deadline).await,
         Ok(None) | Err(_) => OtherReplicas::NotKnown,
     }
 }
 
-async fn replicas(client: &Client, pod: &Pod, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
+async fn replicas(client: &Client, pod: &Pod, pods: &Api<Pod>, deadline: Instant) -> OtherReplicas {
     let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
     let Some(owner) = owner.filter(|owner| owner.kind == "StatefulSet") else { return OtherReplicas::NoSet };
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    match within(limit, sets.get_opt(&owner.name)).await {
+    match before(deadline, sets.get_opt(&owner.name)).await {
         Ok(Some(set)) if set.metadata.uid.as_deref() == Some(owner.uid.as_str()) => {
-            others_of(&set, pod, pods, limit).await
+            others_of(&set, pod, pods, deadline).await
         }
         // Another of its name makes nothing in the Pod's place.
         Ok(_) => OtherReplicas::NoSet,
@@ -64,18 +66,37 @@ async fn replicas(client: &Client, pod: &Pod, pods: &Api<Pod>, limit: Duration) 
     }
 }
 
-async fn others_of(set: &StatefulSet, pod: &Pod, pods: &Api<Pod>, limit: Duration) -> OtherReplicas {
+async fn others_of(set: &StatefulSet, pod: &Pod, pods: &Api<Pod>, deadline: Instant) -> OtherReplicas {
     let wanted = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
     let Some(selector) = selector(wanted) else { return OtherReplicas::NotKnown };
-    let params = ListParams::default().labels_from(&selector).limit(MOST_REPLICAS);
-    match within(limit, pods.list(&params)).await {
-        Ok(list) if list.metadata.continue_.as_deref().is_none_or(str::is_empty) => count(set, pod, &list.items),
-        Ok(_) => OtherReplicas::NotKnown,
-        Err(error) => {
-            tracing::warn!(%error, "the replicas of a StatefulSet could not be looked at");
-            OtherReplicas::NotKnown
+    let mut page = ListParams::default().labels_from(&selector).limit(PAGE);
+    let mut serving: HashMap<String, Option<String>> = HashMap::new();
+    let mut pages = 0;
+    loop {
+        let listed = match before(deadline, pods.list(&page)).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "the replicas of a StatefulSet could not be looked at");
+                return OtherReplicas::NotKnown;
+            }
+        };
+        serving.extend(serving_of(set, &listed.items));
+        pages += 1;
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            // Pods of others may have its labels.
+            Some(_) if pages * PAGE > 2 * MOST_REPLICAS => return OtherReplicas::NotKnown,
+            Some(token) => page = page.continue_token(&token),
+            None => return count(set, pod, &serving),
         }
     }
+}
+
+/// The Pods of the StatefulSet that serve, by name, each with its node.
+fn serving_of(set: &StatefulSet, pods: &[Pod]) -> Vec<(String, Option<String>)> {
+    let uid = set.metadata.uid.as_deref();
+    let is_its = |pod: &&Pod| pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid);
+    let its = pods.iter().filter(is_its).filter(|pod| serves(pod));
+    its.map(|pod| (pod.name_any(), node_of(pod).map(str::to_owned))).collect()
 }
 
 /// The selector as a list asks for it. Nothing for one that cannot be written so, or that selects everything, which no StatefulSet
@@ -93,9 +114,9 @@ fn serves(pod: &Pod) -> bool {
 }
 
 /// How many of the others that the StatefulSet asks for serve.
-fn count(set: &StatefulSet, evicted: &Pod, pods: &[Pod]) -> OtherReplicas {
+fn count(set: &StatefulSet, evicted: &Pod, serving: &HashMap<String, Option<String>>) -> OtherReplicas {
     let spec = set.spec.clone().unwrap_or_default();
-    let (name, uid) = (set.name_any(), set.metadata.uid.as_deref());
+    let name = set.name_any();
     // The API server's default is one.
     let replicas = spec.replicas.unwrap_or(1).max(0);
     // A tenant writes the number.
@@ -103,12 +124,6 @@ fn count(set: &StatefulSet, evicted: &Pod, pods: &[Pod]) -> OtherReplicas {
         return OtherReplicas::NotKnown;
     }
     let start = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or_default();
-    let serving: HashMap<String, &Pod> = pods
-        .iter()
-        .filter(|pod| pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid))
-        .filter(|pod| serves(pod))
-        .map(|pod| (pod.name_any(), pod))
-        .collect();
     let wanted = (0..replicas).map(|ordinal| format!("{name}-{}", i64::from(start) + i64::from(ordinal)));
     let wanted: Vec<String> = wanted.filter(|pod| *pod != evicted.name_any()).collect();
     let awaited: Vec<String> = wanted.iter().filter(|pod| !serving.contains_key(pod.as_str())).cloned().collect();
@@ -117,9 +132,10 @@ fn count(set: &StatefulSet, evicted: &Pod, pods: &[Pod]) -> OtherReplicas {
         let templates = templates.filter_map(|template| template.metadata.name.clone()).collect();
         return OtherReplicas::Awaited { set: name, wanted: wanted.len(), awaited, templates };
     }
-    let beside = serving.values().filter(|pod| node_of(pod) == node_of(evicted));
-    let highest = beside.max_by_key(|pod| ordinal(pod)).filter(|pod| ordinal(pod) > ordinal(evicted));
-    OtherReplicas::Ready { ahead: highest.map(|pod| pod.name_any()) }
+    let evicted_name = evicted.name_any();
+    let beside = serving.iter().filter(|(_, node)| node.as_deref() == node_of(evicted)).map(|(name, _)| name);
+    let highest = beside.max_by_key(|name| ordinal(name)).filter(|name| ordinal(name) > ordinal(&evicted_name));
+    OtherReplicas::Ready { ahead: highest.cloned() }
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -127,8 +143,8 @@ fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 /// The number at the end of its name.
-fn ordinal(pod: &Pod) -> Option<u64> {
-    pod.metadata.name.as_deref()?.rsplit_once('-')?.1.parse().ok()
+fn ordinal(pod: &str) -> Option<u64> {
+    pod.rsplit_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -153,6 +169,10 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
+    fn counted(set: &StatefulSet, evicted: &Pod, pods: &[Pod]) -> OtherReplicas {
+        count(set, evicted, &serving_of(set, pods).into_iter().collect())
+    }
+
     const READY: OtherReplicas = OtherReplicas::Ready { ahead: None };
 
     fn awaited(wanted: usize, pods: &[&str]) -> OtherReplicas {
@@ -164,9 +184,9 @@ mod tests {
     fn others_count_that_run_are_ready_and_stay() {
         let of_three = set(&json!(3), &Value::Null);
         let all = ["pg-0", "pg-1", "pg-2"].map(|name| pod(name, &json!({})));
-        assert_eq!(count(&of_three, &pod("pg-1", &json!({})), &all), READY);
+        assert_eq!(counted(&of_three, &pod("pg-1", &json!({})), &all), READY);
         assert_eq!(
-            count(&of_three, &pod("pg-1", &json!({})), &all[..1]),
+            counted(&of_three, &pod("pg-1", &json!({})), &all[..1]),
             awaited(2, &["pg-2"]),
             "one was not made yet"
         );
@@ -177,24 +197,24 @@ mod tests {
             json!({ "metadata": { "ownerReferences": null } }),
         ] {
             let pods = [pod("pg-0", &away), pod("pg-1", &json!({})), pod("pg-2", &json!({}))];
-            assert_eq!(count(&of_three, &pod("pg-1", &json!({})), &pods), awaited(2, &["pg-0"]), "{away}");
-            assert_eq!(count(&of_three, &pod("pg-0", &json!({})), &pods), READY, "it is the one that goes");
+            assert_eq!(counted(&of_three, &pod("pg-1", &json!({})), &pods), awaited(2, &["pg-0"]), "{away}");
+            assert_eq!(counted(&of_three, &pod("pg-0", &json!({})), &pods), READY, "it is the one that goes");
         }
     }
 
     #[test]
     fn ordinals_and_defaults_are_those_of_the_api_server() {
         let pods = ["pg-5", "pg-6"].map(|name| pod(name, &json!({})));
-        assert_eq!(count(&set(&json!(2), &json!(5)), &pod("pg-5", &json!({})), &pods), READY);
-        assert_eq!(count(&set(&json!(2), &json!(0)), &pod("pg-5", &json!({})), &pods), awaited(2, &["pg-0", "pg-1"]));
-        assert_eq!(count(&set(&Value::Null, &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
+        assert_eq!(counted(&set(&json!(2), &json!(5)), &pod("pg-5", &json!({})), &pods), READY);
+        assert_eq!(counted(&set(&json!(2), &json!(0)), &pod("pg-5", &json!({})), &pods), awaited(2, &["pg-0", "pg-1"]));
+        assert_eq!(counted(&set(&Value::Null, &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
         // One that is scaled down waits for nobody above.
-        assert_eq!(count(&set(&json!(1), &Value::Null), &pod("pg-1", &json!({})), &[pod("pg-0", &json!({}))]), READY);
+        assert_eq!(counted(&set(&json!(1), &Value::Null), &pod("pg-1", &json!({})), &[pod("pg-0", &json!({}))]), READY);
         assert_eq!(
-            count(&set(&json!(2_000_000_000), &Value::Null), &pod("pg-0", &json!({})), &[]),
+            counted(&set(&json!(2_000_000_000), &Value::Null), &pod("pg-0", &json!({})), &[]),
             OtherReplicas::NotKnown
         );
-        assert_eq!(count(&set(&json!(-1), &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
+        assert_eq!(counted(&set(&json!(-1), &Value::Null), &pod("pg-0", &json!({})), &[]), READY);
     }
 
     #[test]
@@ -206,7 +226,7 @@ mod tests {
         let pods: Vec<Pod> = (0..11).map(|ordinal| on(if ordinal == 9 { "b" } else { "a" }, ordinal)).collect();
         for (ordinal, ahead) in [(0, Some("pg-10")), (8, Some("pg-10")), (10, None), (9, None)] {
             let expected = OtherReplicas::Ready { ahead: ahead.map(str::to_owned) };
-            assert_eq!(count(&of_three, &pods[ordinal], &pods), expected, "{ordinal}");
+            assert_eq!(counted(&of_three, &pods[ordinal], &pods), expected, "{ordinal}");
         }
     }
 

@@ -86,6 +86,8 @@ pub struct Fetcher {
     client: Client,
     live: LiveCluster,
     state: Arc<Mutex<State>>,
+    /// Looks at Pods that are to be evicted have a ration of their own: whoever creates Pods holds up no drain.
+    evictions: Arc<Mutex<State>>,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -126,6 +128,16 @@ impl Ration {
     }
 }
 
+/// Whether a look may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admitted {
+    Yes,
+    /// The namespace has had its own.
+    NamespaceSpent,
+    /// All together have had theirs.
+    AllSpent,
+}
+
 impl State {
     fn new(now: Instant) -> Self {
         Self {
@@ -137,17 +149,20 @@ impl State {
     }
 
     /// Takes one look out of the namespace's ration and that of all, if there is one left in both.
-    fn admit(&mut self, namespace: &str, now: Instant) -> bool {
+    fn admit(&mut self, namespace: &str, now: Instant) -> Admitted {
         self.by_namespace.retain(|_, ration| ration.count(now) < ration.rate);
         let of_all = self.ration.count(now);
         let own = self.by_namespace.get(namespace).map_or(NAMESPACE_RATE, |ration| ration.tokens);
-        if of_all < 1.0 || own < 1.0 {
-            return false;
+        if own < 1.0 {
+            return Admitted::NamespaceSpent;
+        }
+        if of_all < 1.0 {
+            return Admitted::AllSpent;
         }
         self.ration.tokens -= 1.0;
         let full = || Ration::full(NAMESPACE_RATE, now);
         self.by_namespace.entry(namespace.to_owned()).or_insert_with(full).tokens -= 1.0;
-        true
+        Admitted::Yes
     }
 }
 
@@ -163,7 +178,8 @@ impl Fetcher {
     /// A fetcher that asks only for what the live view does not hold.
     #[must_use]
     pub fn new(client: Client, live: LiveCluster) -> Self {
-        Self { client, live, state: Arc::new(Mutex::new(State::new(Instant::now()))) }
+        let state = || Arc::new(Mutex::new(State::new(Instant::now())));
+        Self { client, live, state: state(), evictions: state() }
     }
 
     /// The view in which to decide about the Pod: what it names and is not cached has been looked at.
@@ -221,7 +237,7 @@ impl Fetcher {
     /// The look at one object: one under way, one that is remembered, a new one, or none when the ration is used up.
     fn look(&self, target: &Target) -> PendingGet {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.lock(&target.1);
         if let Some(flight) = state.flights.get(target) {
             return flight.clone();
         }
@@ -229,12 +245,14 @@ impl Fetcher {
         if state.negatives.contains_key(target) {
             return answered(Lookup::Absent);
         }
-        if !state.admit(&target.0, now) {
-            return answered(match target.1 {
-                // It can be asked for again, which what is refused for good cannot.
-                Wanted::Evicted(_) => Lookup::Found(Fetched::Evicted(Arc::new(EvictedPod::NotLookedAt))),
-                _ => Lookup::Unknown,
-            });
+        match (state.admit(&target.0, now), &target.1) {
+            (Admitted::Yes, _) => {}
+            // It can be asked for again, which what is refused for good cannot.
+            (Admitted::NamespaceSpent, Wanted::Evicted(_)) => {
+                return answered(Lookup::Found(Fetched::Evicted(Arc::new(EvictedPod::NotLookedAt))));
+            }
+            // Others hold up nobody's drain.
+            (Admitted::NamespaceSpent | Admitted::AllSpent, _) => return answered(Lookup::Unknown),
         }
         let flight = self.clone().get(target.clone()).boxed().shared();
         state.flights.insert(target.clone(), flight.clone());
@@ -258,7 +276,7 @@ impl Fetcher {
                 evicted::look(&self.client, namespace, name, DEADLINE).await.map(Arc::new).map(Fetched::Evicted)
             }
         };
-        let mut state = self.lock();
+        let mut state = self.lock(wanted);
         state.flights.remove(&target);
         if matches!(answer, Lookup::Absent) {
             state.negatives.insert(target, Instant::now());
@@ -273,8 +291,8 @@ impl Fetcher {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    fn lock(&self, wanted: &Wanted) -> MutexGuard<'_, State> {
+        if matches!(wanted, Wanted::Evicted(_)) { self.evictions.lock() } else { self.state.lock() }
     }
 }
 
@@ -380,17 +398,32 @@ mod tests {
     use kube::client::Body;
     use serde_json::json;
 
-    use super::{Fetcher, State};
+    use super::{Admitted, Fetcher, State};
     use crate::binding::{ClusterView, Lookup};
     use crate::facts::live::{LiveCluster, WatchedPods};
     use crate::model::Pod;
+
+    #[test]
+    fn whose_ration_is_spent_is_told() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        for _ in 0..5 {
+            assert_eq!(state.admit("greedy", now), Admitted::Yes);
+        }
+        assert_eq!(state.admit("greedy", now), Admitted::NamespaceSpent);
+        for number in 0..15 {
+            assert_eq!(state.admit(&format!("team-{}", number % 5), now), Admitted::Yes);
+        }
+        assert_eq!(state.admit("new", now), Admitted::AllSpent);
+    }
 
     #[test]
     fn the_ration_is_a_burst_and_then_a_rate() {
         let begin = Instant::now();
         let mut state = State::new(begin);
         let namespace = |place: usize| format!("team-{}", place % 20);
-        let mut burst = |at: Instant| (0..100).filter(|place| state.admit(&namespace(*place), at)).count();
+        let mut burst =
+            |at: Instant| (0..100).filter(|place| state.admit(&namespace(*place), at) == Admitted::Yes).count();
         assert_eq!(burst(begin), 20);
         assert_eq!(burst(begin + Duration::from_millis(10)), 0);
         assert_eq!(burst(begin + Duration::from_millis(60)), 1);
@@ -401,14 +434,17 @@ mod tests {
     fn one_namespace_leaves_the_others_their_looks() {
         let begin = Instant::now();
         let mut state = State::new(begin);
-        let taken = (0..100).filter(|_| state.admit("greedy", begin)).count();
+        let taken = (0..100).filter(|_| state.admit("greedy", begin) == Admitted::Yes).count();
         assert_eq!(taken, 5);
         // For as long as the one goes on asking, everybody else finds what it needs.
         for millisecond in (0..5_000).step_by(10) {
             let now = begin + Duration::from_millis(millisecond);
             state.admit("greedy", now);
             if millisecond % 500 == 0 {
-                assert!((0..3).all(|team| state.admit(&format!("team-{team}"), now)), "after {millisecond} ms");
+                assert!(
+                    (0..3).all(|team| state.admit(&format!("team-{team}"), now) == Admitted::Yes),
+                    "after {millisecond} ms"
+                );
             }
         }
         state.admit("other", begin + Duration::from_secs(60));
@@ -487,7 +523,7 @@ mod tests {
             assert!(matches!(view.claim("default", "missing"), Lookup::Absent));
         }
         assert_eq!(requests.load(Ordering::SeqCst), 1);
-        fetcher.lock().negatives.values_mut().for_each(|seen| *seen -= super::NEGATIVE_FOR);
+        fetcher.state.lock().negatives.values_mut().for_each(|seen| *seen -= super::NEGATIVE_FOR);
         fetcher.prefetch(&pod).await;
         assert_eq!(requests.load(Ordering::SeqCst), 2);
     }
@@ -509,7 +545,7 @@ mod tests {
         let view = fetcher.prefetch(&pod(&["slow", "there"])).await;
         assert!(matches!(view.claim("default", "slow"), Lookup::Unknown));
         assert!(matches!(view.claim("default", "there"), Lookup::Found(_)));
-        assert!(fetcher.lock().flights.is_empty());
+        assert!(fetcher.state.lock().flights.is_empty());
     }
 
     #[tokio::test]

@@ -159,7 +159,6 @@ impl<K: Cached> Cache<K> {
     }
 
     /// How many objects there are.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "of the agent, which is on Linux only"))]
     pub fn len(&self) -> usize {
         self.store.len()
     }
@@ -420,6 +419,12 @@ impl LiveCluster {
             found.extend(all.map(|node| (node.name().into(), node)));
         }
         Lookup::Found(found.into_values().collect())
+    }
+
+    /// How many Nodes there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.0.nodes.len()
     }
 
     /// Every Node.
