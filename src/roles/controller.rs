@@ -105,7 +105,7 @@ pub async fn run_controller(options: ControllerOptions, shutdown: Shutdown) -> R
         observers.push(shared.spawn_parameter(&mut process, &rules, &policy));
     }
     if let Some(terms) = lost_nodes {
-        observers.push(shared.spawn_lost_nodes(&mut process, terms, &identity));
+        observers.push(shared.spawn_lost_nodes(&mut process, terms, &policy, &identity));
     }
     let rescue = RescueOptions {
         client: client.clone(),
@@ -175,13 +175,22 @@ impl Shared {
     }
 
     /// The same for the loop that sees to claims whose node is gone.
-    fn spawn_lost_nodes(&self, process: &mut Process, terms: LostNodesTerms, identity: &str) -> Arc<dyn Observer> {
+    fn spawn_lost_nodes(
+        &self,
+        process: &mut Process,
+        terms: LostNodesTerms,
+        policy: &RescuePolicy,
+        identity: &str,
+    ) -> Arc<dyn Observer> {
+        // It has a switch of its own.
+        let policy = RescuePolicy { enabled: true, ..policy.clone() };
         let LostNodesTerms { may_unbind, patience } = terms;
         let options = LostNodesOptions {
             client: self.client.clone(),
             live: self.live.clone(),
             may_unbind,
             patience,
+            policy,
             leadership: self.leadership.clone(),
             instance: identity.to_owned(),
         };

@@ -319,6 +319,7 @@ pub async fn alerts_are_about_metrics_that_there_are(scope: &Scope) -> Result<()
         live: live_too,
         may_unbind: false,
         patience,
+        policy: RescuePolicy::default(),
         leadership: None,
         instance: String::new(),
     };

@@ -25,6 +25,7 @@ use crate::kubernetes::events::{EventQueue, EventResult, NewEvent, Recorder};
 use crate::kubernetes::lease::Leadership;
 use crate::model::selector::place_labels;
 use crate::model::{Claim, LOST_SECONDS, Labels, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
+use crate::policy::{Reach, RescuePolicy};
 use crate::runtime::queue::Queue;
 
 /// Volumes that are looked at at a time: letting claims go is no hurry.
@@ -50,6 +51,8 @@ pub struct LostNodesOptions {
     pub may_unbind: bool,
     /// How patient it is.
     pub patience: Patience,
+    /// How far it goes where: as the rescue loop does, by modes, exemptions and labels.
+    pub policy: RescuePolicy,
     /// Leave to write; absent: write nothing.
     pub leadership: Option<Leadership>,
     /// Which process this is, in events.
@@ -278,7 +281,7 @@ impl Loop {
         may_write: bool,
         deadline: Instant,
     ) -> Result<Option<Duration>, ApiError> {
-        let LostNodesOptions { live, may_unbind, patience, .. } = &self.options;
+        let LostNodesOptions { live, may_unbind, patience, policy, .. } = &self.options;
         let text = |text: Option<&Option<Text>>| Text::or_empty(text.and_then(Option::as_ref));
         let reference = volume.spec.claim_ref.as_ref();
         let (namespace, name) = (text(reference.map(|it| &it.namespace)), text(reference.map(|it| &it.name)));
@@ -294,7 +297,22 @@ impl Loop {
             volume.metadata.annotation(LOST_SECONDS).and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let observed = self.timers.lock().observe(volume.name(), place, noted, Instant::now());
         let too_many = self.count();
-        let chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);
+        let mut chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);
+        let in_namespace = live.namespace(&namespace);
+        let Some(reach) = policy.reach(&namespace, &in_namespace) else { return Ok(Some(AGAIN)) };
+        let is_ending = in_namespace.found().is_some_and(|it| it.metadata.deletion_timestamp.is_some());
+        if reach < Reach::Tell || is_ending {
+            return Ok(Some(TICK));
+        }
+        // Told, and nothing more.
+        let is_told_only = reach < Reach::Write && chosen.policy != LostNodePolicy::default();
+        if is_told_only {
+            chosen = ChosenPolicy {
+                policy: LostNodePolicy::default(),
+                by: Some("mode warn".to_owned()),
+                unread: Vec::new(),
+            };
+        }
         let Lookup::Found(waiting) = live.consumers(&namespace, &name) else { return Ok(Some(AGAIN)) };
         let facts = LostClaim {
             claim: &claim,
