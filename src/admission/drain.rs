@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::guard::{self, HeldPod, Judged};
+use super::guard::{self, HeldPod, Judgement};
 use super::patch::{LONGEST_WARNING_CHARS, WARNING_CHARS, bounded};
 use super::review::{Answer, Decision, Request};
 use super::subject::{AUDIT_CHARS, Admission, Skip, mode_of};
@@ -78,9 +78,9 @@ pub(super) fn about_node(request: &Request<'_>, admission: &Admission<'_>) -> Re
     let Some((namespace, claim)) = held.claims.first() else { return Ok(Answer::nothing(Decision::Clean)) };
     let (mut audit, remarks) = match step {
         Step::Delete => match guard::deletion(&node, &held, request, admission) {
-            Judged::Refused(answer) => return Ok(*answer),
-            Judged::Silent => return Ok(Answer::nothing(Decision::Clean)),
-            Judged::Goes(audit, remarks) => (audit, remarks),
+            Judgement::Refused(answer) => return Ok(*answer),
+            Judgement::Silent => return Ok(Answer::nothing(Decision::Clean)),
+            Judgement::Allowed(audit, remarks) => (audit, remarks),
         },
         Step::Cordon | Step::OutOfService => (BTreeMap::new(), Vec::new()),
     };
@@ -111,9 +111,9 @@ pub(super) fn about_eviction(request: &Request<'_>, admission: &Admission<'_>) -
         Lookup::Unknown => return Err(Skip::Ignored),
     };
     let (mut audit, remarks) = match guard::eviction(&evicted, request, admission) {
-        Judged::Refused(answer) => return Ok(*answer),
-        Judged::Silent => return Ok(Answer::nothing(Decision::Clean)),
-        Judged::Goes(audit, remarks) => (audit, remarks),
+        Judgement::Refused(answer) => return Ok(*answer),
+        Judgement::Silent => return Ok(Answer::nothing(Decision::Clean)),
+        Judgement::Allowed(audit, remarks) => (audit, remarks),
     };
     let HeldPod { pod, node, held, .. } = evicted;
     // In place of others nothing is made.

@@ -9,10 +9,10 @@ use super::patch::{DENIAL_CHARS, bounded};
 use super::review::{Answer, Decision, Denial, Refusal, Request};
 use super::subject::{AUDIT_CHARS, Admission, mode_of};
 use crate::binding::{Code, Lookup, first_of};
-use crate::drain::guard::{self, Guard, Later, Passage};
+use crate::drain::guard::{self, Guard, GuardVerdict, Later};
 use crate::drain::policy::Approval;
 use crate::drain::{ClaimsOnNode, claims_of};
-use crate::model::{Claim, DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, EvictedPod, Node, PodOnNode, Text, Volume};
+use crate::model::{DRAIN_APPROVED_BY, DRAIN_APPROVED_UNTIL, EvictedPod, Node, PodOnNode, Text, Volume};
 use crate::policy::Mode;
 
 /// Accounts of Kubernetes' own controllers. Those that delete Nodes do so when the machine is gone, which no refusal brings back.
@@ -50,12 +50,8 @@ impl HeldPod {
         if held.is_empty() {
             return Lookup::Absent;
         }
-        let claims: Vec<(Arc<Claim>, &Volume)> = held
-            .iter()
-            .filter_map(|(name, volume)| Some((view.claim(pod.namespace(), name).found()?, volume.as_ref())))
-            .collect();
-        let guard =
-            Guard::of(claims.iter().map(|(claim, volume)| (claim.as_ref(), *volume)), &node, admission.now, view);
+        let claims = held.iter().map(|(name, _)| (pod.namespace(), name.as_str()));
+        let guard = Guard::of(claims, &node, admission.now, view);
         Lookup::Found(Self { pod, node, held, guard })
     }
 
@@ -79,20 +75,20 @@ fn holds_up(request: &Request<'_>, admission: &Admission<'_>) -> bool {
 }
 
 /// What a policy says about an eviction or a deletion.
-pub(super) enum Judged {
+pub(super) enum Judgement {
     /// It is answered so.
     Refused(Box<Answer>),
     /// It goes, and nothing is said.
     Silent,
     /// It goes; what the audit log keeps, and what is to be said about it.
-    Goes(BTreeMap<&'static str, String>, Vec<String>),
+    Allowed(BTreeMap<&'static str, String>, Vec<String>),
 }
 
 /// Judges an eviction.
-pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admission<'_>) -> Judged {
-    let Some(guard) = &held.guard else { return Judged::Goes(BTreeMap::new(), Vec::new()) };
+pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admission<'_>) -> Judgement {
+    let Some(guard) = &held.guard else { return Judgement::Allowed(BTreeMap::new(), Vec::new()) };
     if !holds_up(request, admission) {
-        return goes(guard, &Passage::Open);
+        return goes(guard, &GuardVerdict::Allowed);
     }
     let asked = held.asks_for_pod().then(|| admission.view.evicted_pod(&request.namespace, &request.name));
     let pod = match asked {
@@ -101,24 +97,24 @@ pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admiss
         Some(Lookup::Absent) => Some(Arc::new(EvictedPod::Idle)),
         Some(Lookup::Unknown) | None => None,
     };
-    let passage = guard::eviction(guard, &request.namespace, &held.node, pod.as_deref(), admission.view);
+    let verdict = guard::eviction(guard, &request.namespace, &held.node, pod.as_deref(), admission.view);
     let name = &*request.name;
     let by = by_whom(guard, admission.details);
-    let (refusal, code, text) = match &passage {
-        Passage::Open | Passage::Approved(_) | Passage::NotKnown => return goes(guard, &passage),
-        Passage::Later(Later::Look) => {
+    let (refusal, code, text) = match &verdict {
+        GuardVerdict::Allowed | GuardVerdict::Approved(_) | GuardVerdict::NotKnown => return goes(guard, &verdict),
+        GuardVerdict::Later(Later::Look) => {
             let text =
                 format!("pod {name} is not evicted yet: too many others are looked at. Try again in some seconds");
             (Refusal::NotNow, Code::EvictionWaits, text)
         }
-        Passage::Later(Later::Turn(ahead)) => {
+        GuardVerdict::Later(Later::Turn(ahead)) => {
             let ahead = if admission.details { ahead.as_str() } else { "another" };
             let text = format!(
                 "pod {name} waits for its turn: {ahead} of the same StatefulSet goes from the node first. It goes by itself then; {by}"
             );
             (Refusal::NotNow, Code::EvictionWaits, text)
         }
-        Passage::Later(Later::Replicas { set, wanted, awaited }) if admission.details => {
+        GuardVerdict::Later(Later::Replicas { set, wanted, awaited }) if admission.details => {
             let text = format!(
                 "pod {name} waits until the other replicas of statefulset {set} are ready ({} of {wanted} are not: {}). It goes by \
                  itself then; {by}",
@@ -127,13 +123,13 @@ pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admiss
             );
             (Refusal::NotNow, Code::EvictionWaits, text)
         }
-        Passage::Later(Later::Replicas { .. }) => {
+        GuardVerdict::Later(Later::Replicas { .. }) => {
             let text = format!(
                 "pod {name} waits until the other replicas of its StatefulSet are ready. It goes by itself then; {by}"
             );
             (Refusal::NotNow, Code::EvictionWaits, text)
         }
-        Passage::Closed => {
+        GuardVerdict::Denied => {
             let node = if admission.details { held.node.name() } else { "NODE" };
             let approve = approve_command(node, guard, admission.now);
             (
@@ -147,27 +143,22 @@ pub(super) fn eviction(held: &HeldPod, request: &Request<'_>, admission: &Admiss
 }
 
 /// Judges the deletion of a Node that has these claims.
-pub(super) fn deletion(node: &Node, held: &ClaimsOnNode, request: &Request<'_>, admission: &Admission<'_>) -> Judged {
-    let view = admission.view;
-    let claims: Vec<(Arc<Claim>, Arc<Volume>)> = held
-        .claims
-        .iter()
-        .filter_map(|(namespace, name)| {
-            let claim = view.claim(namespace, name).found().filter(|claim| claim.is_bound())?;
-            let volume = view.volume(claim.volume_name()?).found()?;
-            Some((claim, volume))
-        })
-        .collect();
-    let pairs = claims.iter().map(|(claim, volume)| (claim.as_ref(), volume.as_ref()));
-    let Some(guard) = Guard::of(pairs, node, admission.now, view) else {
-        return Judged::Goes(BTreeMap::new(), Vec::new());
+pub(super) fn deletion(
+    node: &Node,
+    held: &ClaimsOnNode,
+    request: &Request<'_>,
+    admission: &Admission<'_>,
+) -> Judgement {
+    let claims = held.claims.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+    let Some(guard) = Guard::of(claims, node, admission.now, admission.view) else {
+        return Judgement::Allowed(BTreeMap::new(), Vec::new());
     };
     if !holds_up(request, admission) || request.is_by_one_of(&[KUBERNETES.to_owned()]) {
-        return goes(&guard, &Passage::Open);
+        return goes(&guard, &GuardVerdict::Allowed);
     }
-    let passage = guard::deletion(&guard, node);
-    if passage != Passage::Closed {
-        return goes(&guard, &passage);
+    let verdict = guard::deletion(&guard, node);
+    if verdict != GuardVerdict::Denied {
+        return goes(&guard, &verdict);
     }
     let name = node.name();
     let by = by_whom(&guard, admission.details);
@@ -182,38 +173,38 @@ fn refused(
     text: &str,
     guard: &Guard,
     (request, admission): (&Request<'_>, &Admission<'_>),
-) -> Judged {
+) -> Judgement {
     let mut audit = BTreeMap::from([("drain-policy", guard.chosen.policy.to_string())]);
     // Who tries latebind out in mode audit is not held up.
     if mode_of(admission.view, &request.namespace, admission.mode) == Mode::Audit {
         audit.insert("drain-refused", code.to_string());
-        return Judged::Goes(audit, Vec::new());
+        return Judgement::Allowed(audit, Vec::new());
     }
     let message = bounded(&format!("{code}: {text}"), DENIAL_CHARS);
     let decision = if refusal == Refusal::NotNow { Decision::Held } else { Decision::Denied };
     let denial = Some(Denial { message, refusal });
-    Judged::Refused(Box::new(Answer { code: Some(code), denial, audit, ..Answer::nothing(decision) }))
+    Judgement::Refused(Box::new(Answer { code: Some(code), denial, audit, ..Answer::nothing(decision) }))
 }
 
-fn goes(guard: &Guard, passage: &Passage) -> Judged {
+fn goes(guard: &Guard, verdict: &GuardVerdict) -> Judgement {
     if guard.is_silent() {
-        return Judged::Silent;
+        return Judgement::Silent;
     }
     let (mut audit, mut texts) = (BTreeMap::new(), guard.chosen.unread.clone());
     if guard.chosen.by.is_some() {
         audit.insert("drain-policy", guard.chosen.policy.to_string());
     }
-    match passage {
-        Passage::Approved(by) => {
+    match verdict {
+        GuardVerdict::Approved(by) => {
             audit.insert("drain-approved-by", bounded(by, AUDIT_CHARS));
         }
-        Passage::NotKnown => {
+        GuardVerdict::NotKnown => {
             audit.insert("drain-not-known", "true".to_owned());
             texts.push("its drain policy would hold it up, and what decides is not known: it goes".to_owned());
         }
         _ => {}
     }
-    Judged::Goes(audit, texts)
+    Judgement::Allowed(audit, texts)
 }
 
 /// Whose policy it is.

@@ -25,27 +25,34 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// The strictest of these claims, of which each has a volume on the node alone; nothing where there are none.
+    /// The strictest of these claims, by namespace and name, of which each has a volume on the node alone; nothing where none is known.
     #[must_use]
     pub fn of<'a>(
-        claims: impl IntoIterator<Item = (&'a Claim, &'a Volume)>,
+        claims: impl IntoIterator<Item = (&'a str, &'a str)>,
         node: &Node,
         now: Timestamp,
         view: &dyn ClusterView,
     ) -> Option<Self> {
         let mut strictest: Option<Self> = None;
-        let of_node = approval(&node.metadata, now);
-        for (claim, volume) in claims {
-            let chosen = policy_of(claim, volume, view);
-            let of_claim = || approval(&claim.metadata, now);
-            let approval = if matches!(of_node, Approval::By(_)) { of_node.clone() } else { of_claim() };
-            let approval = if approval == Approval::None { of_node.clone() } else { approval };
-            let guard = Self { claim: claim.name().to_owned(), chosen, approval };
+        for (namespace, name) in claims {
+            let Some(claim) = view.claim(namespace, name).found().filter(|claim| claim.is_bound()) else { continue };
+            let Some(volume) = claim.volume_name().and_then(|name| view.volume(name).found()) else { continue };
+            let guard = Self::of_claim(&claim, &volume, node, now, view);
             if strictest.as_ref().is_none_or(|other| guard.strictness() > other.strictness()) {
                 strictest = Some(guard);
             }
         }
         strictest
+    }
+
+    fn of_claim(claim: &Claim, volume: &Volume, node: &Node, now: Timestamp, view: &dyn ClusterView) -> Self {
+        // Whichever of both approves; otherwise what is wrong with the claim's is told first.
+        let approval = match (approval(&node.metadata, now), approval(&claim.metadata, now)) {
+            (by @ Approval::By(_), _) => by,
+            (of_node, Approval::None) => of_node,
+            (_, of_claim) => of_claim,
+        };
+        Self { claim: claim.name().to_owned(), chosen: policy_of(claim, volume, view), approval }
     }
 
     /// True where nothing is to be said.
@@ -77,9 +84,9 @@ impl Guard {
 
 /// What becomes of an eviction, or of the deletion of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Passage {
+pub enum GuardVerdict {
     /// It goes.
-    Open,
+    Allowed,
     /// It goes, since somebody has approved.
     Approved(String),
     /// It goes, since what would keep it is not known.
@@ -87,7 +94,7 @@ pub enum Passage {
     /// Not now. It goes by itself.
     Later(Later),
     /// Not before somebody approves.
-    Closed,
+    Denied,
 }
 
 /// What an eviction waits for.
@@ -116,19 +123,19 @@ pub fn eviction(
     node: &Node,
     pod: Option<&EvictedPod>,
     view: &dyn ClusterView,
-) -> Passage {
+) -> GuardVerdict {
     if let Some(by) = guard.approved_by() {
-        return Passage::Approved(by.to_owned());
+        return GuardVerdict::Approved(by.to_owned());
     }
     // Of a node that is down no eviction takes anything away.
     if !guard.asks_for_pod(node) {
-        return Passage::Open;
+        return GuardVerdict::Allowed;
     }
     match (guard.chosen.policy, pod) {
-        (_, Some(EvictedPod::Idle)) => Passage::Open,
-        (_, Some(EvictedPod::NotLookedAt)) => Passage::Later(Later::Look),
-        (_, None) => Passage::NotKnown,
-        (DrainPolicy::Deny, Some(EvictedPod::Serves(_))) => Passage::Closed,
+        (_, Some(EvictedPod::Idle)) => GuardVerdict::Allowed,
+        (_, Some(EvictedPod::NotLookedAt)) => GuardVerdict::Later(Later::Look),
+        (_, None) => GuardVerdict::NotKnown,
+        (DrainPolicy::Deny, Some(EvictedPod::Serves(_))) => GuardVerdict::Denied,
         (_, Some(EvictedPod::Serves(others))) => beside(others, namespace, node, view),
     }
 }
@@ -137,30 +144,30 @@ pub fn eviction(
 ///
 /// Replicas with a volume on the same node start again only with it: to wait for them would be to wait for the end of the drain. Only
 /// where the node is retired they start elsewhere, one after another.
-fn beside(others: &OtherReplicas, namespace: &str, node: &Node, view: &dyn ClusterView) -> Passage {
+fn beside(others: &OtherReplicas, namespace: &str, node: &Node, view: &dyn ClusterView) -> GuardVerdict {
     let is_retired = node.metadata.annotation(DRAIN_INTENT) == Some(RETIRE);
     match others {
-        OtherReplicas::Ready { ahead: Some(ahead) } if is_retired => Passage::Later(Later::Turn(ahead.clone())),
-        OtherReplicas::NoSet | OtherReplicas::Ready { .. } => Passage::Open,
-        OtherReplicas::NotKnown => Passage::NotKnown,
+        OtherReplicas::Ready { ahead: Some(ahead) } if is_retired => GuardVerdict::Later(Later::Turn(ahead.clone())),
+        OtherReplicas::NoSet | OtherReplicas::Ready { .. } => GuardVerdict::Allowed,
+        OtherReplicas::NotKnown => GuardVerdict::NotKnown,
         OtherReplicas::Awaited { set, wanted, awaited, templates } => {
             let tied = if is_retired { Vec::new() } else { tied_to(awaited, templates, namespace, node, view) };
             let awaited: Vec<String> = awaited.iter().filter(|pod| !tied.contains(&pod.as_str())).cloned().collect();
             if awaited.is_empty() {
-                return Passage::Open;
+                return GuardVerdict::Allowed;
             }
-            Passage::Later(Later::Replicas { set: set.clone(), wanted: *wanted, awaited })
+            GuardVerdict::Later(Later::Replicas { set: set.clone(), wanted: *wanted, awaited })
         }
     }
 }
 
 /// Decides on the deletion of a Node object. While its kubelet reports, its claims are in use, and `Deny` keeps it.
 #[must_use]
-pub fn deletion(guard: &Guard, node: &Node) -> Passage {
+pub fn deletion(guard: &Guard, node: &Node) -> GuardVerdict {
     match (&guard.approval, guard.chosen.policy) {
-        (Approval::By(by), DrainPolicy::Deny) => Passage::Approved(by.clone()),
-        (_, DrainPolicy::Deny) if node.says_that_it_is_ready() => Passage::Closed,
-        _ => Passage::Open,
+        (Approval::By(by), DrainPolicy::Deny) => GuardVerdict::Approved(by.clone()),
+        (_, DrainPolicy::Deny) if node.says_that_it_is_ready() => GuardVerdict::Denied,
+        _ => GuardVerdict::Allowed,
     }
 }
 
@@ -281,36 +288,38 @@ mod tests {
                 for ready in [None, Some("True"), Some("False"), Some("Unknown")] {
                     for pod in &pods {
                         let guard = guard(policy, approval.clone());
-                        let passage = eviction(&guard, "db", &node(ready), pod.as_ref(), &facts);
+                        let verdict = eviction(&guard, "db", &node(ready), pod.as_ref(), &facts);
                         let may_be_held = policy >= DrainPolicy::Wait
                             && ready == Some("True")
                             && !matches!(approval, Approval::By(_));
-                        let case = format!("{policy} {approval:?} {ready:?} {pod:?}: {passage:?}");
-                        match passage {
-                            Passage::Closed => {
+                        let case = format!("{policy} {approval:?} {ready:?} {pod:?}: {verdict:?}");
+                        match verdict {
+                            GuardVerdict::Denied => {
                                 assert!(may_be_held && policy == DrainPolicy::Deny, "{case}");
                                 assert!(matches!(pod, Some(EvictedPod::Serves(_))), "{case}");
                             }
-                            Passage::Later(Later::Look) => {
+                            GuardVerdict::Later(Later::Look) => {
                                 assert!(may_be_held && *pod == Some(EvictedPod::NotLookedAt), "{case}");
                             }
-                            Passage::Later(Later::Replicas { .. }) => {
+                            GuardVerdict::Later(Later::Replicas { .. }) => {
                                 assert!(
                                     may_be_held && policy == DrainPolicy::Wait && *pod == Some(awaited()),
                                     "{case}"
                                 );
                             }
-                            Passage::Later(Later::Turn(_)) => panic!("nobody is ahead: {case}"),
-                            Passage::NotKnown => assert!(may_be_held, "{case}"),
-                            Passage::Approved(ref by) => assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}"),
-                            Passage::Open => {
+                            GuardVerdict::Later(Later::Turn(_)) => panic!("nobody is ahead: {case}"),
+                            GuardVerdict::NotKnown => assert!(may_be_held, "{case}"),
+                            GuardVerdict::Approved(ref by) => {
+                                assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}")
+                            }
+                            GuardVerdict::Allowed => {
                                 let idle = *pod == Some(EvictedPod::Idle);
                                 let alone =
                                     policy == DrainPolicy::Wait && !matches!(pod, None | Some(EvictedPod::NotLookedAt));
                                 assert!(!may_be_held || idle || alone, "{case}");
                             }
                         }
-                        held += usize::from(matches!(passage, Passage::Closed | Passage::Later(_)));
+                        held += usize::from(matches!(verdict, GuardVerdict::Denied | GuardVerdict::Later(_)));
                     }
                 }
             }
@@ -341,7 +350,7 @@ mod tests {
         facts.add(Fact::read("", "PersistentVolumeClaim", &claim).unwrap().unwrap());
     }
 
-    fn on_its_node(facts: &Facts, intent: Option<&str>, pod: &EvictedPod) -> Passage {
+    fn on_its_node(facts: &Facts, intent: Option<&str>, pod: &EvictedPod) -> GuardVerdict {
         let annotations = intent.map(|intent| json!({ DRAIN_INTENT: intent }));
         let this = json!({ "metadata": { "name": "n", "labels": { "kubernetes.io/hostname": "n" },
             "annotations": annotations }, "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
@@ -352,10 +361,10 @@ mod tests {
     #[test]
     fn what_waits_for_the_same_node_is_not_waited_for_unless_that_is_retired() {
         let waits =
-            Passage::Later(Later::Replicas { set: "pg".to_owned(), wanted: 2, awaited: vec!["pg-0".to_owned()] });
+            GuardVerdict::Later(Later::Replicas { set: "pg".to_owned(), wanted: 2, awaited: vec!["pg-0".to_owned()] });
         for (of, intent, expected) in [
-            ("n", None, &Passage::Open),
-            ("n", Some("reboot"), &Passage::Open),
+            ("n", None, &GuardVerdict::Allowed),
+            ("n", Some("reboot"), &GuardVerdict::Allowed),
             ("n", Some("retire"), &waits),
             ("m", None, &waits),
             ("m", Some("retire"), &waits),
@@ -367,9 +376,9 @@ mod tests {
         assert_eq!(on_its_node(&nodes(&["n", "m"]), None, &awaited()), waits, "its claim was let go");
         // Where a claim is, or which Nodes there are, is not known.
         let mut unknown = Facts::new(Unlisted::Unknown);
-        assert_eq!(on_its_node(&unknown, None, &awaited()), Passage::Open);
+        assert_eq!(on_its_node(&unknown, None, &awaited()), GuardVerdict::Allowed);
         on("m", &mut unknown);
-        assert_eq!(on_its_node(&unknown, None, &awaited()), Passage::Open);
+        assert_eq!(on_its_node(&unknown, None, &awaited()), GuardVerdict::Allowed);
     }
 
     #[test]
@@ -377,10 +386,10 @@ mod tests {
         let serves = |ahead: Option<&str>| EvictedPod::Serves(OtherReplicas::Ready { ahead: ahead.map(str::to_owned) });
         let facts = nodes(&["n", "m"]);
         for intent in [None, Some("reboot"), Some("retire")] {
-            let turn = Passage::Later(Later::Turn("pg-2".to_owned()));
-            let expected = if intent == Some("retire") { turn } else { Passage::Open };
+            let turn = GuardVerdict::Later(Later::Turn("pg-2".to_owned()));
+            let expected = if intent == Some("retire") { turn } else { GuardVerdict::Allowed };
             assert_eq!(on_its_node(&facts, intent, &serves(Some("pg-2"))), expected, "{intent:?}");
-            assert_eq!(on_its_node(&facts, intent, &serves(None)), Passage::Open);
+            assert_eq!(on_its_node(&facts, intent, &serves(None)), GuardVerdict::Allowed);
         }
     }
 
@@ -415,44 +424,46 @@ mod tests {
         let approved = json!({ DRAIN_APPROVED_BY: "anna", DRAIN_APPROVED_UNTIL: "2026-06-01T13:00:00Z" });
         let object =
             |name: &str, annotations: Value| json!({ "metadata": { "name": name, "annotations": annotations } });
-        let volume: Volume = serde_json::from_value(object("pv", json!({ DRAIN_POLICY: "Warn" }))).unwrap();
-        let claim = |name: &str, word: &str, more: Value| -> Claim {
-            let mut annotations = json!({ DRAIN_POLICY: word });
-            json_patch::merge(&mut annotations, &more);
-            serde_json::from_value(object(name, annotations)).unwrap()
-        };
-        let facts = nodes(&["n"]);
-        let (a, b, c) =
-            (claim("a", "Wait", json!({})), claim("b", "Deny", approved.clone()), claim("c", "Deny", json!({})));
-        let strictest = |claims: &[&Claim], node: &Node| {
-            let guard = Guard::of(claims.iter().map(|claim| (*claim, &volume)), node, now(), &facts).unwrap();
+        let mut facts = nodes(&["n"]);
+        let volume = object("pv", json!({ DRAIN_POLICY: "Warn" }));
+        facts.add(Fact::read("", "PersistentVolume", &volume).unwrap().unwrap());
+        for (name, word, more) in [("a", "Wait", json!({})), ("b", "Deny", approved.clone()), ("c", "Deny", json!({}))]
+        {
+            let mut claim = object(name, json!({ DRAIN_POLICY: word }));
+            json_patch::merge(&mut claim["metadata"]["annotations"], &more);
+            let bound = json!({ "metadata": { "namespace": "db" }, "spec": { "volumeName": "pv" }, "status": { "phase": "Bound" } });
+            json_patch::merge(&mut claim, &bound);
+            facts.add(Fact::read("", "PersistentVolumeClaim", &claim).unwrap().unwrap());
+        }
+        let strictest = |claims: &[&str], node: &Node| {
+            let guard = Guard::of(claims.iter().map(|name| ("db", *name)), node, now(), &facts).unwrap();
             (guard.claim.clone(), eviction(&guard, "db", node, Some(&awaited()), &facts))
         };
         let up = node(Some("True"));
-        assert_eq!(strictest(&[&a, &b, &c], &up), ("c".to_owned(), Passage::Closed));
-        assert!(matches!(strictest(&[&b, &a], &up), (name, Passage::Later(_)) if name == "a"));
-        assert_eq!(strictest(&[&b], &up).1, Passage::Approved("anna".to_owned()));
+        assert_eq!(strictest(&["a", "b", "c"], &up), ("c".to_owned(), GuardVerdict::Denied));
+        assert!(matches!(strictest(&["b", "a"], &up), (name, GuardVerdict::Later(_)) if name == "a"));
+        assert_eq!(strictest(&["b"], &up).1, GuardVerdict::Approved("anna".to_owned()));
         let mut on_node =
             serde_json::to_value(json!({ "metadata": { "name": "n", "annotations": approved } })).unwrap();
         on_node["status"] = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
         let on_node: Node = serde_json::from_value(on_node).unwrap();
-        assert_eq!(strictest(&[&a, &c], &on_node).1, Passage::Approved("anna".to_owned()));
+        assert_eq!(strictest(&["a", "c"], &on_node).1, GuardVerdict::Approved("anna".to_owned()));
     }
 
     #[test]
     fn a_node_that_is_up_is_not_deleted_before_somebody_approves() {
         use DrainPolicy::{Allow, Deny, Wait, Warn};
         for (policy, ready, expected) in [
-            (Deny, Some("True"), Passage::Closed),
-            (Deny, Some("Unknown"), Passage::Open),
-            (Deny, None, Passage::Open),
-            (Wait, Some("True"), Passage::Open),
-            (Warn, Some("True"), Passage::Open),
-            (Allow, Some("True"), Passage::Open),
+            (Deny, Some("True"), GuardVerdict::Denied),
+            (Deny, Some("Unknown"), GuardVerdict::Allowed),
+            (Deny, None, GuardVerdict::Allowed),
+            (Wait, Some("True"), GuardVerdict::Allowed),
+            (Warn, Some("True"), GuardVerdict::Allowed),
+            (Allow, Some("True"), GuardVerdict::Allowed),
         ] {
             assert_eq!(deletion(&guard(policy, Approval::None), &node(ready)), expected, "{policy} {ready:?}");
         }
         let approved = guard(Deny, Approval::By("anna".to_owned()));
-        assert_eq!(deletion(&approved, &node(Some("True"))), Passage::Approved("anna".to_owned()));
+        assert_eq!(deletion(&approved, &node(Some("True"))), GuardVerdict::Approved("anna".to_owned()));
     }
 }

@@ -16,7 +16,7 @@ use crate::model::{Claim, Node, Pod, Volume};
 
 /// Whether a node reaches a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum Reachability {
     /// One does, or any could.
     Reached,
     /// None does that exists. These labels, key and value, named the nodes that did.
@@ -32,10 +32,10 @@ const OPERATORS: [&str; 6] = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt
 /// Whether a node reaches a volume. Only of one that asks for labels which tell nodes apart it is ever said that none does: that a
 /// zone has no node now is no loss.
 #[must_use]
-pub fn whereabouts(volume: &Volume, view: &dyn ClusterView) -> Whereabouts {
+pub fn reachability(volume: &Volume, view: &dyn ClusterView) -> Reachability {
     let labels = place_labels(volume);
     if labels.is_empty() {
-        return Whereabouts::Reached;
+        return Reachability::Reached;
     }
     // The values of such labels are mostly names, so that all but those of nodes that are gone are found without a walk.
     let named: Vec<Arc<Node>> = labels
@@ -45,23 +45,23 @@ pub fn whereabouts(volume: &Volume, view: &dyn ClusterView) -> Whereabouts {
         })
         .collect();
     if named.iter().any(|node| volume_reachable(volume, node)) {
-        return Whereabouts::Reached;
+        return Reachability::Reached;
     }
     // It is there, and something else about it is not as the volume wants it.
     if !named.is_empty() {
-        return Whereabouts::NotKnown;
+        return Reachability::NotKnown;
     }
-    let Lookup::Found(nodes) = view.all_nodes() else { return Whereabouts::NotKnown };
+    let Lookup::Found(nodes) = view.all_nodes() else { return Reachability::NotKnown };
     if nodes.iter().any(|node| volume_reachable(volume, node)) {
-        return Whereabouts::Reached;
+        return Reachability::Reached;
     }
     // A cluster without Nodes, or with one that lacks the label, may be one whose Nodes have just begun to be told apart.
     let may_be =
         |node: &Arc<Node>| labels.iter().any(|(key, value)| node.label(key).is_none_or(|found| found == *value));
     if nodes.is_empty() || nodes.iter().any(may_be) || !view.knows_all(Kind::Nodes) || !is_understood(volume) {
-        return Whereabouts::NotKnown;
+        return Reachability::NotKnown;
     }
-    Whereabouts::Lost(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    Reachability::Lost(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }
 
 /// True where every requirement of its affinity is one whose meaning is known, and is about labels.
@@ -101,12 +101,10 @@ impl Patience {
 pub struct LostClaim<'a> {
     /// The claim.
     pub claim: &'a Claim,
-    /// Its volume.
-    pub volume: &'a Volume,
     /// What is to be done about it.
     pub chosen: &'a ChosenPolicy<LostNodePolicy>,
-    /// The controller may let claims go at all.
-    pub may_unbind: bool,
+    /// Why the controller lets no claim go here, whatever the policy says; nothing where it may.
+    pub forbidden: Option<&'a str>,
     /// For how long it was observed.
     pub observed: Duration,
     /// How patient one is.
@@ -153,8 +151,8 @@ pub fn decide(lost: &LostClaim<'_>) -> LostStep {
             None => why("no policy says otherwise"),
         };
     }
-    if !lost.may_unbind {
-        return why("the controller was not started with --lost-nodes=unbind");
+    if let Some(forbidden) = lost.forbidden {
+        return why(forbidden);
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return why("the claim is being deleted");
@@ -237,11 +235,11 @@ mod tests {
         let of_several = volume(&json!([term(HOST, "In", &["a"]), term(HOST, "In", &["b"])]));
         let by_driver = volume(&json!([term("csi/node", "In", &["a"])]));
         let known = nodes(&[node("b"), node("c")]);
-        let place = |key: &str| Whereabouts::Lost(vec![(key.to_owned(), "a".to_owned())]);
-        assert_eq!(whereabouts(&gone, &known), place(HOST));
-        assert_eq!(whereabouts(&by_driver, &known), place("csi/node"));
-        assert_eq!(whereabouts(&of_several, &known), Whereabouts::Reached, "the other node is there");
-        assert_eq!(whereabouts(&gone, &nodes(&[node("a"), node("b")])), Whereabouts::Reached);
+        let place = |key: &str| Reachability::Lost(vec![(key.to_owned(), "a".to_owned())]);
+        assert_eq!(reachability(&gone, &known), place(HOST));
+        assert_eq!(reachability(&by_driver, &known), place("csi/node"));
+        assert_eq!(reachability(&of_several, &known), Reachability::Reached, "the other node is there");
+        assert_eq!(reachability(&gone, &nodes(&[node("a"), node("b")])), Reachability::Reached);
     }
 
     /// B1 of the reference: what is not about one node is never lost, whatever nodes there are.
@@ -257,7 +255,7 @@ mod tests {
             json!([]),
             json!([{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["a"] }] }]),
         ] {
-            assert_eq!(whereabouts(&volume(&terms), &known), Whereabouts::Reached, "{terms}");
+            assert_eq!(reachability(&volume(&terms), &known), Reachability::Reached, "{terms}");
         }
     }
 
@@ -274,15 +272,15 @@ mod tests {
             ("not all Nodes are known", partial),
             ("it is there by name", nodes(&[node("b"), renamed])),
         ] {
-            assert_eq!(whereabouts(&gone, &facts), Whereabouts::NotKnown, "{why}");
+            assert_eq!(reachability(&gone, &facts), Reachability::NotKnown, "{why}");
         }
         let with_disk = json!({ "matchExpressions": [{ "key": HOST, "operator": "In", "values": ["a"] },
             { "key": "disk", "operator": "In", "values": ["ssd"] }] });
         let there = nodes(&[node("a"), node("b")]);
-        assert_eq!(whereabouts(&volume(&json!([with_disk])), &there), Whereabouts::NotKnown, "it lost another label");
+        assert_eq!(reachability(&volume(&json!([with_disk])), &there), Reachability::NotKnown, "it lost another label");
         let odd = json!({ "matchExpressions": [{ "key": HOST, "operator": "In", "values": ["a"] },
             { "key": "disk", "operator": "Near", "values": ["x"] }] });
-        assert_eq!(whereabouts(&volume(&json!([odd])), &nodes(&[node("b")])), Whereabouts::NotKnown);
+        assert_eq!(reachability(&volume(&json!([odd])), &nodes(&[node("b")])), Reachability::NotKnown);
     }
 
     #[test]
@@ -330,19 +328,10 @@ mod tests {
             "spec": { "volumeName": "pv" }, "status": { "phase": "Bound" } });
         json_patch::merge(&mut object, claim);
         let claim: Claim = serde_json::from_value(object).unwrap();
-        let volume = volume(&json!([term(HOST, "In", &["a"])]));
         let patience = Patience { grace: Duration::from_secs(600), most_places: 1, most_percent: 10 };
         let observed = Duration::from_secs(600);
-        let mut lost = LostClaim {
-            claim: &claim,
-            volume: &volume,
-            chosen,
-            may_unbind: true,
-            observed,
-            patience,
-            too_many: false,
-            waiting,
-        };
+        let mut lost =
+            LostClaim { claim: &claim, chosen, forbidden: None, observed, patience, too_many: false, waiting };
         change(&mut lost);
         decide(&lost)
     }
@@ -378,7 +367,7 @@ mod tests {
         };
         let explain = ChosenPolicy { policy: LostNodePolicy::Explain, by: None, unread: Vec::new() };
         explained(step_by(&explain, |_| {}, &nothing, &waiting), "no policy says otherwise");
-        explained(step(|lost| lost.may_unbind = false, &nothing, &waiting), "--lost-nodes=unbind");
+        explained(step(|lost| lost.forbidden = Some("it may not"), &nothing, &waiting), "it may not");
         explained(step(|lost| lost.too_many = true, &nothing, &waiting), "so many nodes are gone");
         explained(
             step(|_| {}, &json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }), &waiting),

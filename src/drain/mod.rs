@@ -25,7 +25,7 @@ use self::guard::Guard;
 pub use self::held::{ClaimsOnNode, HeldClaim, claims_of, claims_on};
 use crate::binding::{ClusterView, Lookup};
 use crate::crd::DrainPolicy;
-use crate::model::{Budget, Claim, Node, Pod, Volume};
+use crate::model::{Budget, Node, Pod, Volume};
 
 /// What is known of a node that is to be drained.
 pub struct DrainFacts<'a> {
@@ -229,16 +229,9 @@ fn maintenance(node: &Node) -> Vec<String> {
 
 /// What a drain policy does to the eviction of a Pod; nothing where it does nothing, or the Pod is left where it is.
 fn guarded(pod: &PodPlan, facts: &DrainFacts<'_>) -> Option<GuardedPod> {
-    let claims: Vec<(Arc<Claim>, Arc<Volume>)> = pod
-        .held
-        .iter()
-        .filter(|_| pod.outcome != Outcome::Stays)
-        .filter_map(|held| {
-            Some((facts.view.claim(&pod.namespace, &held.claim).found()?, facts.view.volume(&held.volume).found()?))
-        })
-        .collect();
-    let pairs = claims.iter().map(|(claim, volume)| (claim.as_ref(), volume.as_ref()));
-    let guard = Guard::of(pairs, facts.node, facts.now, facts.view)?;
+    let held = pod.held.iter().filter(|_| pod.outcome != Outcome::Stays);
+    let claims = held.map(|held| (pod.namespace.as_str(), held.claim.as_str()));
+    let guard = Guard::of(claims, facts.node, facts.now, facts.view)?;
     let approved_by = guard.approved_by().map(str::to_owned);
     if approved_by.is_none() && !guard.asks_for_pod(facts.node) {
         return None;

@@ -7,9 +7,11 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::binding::{Lookup, unfit};
 use crate::model::selector::volume_reachable;
-use crate::model::{Claim, NO_PROVISIONER, Node, Pod};
+use crate::model::{Claim, NO_PROVISIONER, Node, Pod, RETIRED, RETIRED_CLAIM, RETIRED_CLAIM_UID, RETIRED_FROM};
 
 use super::{DrainFacts, HeldClaim, Outcome, Storage, replacement};
 
@@ -44,6 +46,20 @@ pub enum PodNow {
     Awaited,
     /// What was made in its place is ready, on another node.
     Ready,
+}
+
+/// What is written to a volume before its claim is let go: it is kept, and marked for this claim. The caller adds of which version.
+#[must_use]
+pub fn mark(node: &str, (namespace, claim): (&str, &str), claim_uid: &str) -> Value {
+    json!({
+        "metadata": {
+            "labels": { RETIRED: "" },
+            "annotations": {
+                RETIRED_FROM: node, RETIRED_CLAIM: format!("{namespace}/{claim}"), RETIRED_CLAIM_UID: claim_uid,
+            },
+        },
+        "spec": { "persistentVolumeReclaimPolicy": "Retain" },
+    })
 }
 
 /// The next step for a Pod. The numbers are those of its claims.

@@ -5,4 +5,5 @@ pub mod client;
 pub mod controller;
 pub mod events;
 pub mod lease;
+pub mod pods;
 pub mod proxy;

@@ -38,7 +38,7 @@ pub use node::{
 pub use path::{Relation, directories_around, plain_path, rest_beneath};
 pub use pod::{
     Affinity, ClaimSource, Container, EphemeralSource, NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodSpec,
-    PodStatus, PodVolume, VolumeReference,
+    PodStatus, PodVolume, VolumeReference, ordinal,
 };
 pub use pod_on_node::{ClaimVolume, OnlyAntiAffinity, PodOnNode, PodOnNodeSpec};
 pub use quantity::{ParseQuantityError, Quantity, ResourceAmounts};

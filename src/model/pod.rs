@@ -378,6 +378,13 @@ impl Pod {
     }
 }
 
+/// The number at the end of the name of a StatefulSet's Pod.
+/// Source: `pkg/controller/statefulset/stateful_set_utils.go`, `getParentNameAndOrdinal`.
+#[must_use]
+pub fn ordinal(pod: &str) -> Option<u64> {
+    pod.rsplit_once('-')?.1.parse().ok()
+}
+
 impl PodStatus {
     /// True in the phases that a Pod never leaves.
     #[must_use]

@@ -8,11 +8,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::Kubeconfig;
 use kube::{Api, ResourceExt};
 use latebind_cluster::{Scope, eventually, holds_for};
 use latebind_test_support::chart::{NAMESPACE, render};
-use latebind_test_support::installed::class;
+use latebind_test_support::installed::{class, controllers_kubeconfig};
 use latebind_test_support::objects::{self, NO_PROVISIONER, claim_spec};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -27,14 +26,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// `latebind run --role controller` as the chart runs it. It ends when dropped.
 async fn controller(scope: &Scope, what: &str) -> Result<Child> {
     let cluster = scope.cluster()?;
-    let token = ["create", "token", "latebind-controller", "-n", NAMESPACE, "--duration=1h"];
-    let token = cluster.kubectl(&token).await?.success()?;
-    let mut kubeconfig = serde_json::to_value(Kubeconfig::read_from(cluster.kubeconfig())?)?;
-    for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
-        user["user"] = json!({ "token": token.trim() });
-    }
-    let path = cluster.directory().join("lost.kubeconfig");
-    std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
+    let path = controllers_kubeconfig(cluster, "lost.kubeconfig").await?;
     let log = std::fs::OpenOptions::new().create(true).append(true).open(cluster.directory().join("logs/lost.log"))?;
     let (lost, grace) = (format!("--lost-nodes={what}"), format!("--lost-node-grace={}s", GRACE.as_secs()));
     Ok(Command::new(env!("CARGO_BIN_EXE_latebind"))
@@ -331,6 +323,7 @@ async fn stateful_set(scope: &Scope) -> Result<()> {
     })
     .await?;
     // The first is not ready yet.
+    scope.event("data-set-1", "NodeLost", "another replica of its StatefulSet comes first", PATIENCE).await?;
     stays(scope, "data-set-1", &before[1], GRACE + Duration::from_secs(8)).await?;
     serves(scope, "set-0").await?;
     eventually("the second to follow", PATIENCE, async || {

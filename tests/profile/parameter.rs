@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::config::Kubeconfig;
 use latebind::crd::{AdmissionParameter, AdmissionParameterSpec, COMPLETE, PARAMETER, PinPolicy, is_true};
 use latebind_cluster::Scope;
+use latebind_test_support::installed::controllers_kubeconfig;
 use latebind_test_support::objects::{self, with};
 use latebind_test_support::policies::served;
 use serde_json::{Value, json};
@@ -24,14 +24,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// `latebind run --role controller` as the chart runs it. It ends when dropped.
 pub async fn start(scope: &Scope) -> Result<Child> {
     let cluster = scope.cluster()?;
-    let token = ["create", "token", "latebind-controller", "-n", NAMESPACE, "--duration=1h"];
-    let token = cluster.kubectl(&token).await?.success()?;
-    let mut kubeconfig = serde_json::to_value(Kubeconfig::read_from(cluster.kubeconfig())?)?;
-    for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
-        user["user"] = json!({ "token": token.trim() });
-    }
-    let path = cluster.directory().join("parameter.kubeconfig");
-    std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
+    let path = controllers_kubeconfig(cluster, "parameter.kubeconfig").await?;
     let log = std::fs::File::create(cluster.directory().join("logs/parameter.log"))?;
     Ok(Command::new(env!("CARGO_BIN_EXE_latebind"))
         .args(["run", "--role=controller", "--policy-parameter=on", "--metrics-listen=127.0.0.1:0"])

@@ -12,9 +12,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::evict::{Attempt, Evicted, Evictions, LOOK};
-use crate::drain::retire::{ClaimNow, HeldNow, PodNow, Step, next};
+use crate::drain::retire::{ClaimNow, HeldNow, PodNow, Step, mark, next};
 use crate::kubernetes::api::{ApiError, Failure, in_time, list_all};
-use crate::model::{self, RETIRED, RETIRED_CLAIM, RETIRED_CLAIM_UID, RETIRED_FROM};
+use crate::kubernetes::pods::is_ready;
+use crate::model::{self, RETIRED, RETIRED_CLAIM_UID, RETIRED_FROM, ordinal};
 use crate::report::style::clean;
 
 /// A Pod that is to start elsewhere.
@@ -61,8 +62,8 @@ impl Retired {
 
     /// What comes before the last dash of its name, and the number after it.
     pub fn ordinal(&self) -> (String, u64) {
-        let (set, number) = self.name.rsplit_once('-').unwrap_or((&self.name, ""));
-        (set.to_owned(), number.parse().unwrap_or_default())
+        let set = self.name.rsplit_once('-').map_or(self.name.as_str(), |(set, _)| set);
+        (set.to_owned(), ordinal(&self.name).unwrap_or_default())
     }
 }
 
@@ -198,9 +199,7 @@ impl Retirement {
             }
             return Ok(PodNow::Here);
         }
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let is_ready = conditions.filter(|it| it.type_ == "Ready").any(|it| it.status == "True");
-        Ok(if on.is_some() && is_ready { PodNow::Ready } else { PodNow::Awaited })
+        Ok(if on.is_some() && is_ready(pod) { PodNow::Ready } else { PodNow::Awaited })
     }
 
     fn is_kept(&self, volume: &PersistentVolume, held: &HeldVolume) -> bool {
@@ -219,17 +218,9 @@ impl Retirement {
         if claim != Some(held.claim_uid.as_str()) {
             bail!("volume {} is not of claim {} -n {} any more", held.volume, held.claim, retired.namespace);
         }
-        let patch = json!({
-            "metadata": {
-                "uid": volume.uid(), "resourceVersion": volume.resource_version(),
-                "labels": { RETIRED: "" },
-                "annotations": {
-                    RETIRED_FROM: self.node, RETIRED_CLAIM: format!("{}/{}", retired.namespace, held.claim),
-                    RETIRED_CLAIM_UID: held.claim_uid,
-                },
-            },
-            "spec": { "persistentVolumeReclaimPolicy": "Retain" },
-        });
+        let mut patch = mark(&self.node, (&retired.namespace, &held.claim), &held.claim_uid);
+        patch["metadata"]["uid"] = json!(volume.uid());
+        patch["metadata"]["resourceVersion"] = json!(volume.resource_version());
         let written = in_time(self.volumes().patch(&held.volume, &PatchParams::default(), &Patch::Merge(&patch))).await;
         if !unchanged(written)? {
             return Ok(false);

@@ -16,7 +16,7 @@ use super::timers::{Observed, TICK, Timers};
 use super::writer::{Unbound, Writer};
 use crate::binding::{ClusterView, Lookup};
 use crate::crd::LostNodePolicy;
-use crate::drain::lost::{LostClaim, LostStep, Patience, Remake, Whereabouts, decide, whereabouts};
+use crate::drain::lost::{LostClaim, LostStep, Patience, Reachability, Remake, decide, reachability};
 use crate::drain::policy::{ChosenPolicy, policy_of};
 use crate::facts::live::{Change, LiveCluster, Observer, replicas_beside};
 use crate::kubernetes::api::ApiError;
@@ -24,7 +24,9 @@ use crate::kubernetes::controller::{Controller, Follower, Reconciler, Turn};
 use crate::kubernetes::events::{EventQueue, EventResult, NewEvent, Recorder};
 use crate::kubernetes::lease::Leadership;
 use crate::model::selector::place_labels;
-use crate::model::{Claim, LOST_SECONDS, Labels, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, reference};
+use crate::model::{
+    Claim, LOST_SECONDS, Labels, Node, OtherReplicas, Pod, REMAKE_CLAIM, Text, Volume, ordinal, reference,
+};
 use crate::policy::{Reach, RescuePolicy};
 use crate::runtime::queue::Queue;
 
@@ -59,11 +61,6 @@ pub struct LostNodesOptions {
     pub instance: String,
 }
 
-/// The number at the end of the name of a StatefulSet's Pod.
-fn ordinal(pod: &str) -> Option<u64> {
-    pod.rsplit_once('-')?.1.parse().ok()
-}
-
 /// The loop that sees to claims whose node is gone.
 pub struct LostNodes {
     loop_: Arc<Loop>,
@@ -87,8 +84,12 @@ impl LostNodes {
     pub fn new(options: LostNodesOptions, registry: &mut Registry) -> Self {
         let metrics = LostNodesMetrics::new();
         metrics.register(registry);
-        let recorder =
-            Recorder::new(options.client.clone(), "latebind.dev/lost-nodes", "SeeToLostNode", options.instance.clone());
+        let recorder = Recorder::new(
+            options.client.clone(),
+            "latebind.dev/lost-nodes",
+            "HandleLostNode",
+            options.instance.clone(),
+        );
         let dropped = metrics.events_dropped.clone();
         let (events, senders) = recorder.queue(WAITING, 1, move |result| {
             if result != EventResult::Sent {
@@ -142,12 +143,14 @@ impl Observer for Loop {
     fn changed(&self, change: Change) {
         match change {
             Change::Node(change) => {
-                let labels = |node: &Arc<Node>| node.metadata.labels.clone();
-                let (before, after) = (change.before.as_ref().map(labels), change.after.as_ref().map(labels));
+                fn labels(node: Option<&Arc<Node>>) -> Option<&Labels> {
+                    node?.metadata.labels.as_ref()
+                }
+                let (before, after) = (labels(change.before.as_ref()), labels(change.after.as_ref()));
                 if before == after {
                     return;
                 }
-                for (key, value) in before.iter().chain(&after).flatten().flat_map(Labels::iter) {
+                for (key, value) in before.into_iter().chain(after).flat_map(Labels::iter) {
                     let found = self.options.live.volumes_asking_for(key, value, MOST_VOLUMES).found();
                     for volume in found.iter().flatten() {
                         // By the next look it may be gone again.
@@ -195,8 +198,8 @@ impl Reconciler for Loop {
             }
             return Ok(None);
         }
-        match whereabouts(&volume, &self.options.live) {
-            Whereabouts::Reached => {
+        match reachability(&volume, &self.options.live) {
+            Reachability::Reached => {
                 self.forget(name);
                 let is_noted = [LOST_SECONDS, REMAKE_CLAIM].iter().any(|key| volume.metadata.annotation(key).is_some());
                 if is_noted && may_write {
@@ -205,11 +208,11 @@ impl Reconciler for Loop {
                 }
                 Ok(None)
             }
-            Whereabouts::NotKnown => {
+            Reachability::NotKnown => {
                 self.timers.lock().pause(name, Instant::now());
                 Ok(Some(AGAIN))
             }
-            Whereabouts::Lost(place) => Box::pin(self.lost(&volume, &place, may_write, deadline)).await,
+            Reachability::Lost(place) => Box::pin(self.lost(&volume, &place, may_write, deadline)).await,
         }
     }
 
@@ -281,7 +284,7 @@ impl Loop {
         may_write: bool,
         deadline: Instant,
     ) -> Result<Option<Duration>, ApiError> {
-        let LostNodesOptions { live, may_unbind, patience, policy, .. } = &self.options;
+        let LostNodesOptions { live, patience, policy, .. } = &self.options;
         let text = |text: Option<&Option<Text>>| Text::or_empty(text.and_then(Option::as_ref));
         let reference = volume.spec.claim_ref.as_ref();
         let (namespace, name) = (text(reference.map(|it| &it.namespace)), text(reference.map(|it| &it.name)));
@@ -297,35 +300,27 @@ impl Loop {
             volume.metadata.annotation(LOST_SECONDS).and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let observed = self.timers.lock().observe(volume.name(), place, noted, Instant::now());
         let too_many = self.count();
-        let mut chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);
+        let chosen: ChosenPolicy<LostNodePolicy> = policy_of(&claim, volume, live);
         let in_namespace = live.namespace(&namespace);
         let Some(reach) = policy.reach(&namespace, &in_namespace) else { return Ok(Some(AGAIN)) };
         let is_ending = in_namespace.found().is_some_and(|it| it.metadata.deletion_timestamp.is_some());
         if reach < Reach::Tell || is_ending {
             return Ok(Some(TICK));
         }
-        // Told, and nothing more.
-        let is_told_only = reach < Reach::Write && chosen.policy != LostNodePolicy::default();
-        if is_told_only {
-            chosen = ChosenPolicy {
-                policy: LostNodePolicy::default(),
-                by: Some("mode warn".to_owned()),
-                unread: Vec::new(),
-            };
-        }
         let Lookup::Found(waiting) = live.consumers(&namespace, &name) else { return Ok(Some(AGAIN)) };
         let facts = LostClaim {
             claim: &claim,
-            volume,
             chosen: &chosen,
-            may_unbind: *may_unbind,
+            forbidden: self.forbidden(reach),
             observed: observed.total,
             patience: *patience,
             too_many,
             waiting: &waiting,
         };
         let step = decide(&facts);
-        if may_write && *may_unbind && chosen.policy == LostNodePolicy::Unbind && observed.is_due {
+        // Once the time is over there is nothing to be kept; and the volume is to stay as it was decided about.
+        let is_running = self.forbidden(reach).is_none() && chosen.policy == LostNodePolicy::Unbind;
+        if may_write && is_running && observed.is_due && !matches!(step, LostStep::Unbind { .. }) {
             self.writer.note(volume, observed.total, deadline).await?;
             self.timers.lock().wrote(volume.name(), observed.total);
         }
@@ -348,6 +343,15 @@ impl Loop {
         }
     }
 
+    /// Why no claim is let go where the loop may go so far.
+    fn forbidden(&self, reach: Reach) -> Option<&'static str> {
+        match () {
+            () if !self.options.may_unbind => Some("the controller was not started with --lost-nodes=unbind"),
+            () if reach < Reach::Write => Some("mode warn only tells"),
+            () => None,
+        }
+    }
+
     async fn unbind(
         &self,
         (claim, volume): (&Claim, &Arc<Volume>),
@@ -362,6 +366,8 @@ impl Loop {
             return Ok(Some(left));
         }
         if remake == Remake::StatefulSet && !self.is_its_turn(claim.namespace(), pod, deadline).await {
+            let why = "another replica of its StatefulSet comes first, is starting, or is not known";
+            self.say(claim, volume, format!("its node is gone, and it is not let go yet: {why}"));
             return Ok(Some(AGAIN));
         }
         let unbound = Box::pin(self.writer.unbind((claim, volume), place, deadline)).await;
@@ -403,7 +409,7 @@ impl Loop {
             let of_template = |template: &String| {
                 let claim = live.claim(namespace, &format!("{template}-{other}")).found()?;
                 let volume = live.volume(claim.volume_name()?).found()?;
-                Some(matches!(whereabouts(&volume, live), Whereabouts::Lost(_)))
+                Some(matches!(reachability(&volume, live), Reachability::Lost(_)))
             };
             templates.iter().any(|template| of_template(template) == Some(true))
         };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::timers::Timers;
 use crate::binding::Kind;
 use crate::crd::LostNodePolicy;
-use crate::drain::lost::{LostClaim, LostStep, Patience, Whereabouts, decide, whereabouts};
+use crate::drain::lost::{LostClaim, LostStep, Patience, Reachability, decide, reachability};
 use crate::drain::policy::ChosenPolicy;
 use crate::facts::{Fact, Facts, Unlisted};
 use crate::model::{Claim, Pod, Volume};
@@ -60,6 +60,20 @@ struct World {
 }
 
 impl World {
+    /// These nodes are there.
+    fn of(nodes: std::ops::Range<usize>) -> Self {
+        Self {
+            there: nodes.collect(),
+            all_known: true,
+            now: 0,
+            begin: Instant::now(),
+            timers: Timers::default(),
+            notes: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            unbound: 0,
+        }
+    }
+
     fn view(&self) -> Facts {
         let mut facts = Facts::new(if self.all_known { Unlisted::Absent } else { Unlisted::Unknown });
         for node in &self.there {
@@ -84,21 +98,21 @@ impl World {
                 "nodeAffinity": { "required": { "nodeSelectorTerms": terms } } }, "status": { "phase": "Bound" } }))
                 .unwrap();
             let is_there = self.there.contains(&number);
-            match whereabouts(&volume, &view) {
-                Whereabouts::Reached => {
+            match reachability(&volume, &view) {
+                Reachability::Reached => {
                     assert!(is_there, "nothing else reaches it");
                     self.timers.forget(&id);
                     self.notes.remove(&number);
                     self.gone.remove(&number);
                 }
-                Whereabouts::NotKnown => {
+                Reachability::NotKnown => {
                     assert!(!is_there, "a node that is known reaches it");
                     self.timers.pause(&id, at);
                     if let Some((last, _)) = self.gone.get_mut(&number) {
                         *last = self.now;
                     }
                 }
-                Whereabouts::Lost(place) => {
+                Reachability::Lost(place) => {
                     assert!(!is_there && self.all_known && !self.there.is_empty());
                     let (last, looked) = self.gone.entry(number).or_insert((self.now, Duration::ZERO));
                     *looked += Duration::from_secs(self.now - *last);
@@ -115,13 +129,13 @@ impl World {
                         self.notes.insert(number, observed.total);
                         self.timers.wrote(&id, observed.total);
                     }
-                    self.step(&volume, observed.total, looked);
+                    self.step(observed.total, looked);
                 }
             }
         }
     }
 
-    fn step(&mut self, volume: &Volume, observed: Duration, looked: Duration) {
+    fn step(&mut self, observed: Duration, looked: Duration) {
         let claim: Claim = serde_json::from_value(json!({ "metadata": { "name": "c", "namespace": "n" } })).unwrap();
         let pod: Pod =
             serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "n" }, "spec": {} })).unwrap();
@@ -129,8 +143,8 @@ impl World {
         let chosen = ChosenPolicy { policy: LostNodePolicy::Unbind, by, unread: Vec::new() };
         let too_many = PATIENCE.is_too_many(self.timers.places(), self.there.len());
         let (claim, chosen, waiting) = (&claim, &chosen, [Arc::new(pod)]);
-        let (may_unbind, patience, waiting) = (true, PATIENCE, &waiting[..]);
-        let lost = LostClaim { claim, volume, chosen, may_unbind, observed, patience, too_many, waiting };
+        let (forbidden, patience, waiting) = (None, PATIENCE, &waiting[..]);
+        let lost = LostClaim { claim, chosen, forbidden, observed, patience, too_many, waiting };
         if let LostStep::Unbind { .. } = decide(&lost) {
             self.unbound += 1;
             assert!(looked >= GRACE, "let go after {looked:?}");
@@ -143,16 +157,7 @@ impl World {
 proptest! {
     #[test]
     fn no_claim_is_let_go_whose_node_is_there_or_was_a_moment_ago(events in prop::collection::vec(event(), 1..200)) {
-        let mut world = World {
-            there: (0..NODES).collect(),
-            all_known: true,
-            now: 0,
-            begin: Instant::now(),
-            timers: Timers::default(),
-            notes: BTreeMap::new(),
-            gone: BTreeMap::new(),
-            unbound: 0,
-        };
+        let mut world = World::of(0..NODES);
         for event in events {
             match event {
                 Event::Leaves(node) => drop(world.there.remove(&node)),
@@ -176,16 +181,7 @@ proptest! {
 /// The property says something: a node that stays away is given up in the end.
 #[test]
 fn a_node_that_stays_away_is_given_up() {
-    let mut world = World {
-        there: (1..NODES).collect(),
-        all_known: true,
-        now: 0,
-        begin: Instant::now(),
-        timers: Timers::default(),
-        notes: BTreeMap::new(),
-        gone: BTreeMap::new(),
-        unbound: 0,
-    };
+    let mut world = World::of(1..NODES);
     for _ in 0..5 {
         world.look();
         world.now += 30;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::live::{self, Pair};
 use super::remake;
+use crate::drain::retire::mark;
 use crate::kubernetes::api::{ApiError, Failure, before};
 use crate::model::{
     Claim, LOST_SECONDS, REMAKE_CLAIM, RETIRED, RETIRED_CLAIM, RETIRED_CLAIM_UID, RETIRED_FROM, Volume,
@@ -87,17 +88,11 @@ impl Writer {
             return Ok(Unbound::Kept("the claim is too large to be kept for its being made anew".to_owned()));
         };
         let node = place.first().map(|(_, value)| value.as_str()).unwrap_or_default();
-        let kept = json!({
-            "metadata": {
-                "uid": now.uid(), "resourceVersion": now.resource_version(),
-                "labels": { RETIRED: "" },
-                "annotations": {
-                    RETIRED_FROM: node, RETIRED_CLAIM: format!("{}/{}", claim.namespace(), claim.name()),
-                    RETIRED_CLAIM_UID: claim_now.uid(), REMAKE_CLAIM: record,
-                },
-            },
-            "spec": { "persistentVolumeReclaimPolicy": "Retain" },
-        });
+        let uid = claim_now.uid().unwrap_or_default();
+        let mut kept = mark(node, (claim.namespace(), claim.name()), &uid);
+        kept["metadata"]["uid"] = json!(now.uid());
+        kept["metadata"]["resourceVersion"] = json!(now.resource_version());
+        kept["metadata"]["annotations"][REMAKE_CLAIM] = json!(record);
         let written = before(deadline, self.volumes().patch(volume.name(), &self.params, &Patch::Merge(&kept))).await?;
         let policy = written.spec.and_then(|spec| spec.persistent_volume_reclaim_policy);
         if policy.as_deref() != Some("Retain") {

@@ -1,4 +1,4 @@
-//! A live look at a Pod that is to be evicted or waits, and at the other replicas of its StatefulSet: three requests.
+//! A live look at a Pod that is to be evicted or waits, and at its StatefulSet with the other replicas.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::binding::Lookup;
 use crate::kubernetes::api::before;
-use crate::model::{EvictedPod, OtherReplicas};
+use crate::kubernetes::pods::is_ready;
+use crate::model::{EvictedPod, OtherReplicas, ordinal};
 
 /// Replicas of a StatefulSet that are looked at. Few have as many; of a larger one it is not known how many are ready.
 const MOST_REPLICAS: u32 = 100;
@@ -106,11 +107,9 @@ fn selector(wanted: LabelSelector) -> Option<Selector> {
     (!selector.selects_all()).then_some(selector)
 }
 
-/// True for a Pod that runs, is ready, and is not being deleted.
+/// True for a Pod that is ready, and is not being deleted.
 fn serves(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True")
+    pod.metadata.deletion_timestamp.is_none() && is_ready(pod)
 }
 
 /// How many of the others that the StatefulSet asks for serve.
@@ -140,11 +139,6 @@ fn count(set: &StatefulSet, evicted: &Pod, serving: &HashMap<String, Option<Stri
 
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
-}
-
-/// The number at the end of its name.
-fn ordinal(pod: &str) -> Option<u64> {
-    pod.rsplit_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]

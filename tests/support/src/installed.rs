@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::config::Kubeconfig;
 use latebind_cluster::image;
 use latebind_cluster::{Cluster, Scope};
 use serde_json::{Value, json};
@@ -96,4 +97,17 @@ pub async fn runs_on(scope: &Scope, pod: &str, node: &str) -> Result<Pod> {
     let pod = scope.pod_phase(pod, "Running", PATIENCE).await?;
     ensure!(pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node), "it runs elsewhere");
     Ok(pod)
+}
+
+/// A kubeconfig file with a token of the controller's account, beside the cluster's own.
+pub async fn controllers_kubeconfig(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+    let token = ["create", "token", "latebind-controller", "-n", NAMESPACE, "--duration=1h"];
+    let token = cluster.kubectl(&token).await?.success()?;
+    let mut kubeconfig = serde_json::to_value(Kubeconfig::read_from(cluster.kubeconfig())?)?;
+    for user in kubeconfig["users"].as_array_mut().into_iter().flatten() {
+        user["user"] = json!({ "token": token.trim() });
+    }
+    let path = cluster.directory().join(name);
+    std::fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
+    Ok(path)
 }
