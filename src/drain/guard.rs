@@ -310,7 +310,7 @@ mod tests {
                             GuardVerdict::Later(Later::Turn(_)) => panic!("nobody is ahead: {case}"),
                             GuardVerdict::NotKnown => assert!(may_be_held, "{case}"),
                             GuardVerdict::Approved(ref by) => {
-                                assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}")
+                                assert!(by == "anna" && policy >= DrainPolicy::Wait, "{case}");
                             }
                             GuardVerdict::Allowed => {
                                 let idle = *pod == Some(EvictedPod::Idle);
