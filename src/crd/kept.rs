@@ -7,7 +7,7 @@ use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::{LocalNode, LocalPool, LocalVolume, PinPolicy};
+use super::{LocalDisk, LocalNode, LocalPool, LocalVolume, PinPolicy};
 use crate::model::{Identity, ModelObject};
 
 /// An object without what nobody reads: `managedFields` is longer than all the rest, and reading it leaves the heap in
@@ -53,7 +53,7 @@ macro_rules! parted {
     };
 }
 
-parted!(LocalVolume, LocalPool, LocalNode, PinPolicy);
+parted!(LocalVolume, LocalDisk, LocalPool, LocalNode, PinPolicy);
 
 /// The metadata that is read.
 #[derive(Deserialize)]

@@ -2,9 +2,12 @@
 //!
 //! [`PinPolicy`] says who may pin Pods to nodes, and [`AdmissionParameter`] holds what admission policies know. Of provisioning,
 //! [`LocalPool`] is what an administrator writes, [`LocalNode`] what an agent reports, [`LocalVolume`] the order that passes between
-//! controller and agent. The schemas under `webhook-manifests/chart/files` are generated from these types.
+//! controller and agent about a directory, [`LocalDisk`] the same about a whole disk. The schemas under `webhook-manifests/chart/files` are generated from these types.
 
 mod condition;
+mod disk;
+mod disk_identity;
+mod disk_rule;
 mod drain_policy;
 mod kept;
 mod lost_node_policy;
@@ -17,6 +20,12 @@ mod pool;
 mod volume;
 
 pub use condition::{condition, is_true, set_condition};
+pub use disk::{
+    CleanOrder, CleanProgress, CleanReason, DiskKind, DiskRelease, DiskReport, LISTED_DISKS, LocalDisk, LocalDiskSpec,
+    LocalDiskStatus, Presence, RootOwner, rounded_capacity,
+};
+pub use disk_identity::{DiskIdentity, SameDisk};
+pub use disk_rule::{AccessMode, DiskRule, VolumeMode};
 pub use drain_policy::{DrainPolicy, NoDrainPolicy};
 pub use kept::{Kept, SpecAndStatus};
 pub use lost_node_policy::{LostNodePolicy, NoLostNodePolicy};
@@ -48,6 +57,8 @@ use kube::CustomResourceExt;
 pub const GROUP: &str = "latebind.dev";
 /// The finalizer of a [`LocalVolume`]: the controller sets it at creation, the agent alone lifts it.
 pub const FINALIZER: &str = "latebind.dev/directory";
+/// The finalizer of the volume of a [`LocalDisk`]: it goes when what is on the disk is gone, or the disk is kept back.
+pub const DISK_FINALIZER: &str = "latebind.dev/disk";
 /// Condition: the object does what it is for.
 pub const READY: &str = "Ready";
 /// Condition of a [`LocalVolume`] that was deleted: its directory is gone as it was ordered.
@@ -62,6 +73,9 @@ pub const DISK_HUNG: &str = "DiskHung";
 /// Condition of a [`PinPolicy`]: an exception is past its time, and covers nobody any more.
 pub const EXCEPTIONS_EXPIRED: &str = "ExceptionsExpired";
 
+/// Reason of `Ready=False` of a [`LocalDisk`]: all that is on it is being removed.
+pub const CLEANING: &str = "Cleaning";
+
 /// Reason of `Ready=False` of a [`LocalVolume`]: nothing was made, since a directory that an earlier claim of the same namespace and
 /// name has left is there, and is in the report.
 pub const EXISTING_DIRECTORY: &str = "ExistingDirectory";
@@ -75,7 +89,7 @@ pub fn policy_definition() -> CustomResourceDefinition {
 /// The definitions of provisioning, in the order in which they are to be applied.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd(), PinPolicy::crd()]
+    vec![LocalPool::crd(), LocalNode::crd(), LocalVolume::crd(), LocalDisk::crd(), PinPolicy::crd()]
 }
 
 /// Each definition of provisioning as a YAML file: its name and its text.

@@ -8,6 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::disk::DiskReport;
 use super::path::beneath;
 
 /// What an agent found on its node. The object has the name of the Node.
@@ -47,6 +48,10 @@ pub struct LocalNodeStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub paths: Vec<PathReport>,
+    /// What was found at each entry of the directories in which pools look for disks. At most 256 are listed.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub disks: Vec<DiskReport>,
     /// Directories that carry our marker and belong to no LocalVolume, the one that is known longest first. At most 32 are
     /// listed; `paths` has their number.
     #[serde(default)]

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DrainPolicy;
+use super::{DiskRule, DrainPolicy};
 use crate::model::selector;
 use crate::model::{CONTROL_PLANE, Node};
 
@@ -76,6 +76,10 @@ pub struct PoolNodes {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub paths: Vec<PoolPath>,
+    /// Disks of these nodes that become volumes, each as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub discover: Vec<DiskRule>,
 }
 
 /// One directory in which volumes are made.
@@ -118,6 +122,12 @@ impl LocalPoolSpec {
     #[must_use]
     pub fn paths_on(&self, node: &Node) -> &[PoolPath] {
         self.entry_of(node).map_or(&[], |entry| &entry.paths)
+    }
+
+    /// The rules by which disks of a node become volumes; none when the pool has no entry for it.
+    #[must_use]
+    pub fn disk_rules_on(&self, node: &Node) -> &[DiskRule] {
+        self.entry_of(node).map_or(&[], |entry| &entry.discover)
     }
 
     /// True when the entry of a node of the control plane means it: it has the node's name, or a selector that asks for the
