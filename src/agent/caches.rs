@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
+use kube::ResourceExt;
 use prometheus_client::registry::Registry;
 
-use crate::crd::{Kept, LocalPool, LocalVolume, PoolPath};
+use crate::crd::{DiskRule, Kept, LocalDisk, LocalPool, LocalVolume, PoolPath};
 use crate::facts::live::{Cache, CacheStats, HasCacheStats, register};
 use crate::model::Node;
 
@@ -14,6 +15,8 @@ use crate::model::Node;
 pub struct Caches {
     /// The LocalVolumes of this node.
     pub(super) locals: Cache<Kept<LocalVolume>>,
+    /// The LocalDisks of this node.
+    pub(super) disks: Cache<Kept<LocalDisk>>,
     pub(super) pools: Cache<Kept<LocalPool>>,
     /// The Node alone.
     pub(super) nodes: Cache<Node>,
@@ -21,13 +24,18 @@ pub struct Caches {
 
 impl Default for Caches {
     fn default() -> Self {
-        Self { locals: Cache::new("localvolumes"), pools: Cache::new("localpools"), nodes: Cache::new("nodes") }
+        Self {
+            locals: Cache::new("localvolumes"),
+            disks: Cache::new("localdisks"),
+            pools: Cache::new("localpools"),
+            nodes: Cache::new("nodes"),
+        }
     }
 }
 
 impl HasCacheStats for Caches {
     fn figures(&self) -> Vec<CacheStats> {
-        vec![self.locals.figures(), self.pools.figures(), self.nodes.figures()]
+        vec![self.locals.figures(), self.disks.figures(), self.pools.figures(), self.nodes.figures()]
     }
 }
 
@@ -41,6 +49,23 @@ impl Caches {
     /// UIDs of the LocalVolumes of this node.
     pub(super) fn volume_uids(&self) -> BTreeSet<String> {
         self.locals.all().iter().map(|local| local.uid().to_owned()).collect()
+    }
+
+    /// The rules by which pools look for disks on this node, by directory, each with the name of its pool. `None` before the Node is
+    /// known.
+    pub(super) fn disk_rules(&self, node: &str) -> Option<BTreeMap<String, Vec<(String, DiskRule)>>> {
+        let node = self.nodes.get(node)?;
+        let mut rules: BTreeMap<String, Vec<(String, DiskRule)>> = BTreeMap::new();
+        for pool in self.pools.all() {
+            for rule in pool.spec.disk_rules_on(&node) {
+                rules.entry(rule.directory.clone()).or_default().push((pool.name_any(), rule.clone()));
+            }
+        }
+        // By name, so that the same rule comes first each time.
+        for of_directory in rules.values_mut() {
+            of_directory.sort_by(|one, two| one.0.cmp(&two.0));
+        }
+        Some(rules)
     }
 
     /// What pools offer on this node, by path. `None` before the Node is known.

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::crd::PathReport;
+use crate::crd::{DiskReport, PathReport};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Paths {
@@ -30,6 +30,8 @@ pub struct AgentMetrics {
     kept: Gauge,
     replaced: Gauge,
     disks_hung: Gauge,
+    found: Family<Paths, Gauge>,
+    quarantined: Gauge,
     orders: Family<Order, Counter>,
 }
 
@@ -44,13 +46,16 @@ impl Default for AgentMetrics {
             kept: Gauge::default(),
             replaced: Gauge::default(),
             disks_hung: Gauge::default(),
+            found: Family::default(),
+            quarantined: Gauge::default(),
             orders: Family::default(),
         };
         // Zero is an answer too.
         for usable in ["true", "false"] {
             drop(new.paths.get_or_create(&Paths { usable }));
+            drop(new.found.get_or_create(&Paths { usable }));
         }
-        for operation in ["make", "dispose"] {
+        for operation in ["make", "dispose", "clean"] {
             for result in ["done", "failed"] {
                 drop(new.orders.get_or_create(&Order { operation, result }));
             }
@@ -86,7 +91,21 @@ impl AgentMetrics {
             "Base paths whose disk does not answer: calls to it have not returned in time",
             self.disks_hung.clone(),
         );
-        registry.register("agent_orders", "Directories made, found or taken away", self.orders.clone());
+        registry.register(
+            "agent_whole_disks",
+            "Entries of the directories in which pools look for whole disks, by whether they can be a volume",
+            self.found.clone(),
+        );
+        registry.register(
+            "agent_disks_quarantined",
+            "Whole disks that could not be cleaned for so many times that a person has to look",
+            self.quarantined.clone(),
+        );
+        registry.register(
+            "agent_orders",
+            "Directories made, found or taken away, and whole disks cleaned",
+            self.orders.clone(),
+        );
     }
 
     pub(super) fn ordered(&self, operation: &'static str, done: bool) {
@@ -104,6 +123,17 @@ impl AgentMetrics {
 
     pub(super) fn hung(&self, bases: usize) {
         self.disks_hung.set(whole(bases));
+    }
+
+    pub(super) fn found_disks(&self, disks: &[DiskReport]) {
+        for (wanted, usable) in [(true, "true"), (false, "false")] {
+            let count = disks.iter().filter(|disk| disk.usable == wanted).count();
+            self.found.get_or_create(&Paths { usable }).set(whole(count));
+        }
+    }
+
+    pub(super) fn quarantined(&self, disks: usize) {
+        self.quarantined.set(whole(disks));
     }
 
     /// Base paths whose disk does not answer.

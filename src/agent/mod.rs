@@ -5,6 +5,7 @@ mod bases;
 mod caches;
 mod calls;
 mod disk;
+mod disk_changes;
 mod facts;
 mod metrics;
 mod orders;
@@ -14,7 +15,9 @@ mod reports;
 mod restored;
 mod run;
 mod state;
+pub mod static_disks;
 mod store;
+mod whole_disks;
 
 pub use attempts::{ATTEMPT_LASTS, Attempts, Next};
 pub use caches::Caches;

@@ -19,10 +19,11 @@ use super::facts::BaseLook;
 use super::orphans::{Found, Situation};
 use super::restored::{DiskSays, StoreSays, judge, next_epoch};
 use super::state::Agent;
+use super::static_disks::mark_duplicates;
 use super::{replaced, store};
 use crate::crd::{
-    DISK_HUNG, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, NODE_REPLACED, ORPHANS_HELD, PathReport, READY,
-    Reclaim, is_true, orphan_allowance, set_condition,
+    DISK_HUNG, DiskReport, LISTED_DISKS, LISTED_KEPT, LocalNode, LocalNodeSpec, LocalNodeStatus, NODE_REPLACED,
+    ORPHANS_HELD, PathReport, READY, Reclaim, is_true, orphan_allowance, set_condition,
 };
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::kubernetes::controller::{Reconciler, Turn};
@@ -161,6 +162,7 @@ impl Reports {
             observed_at: Some(Time(now)),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             paths: offered.into_iter().chain(former).collect(),
+            disks: found_disks(agent),
             orphans: plan.listed,
             kept,
             removed_orphans,
@@ -187,6 +189,16 @@ fn looked(agent: &Agent, node_uid: &str) -> Option<Vec<(String, BaseLook)>> {
         _ => None,
     };
     bases.into_iter().map(look).collect()
+}
+
+/// What was found of whole disks, by path; more than a report lists are left out.
+fn found_disks(agent: &Agent) -> Vec<DiskReport> {
+    let mut all: Vec<DiskReport> = agent.found_disks().values().flatten().cloned().collect();
+    all.sort_by(|one, two| one.path.cmp(&two.path));
+    mark_duplicates(&mut all);
+    agent.metrics.found_disks(&all);
+    all.truncate(LISTED_DISKS);
+    all
 }
 
 /// What is left in a base that no pool offers any more.
@@ -295,7 +307,7 @@ fn differs(old: &LocalNodeStatus, new: &LocalNodeStatus) -> bool {
     let all = |status: &LocalNodeStatus| status.paths.iter().map(rough).collect::<Vec<_>>();
     let others =
         |status: &LocalNodeStatus| (status.conditions.clone(), status.orphans.clone(), status.removed_orphans.clone());
-    if old.kept != new.kept {
+    if old.kept != new.kept || old.disks != new.disks {
         return true;
     }
     all(old) != all(new) || others(old) != others(new)

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::bases::Bases;
 use super::caches::Caches;
 use super::calls::{DISK_WORKERS, ORDER_WORKERS};
+use super::disk_changes;
 use super::metrics::AgentMetrics;
 use super::orders::Orders;
 use super::reports::{self, Reports};
-use super::state::{Agent, DiskTask, Options};
-use crate::crd::{Kept, LocalVolume};
+use super::state::{Agent, DiskTask, Options, StaticDiskTask};
+use super::whole_disks::StaticDisks;
+use crate::crd::{Kept, LocalDisk, LocalVolume};
 use crate::facts::live::{CacheEvent, Changed};
 use crate::kubernetes::api::in_time;
 use crate::kubernetes::controller::{Controller, Follower, Reconciler};
@@ -42,8 +44,8 @@ pub async fn run(
     let mut watches = JoinSet::new();
     watch(&mut watches, &agent);
     let filled = async {
-        let Caches { locals, pools, nodes } = &*agent.caches;
-        tokio::join!(locals.synced(), pools.synced(), nodes.synced());
+        let Caches { locals, disks, pools, nodes } = &*agent.caches;
+        tokio::join!(locals.synced(), disks.synced(), pools.synced(), nodes.synced());
         reports::remember(&agent).await;
     };
     if Box::pin(stop.run_until_cancelled(filled)).await.is_none() {
@@ -57,12 +59,14 @@ pub async fn run(
     synced();
     let orders = controller("orders", Orders(Arc::clone(&agent)), &agent.queues.orders, ORDER_WORKERS);
     let disks = controller("disks", Bases::new(Arc::clone(&agent)), &agent.queues.disks, DISK_WORKERS);
+    let static_disks = controller("static disks", StaticDisks::new(Arc::clone(&agent)), &agent.queues.static_disks, 1);
     let report = controller("report", Reports::new(Arc::clone(&agent)), &agent.queues.report, 1);
     // One of them that dies is noticed: the role ends with it.
     let stop = stop.child_token();
     tokio::join!(
         ended(orders.run(stop.clone()), &stop),
         ended(disks.run(stop.clone()), &stop),
+        ended(static_disks.run(stop.clone()), &stop),
         ended(report.run(stop.clone()), &stop)
     );
 }
@@ -111,14 +115,36 @@ fn watch(watches: &mut JoinSet<()>, agent: &Arc<Agent>) {
         let mine = format!("spec.nodeName={}", of_locals.options.node_name);
         of_locals.caches.locals.watch(of_locals.client.clone(), Some(&mine), CancellationToken::new(), tell).await;
     });
+    let of_disks = Arc::clone(agent);
+    watches.spawn(async move {
+        let tell = |news: CacheEvent<Kept<LocalDisk>>| {
+            let CacheEvent::Changed(Changed { before, after }) = news else { return };
+            if let (Some(gone), None) = (&before, &after) {
+                of_disks.attempts().forget(gone.uid());
+            }
+            if let Some(disk) = after.or(before) {
+                of_disks.queues.static_disks.now(StaticDiskTask::Disk(disk.name().to_owned()));
+            }
+        };
+        let mine = format!("spec.nodeName={}", of_disks.options.node_name);
+        of_disks.caches.disks.watch(of_disks.client.clone(), Some(&mine), CancellationToken::new(), tell).await;
+    });
+    let of_mounts = Arc::clone(agent);
+    watches.spawn(async move { disk_changes::follow(&of_mounts).await });
     let of_pools = Arc::clone(agent);
     watches.spawn(async move {
-        let tell = |_| of_pools.look_everywhere();
+        let tell = |_| {
+            of_pools.look_everywhere();
+            of_pools.look_at_disks();
+        };
         of_pools.caches.pools.watch(of_pools.client.clone(), None, CancellationToken::new(), tell).await;
     });
     let of_node = Arc::clone(agent);
     watches.spawn(async move {
-        let tell = |_| of_node.look_everywhere();
+        let tell = |_| {
+            of_node.look_everywhere();
+            of_node.look_at_disks();
+        };
         let own = format!("metadata.name={}", of_node.options.node_name);
         of_node.caches.nodes.watch(of_node.client.clone(), Some(&own), CancellationToken::new(), tell).await;
     });

@@ -15,7 +15,8 @@ use super::facts::BaseLook;
 use super::metrics::AgentMetrics;
 use super::orphans::{Moment, Orphans};
 use super::restored::DiskSays;
-use crate::crd::{Kept, KeptDirectory, LocalVolume, Origin, PathReport};
+use super::static_disks::DiskScope;
+use crate::crd::{DiskReport, Kept, KeptDirectory, LocalVolume, Origin, PathReport};
 use crate::runtime::queue::Queue;
 
 /// How the agent works.
@@ -25,6 +26,8 @@ pub struct Options {
     pub node_name: String,
     /// What it may work beneath.
     pub bases: AllowedBases,
+    /// Where it looks for whole disks, and what tells of them; nowhere where absent.
+    pub disks: Option<DiskScope>,
     /// How fast the trash of each base is emptied, in files and directories a second.
     pub unlinks_per_second: usize,
     /// Directories of ours that no volume names are removed when they have been known for so long; never where absent.
@@ -42,12 +45,22 @@ pub(super) enum DiskTask {
     Sweep(String),
 }
 
+/// What is looked at of whole disks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum StaticDiskTask {
+    /// A directory in which pools look for disks.
+    Directory(String),
+    /// A LocalDisk.
+    Disk(String),
+}
+
 /// What is due.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// Names of LocalVolumes.
     pub orders: Arc<Queue<String>>,
     pub disks: Arc<Queue<DiskTask>>,
+    pub static_disks: Arc<Queue<StaticDiskTask>>,
     /// The report has one key.
     pub report: Arc<Queue<()>>,
 }
@@ -67,6 +80,8 @@ pub(super) struct Agent {
     confirmed: Mutex<String>,
     /// What each base was like when it was looked at last.
     looks: Mutex<BTreeMap<String, BaseLook>>,
+    /// What was found in each directory in which pools look for disks.
+    found_disks: Mutex<BTreeMap<String, Vec<DiskReport>>>,
     /// What the last report before this process says of each base.
     reported: Mutex<BTreeMap<String, PathReport>>,
     /// The directories that the last report before this process lists as kept.
@@ -96,6 +111,7 @@ impl Agent {
             attempts: Mutex::default(),
             confirmed: Mutex::default(),
             looks: Mutex::default(),
+            found_disks: Mutex::default(),
             reported: Mutex::default(),
             reported_kept: Mutex::default(),
             started: Instant::now(),
@@ -149,6 +165,19 @@ impl Agent {
         }
     }
 
+    /// Everything about whole disks may have changed: what is mounted, which entries there are, or what is wanted.
+    pub(super) fn look_at_disks(&self) {
+        if self.options.disks.is_none() {
+            return;
+        }
+        for directory in self.caches.disk_rules(&self.options.node_name).into_iter().flatten() {
+            self.queues.static_disks.now(StaticDiskTask::Directory(directory.0));
+        }
+        for disk in self.caches.disks.all() {
+            self.queues.static_disks.now(StaticDiskTask::Disk(disk.name().to_owned()));
+        }
+    }
+
     /// Something was moved to the trash of this base.
     pub(super) fn sweep_soon(&self, base: &str) {
         self.trashed().insert(base.to_owned());
@@ -162,6 +191,10 @@ impl Agent {
 
     pub(super) fn looks(&self) -> MutexGuard<'_, BTreeMap<String, BaseLook>> {
         self.looks.lock()
+    }
+
+    pub(super) fn found_disks(&self) -> MutexGuard<'_, BTreeMap<String, Vec<DiskReport>>> {
+        self.found_disks.lock()
     }
 
     pub(super) fn reported(&self) -> MutexGuard<'_, BTreeMap<String, PathReport>> {

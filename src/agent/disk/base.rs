@@ -28,7 +28,7 @@ use crate::crd::checked_base;
 
 /// A file system's inode number of the root of a btrfs subvolume.
 const BTRFS_ROOT_INODE: u64 = 256;
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const OWN: &str = ".latebind";
 
 /// The directories that an agent may work beneath. Whoever may write a pool cannot leave them.
@@ -70,8 +70,13 @@ impl AllowedBases {
     }
 
     /// The allowed path that holds `path`, and the rest of it.
-    fn holding<'a>(&self, path: &'a Path) -> Option<(&Path, &'a Path)> {
+    pub(crate) fn holding<'a>(&self, path: &'a Path) -> Option<(&Path, &'a Path)> {
         self.bases.iter().find_map(|allowed| Some((allowed.as_path(), path.strip_prefix(allowed).ok()?)))
+    }
+
+    /// The node's own root, where it was given.
+    pub(crate) fn node_root(&self) -> Option<&Path> {
+        self.node_root.as_deref()
     }
 
     fn visible(&self) -> impl Iterator<Item = &PathBuf> {
@@ -339,7 +344,8 @@ pub(crate) fn open_within(
     open_beneath(parent, name, flags, ResolveFlags::NO_XDEV)
 }
 
-fn open_beneath(
+/// The same, with what else is to be refused in place of crossing a mount point.
+pub(crate) fn open_beneath(
     parent: BorrowedFd<'_>,
     name: impl rustix::path::Arg,
     flags: OFlags,

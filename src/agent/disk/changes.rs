@@ -26,7 +26,7 @@ pub(super) fn sync(directory: impl AsFd) -> rustix::io::Result<()> {
 }
 
 /// Waits until all of a file system is on the disk, with what leads to it.
-pub(super) fn sync_all(directory: impl AsFd) -> rustix::io::Result<()> {
+pub(crate) fn sync_all(directory: impl AsFd) -> rustix::io::Result<()> {
     step();
     rustix::fs::syncfs(directory)
 }
@@ -42,13 +42,13 @@ pub(super) fn make_directory(parent: impl AsFd, name: impl Arg) -> rustix::io::R
 }
 
 /// Sets the mode of an open directory.
-pub(super) fn set_mode(directory: impl AsFd, mode: u32) -> rustix::io::Result<()> {
+pub(crate) fn set_mode(directory: impl AsFd, mode: u32) -> rustix::io::Result<()> {
     step();
     fchmod(directory, Mode::from_raw_mode(mode))
 }
 
 /// Sets the owner of an open directory.
-pub(super) fn set_owner(directory: impl AsFd, uid: Option<Uid>, gid: Option<Gid>) -> rustix::io::Result<()> {
+pub(crate) fn set_owner(directory: impl AsFd, uid: Option<Uid>, gid: Option<Gid>) -> rustix::io::Result<()> {
     step();
     fchown(directory, uid, gid)
 }

@@ -317,13 +317,16 @@ pub fn errno_name(errno: Errno) -> String {
         Errno::DQUOT => "EDQUOT",
         Errno::STALE => "ESTALE",
         Errno::NOSYS => "ENOSYS",
+        Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::NXIO => "ENXIO",
+        Errno::NODEV => "ENODEV",
         other => return format!("errno {}", other.raw_os_error()),
     };
     name.to_owned()
 }
 
 /// The system's text without its number, which says less than the name.
-fn plain_text(errno: Errno) -> String {
+pub(crate) fn plain_text(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -4,8 +4,9 @@
 //! inside a volume and may change it at any moment.
 
 pub(super) mod base;
-mod changes;
+pub(super) mod changes;
 pub(super) mod directory;
+pub(super) mod emptying;
 pub(super) mod error;
 mod kept;
 pub(super) mod marker;

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Number of the mount: no other has it while this one is there, in whatever namespace.
+    pub id: u64,
     /// Number of the file system's device, as `major:minor`.
     pub device: String,
     /// Where it is mounted.
@@ -27,7 +29,12 @@ pub struct Mount {
 
 /// The mounts in the order in which they were made: the last one at a path is the one that is seen.
 pub(crate) fn all() -> std::io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read(MOUNT_INFO)?))
+    listed_in(Path::new(MOUNT_INFO))
+}
+
+/// The mounts of another table, such as `/proc/1/mountinfo`.
+pub(crate) fn listed_in(table: &Path) -> std::io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read(table)?))
 }
 
 /// How the node sees a path at which this process has a directory open.
@@ -81,7 +88,8 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn line(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
     let text = |word: &[u8]| unescape(word).to_string_lossy().into_owned();
-    let device = text(words.nth(2)?);
+    let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let device = text(words.nth(1)?);
     let root = unescape(words.next()?);
     let point = unescape(words.next()?);
     let options = words.next()?;
@@ -89,7 +97,7 @@ fn line(line: &[u8]) -> Option<Mount> {
     let file_system = text(rest.next()?);
     let source = text(rest.next()?);
     let read_only = options.split(|byte| *byte == b',').any(|option| option == b"ro");
-    Some(Mount { device, point, root, file_system, source, read_only })
+    Some(Mount { id, device, point, root, file_system, source, read_only })
 }
 
 /// Space, tab, newline and backslash stand as three octal digits.
@@ -147,7 +155,7 @@ mod tests {
     #[test]
     fn spaces_tags_and_broken_lines_are_read() {
         let mounts = parse(TEXT);
-        assert_eq!(mounts.len(), 3);
+        assert_eq!(mounts.iter().map(|mount| mount.id).collect::<Vec<_>>(), [22, 30, 31]);
         assert_eq!(mounts[1].point, Path::new("/mnt/a disk"));
         assert_eq!((mounts[1].file_system.as_str(), mounts[1].source.as_str()), ("xfs", "/dev/loop0"));
         assert_eq!(mounts[2].root, Path::new("/opt/x"));

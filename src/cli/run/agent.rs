@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use kube::Client;
 
 use super::RunArgs;
+use crate::agent::static_disks::DiskScope;
 use crate::agent::{AllowedBases, DISK_TIMEOUT, Options};
 use crate::roles::AgentOptions;
 
@@ -25,10 +26,21 @@ impl RunArgs {
         let bases = AllowedBases::new(&given.base_path).context("--base-path")?;
         let bases = bases.looking_at(&given.other_path).context("--other-path")?;
         let bases = bases.with_node_root(given.node_root.clone());
+        let disks = (!given.disk_path.is_empty()).then(|| self.disk_scope()).transpose()?;
         let unlinks_per_second = usize::try_from(given.unlinks_per_second)?;
         let remove_orphans = given.remove_orphans.then_some(given.orphan_age);
         let disk_timeout = DISK_TIMEOUT;
-        let options = Options { node_name, bases, unlinks_per_second, remove_orphans, disk_timeout };
+        let options = Options { node_name, bases, disks, unlinks_per_second, remove_orphans, disk_timeout };
         Ok(AgentOptions { client, options, metrics_listen })
+    }
+
+    /// Where whole disks are looked for.
+    fn disk_scope(&self) -> anyhow::Result<DiskScope> {
+        let given = &self.agent;
+        let allowed = AllowedBases::new(&given.disk_path).context("--disk-path")?;
+        let mut scope = DiskScope::new(allowed.with_node_root(given.node_root.clone()));
+        // The table of the process whose root it is.
+        scope.node_mountinfo = given.node_root.as_ref().and_then(|root| Some(root.parent()?.join("mountinfo")));
+        Ok(scope)
     }
 }

@@ -322,6 +322,11 @@ pub(super) struct AgentRole {
     #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_OTHER_PATH", hide_env = true)]
     pub(super) other_path: Vec<String>,
 
+    /// A directory of the node whose entries may be whole disks: mount points, devices or links to devices; repeat it for several.
+    /// Pools say which of them are offered (`discover`).
+    #[arg(long, value_name = "DIRECTORY", value_delimiter = ',', env = "LATEBIND_DISK_PATH", hide_env = true)]
+    pub(super) disk_path: Vec<String>,
+
     /// The node's own root directory, such as /proc/1/root where the agent shares the node's processes. What a pool wants to
     /// be mounted (requireMount) must be what the node has at that path: the mounts of a container may be a copy, which
     /// neither sees a disk that is mounted later nor that one was unmounted. It takes the capability SYS_PTRACE.
