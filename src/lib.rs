@@ -18,6 +18,7 @@ pub mod rancher;
 pub mod report;
 pub mod roles;
 pub mod runtime;
+pub mod sig_local;
 pub mod tls;
 pub mod volumes;
 pub mod yaml;

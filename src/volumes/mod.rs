@@ -6,6 +6,7 @@
 mod adoption;
 mod claim;
 mod directory_order;
+pub mod disks;
 mod disposal;
 mod order;
 mod orphans;

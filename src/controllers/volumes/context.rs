@@ -12,7 +12,7 @@ use super::held_back::HeldBack;
 use super::live_volumes::LiveVolumes;
 use super::metrics::ProvisionMetrics;
 use crate::binding::{ClusterView, Lookup};
-use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume};
+use crate::crd::{Kept, LocalDisk, LocalNode, LocalPool, LocalVolume};
 use crate::facts::live::{Cache, CacheStats, HasCacheStats, LiveCluster};
 use crate::model::{Claim, Class, Node, Volume, Wire};
 use crate::rancher::MICROK8S;
@@ -70,6 +70,8 @@ pub(crate) enum Key {
     Claim(String, String),
     /// A LocalVolume.
     Local(String),
+    /// A LocalDisk.
+    Disk(String),
     /// A PersistentVolume.
     Volume(String),
     /// The report of a node.
@@ -82,17 +84,23 @@ pub(crate) struct Stores {
     pub pools: Cache<Kept<LocalPool>>,
     pub reports: Cache<Kept<LocalNode>>,
     pub locals: Cache<Kept<LocalVolume>>,
+    pub disks: Cache<Kept<LocalDisk>>,
 }
 
 impl Default for Stores {
     fn default() -> Self {
-        Self { pools: Cache::new("localpools"), reports: Cache::new("localnodes"), locals: Cache::new("localvolumes") }
+        Self {
+            pools: Cache::new("localpools"),
+            reports: Cache::new("localnodes"),
+            locals: Cache::new("localvolumes"),
+            disks: Cache::new("localdisks"),
+        }
     }
 }
 
 impl HasCacheStats for Stores {
     fn figures(&self) -> Vec<CacheStats> {
-        vec![self.pools.figures(), self.reports.figures(), self.locals.figures()]
+        vec![self.pools.figures(), self.reports.figures(), self.locals.figures(), self.disks.figures()]
     }
 }
 

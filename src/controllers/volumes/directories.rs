@@ -126,7 +126,10 @@ async fn live_claim(context: &Context, namespace: &str, name: &str, uid: &str) -
 }
 
 /// The claim that a volume names.
-async fn live_owner(context: &Context, reference: Option<&ClaimReference>) -> Result<Lookup<Claim>, ApiError> {
+pub(super) async fn live_owner(
+    context: &Context,
+    reference: Option<&ClaimReference>,
+) -> Result<Lookup<Claim>, ApiError> {
     let text = |text: &Option<crate::model::Text>| text.as_deref().unwrap_or_default().to_owned();
     let Some(reference) = reference else { return Ok(Lookup::Unknown) };
     let (namespace, name, uid) = (text(&reference.namespace), text(&reference.name), text(&reference.uid));

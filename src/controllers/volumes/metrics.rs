@@ -11,6 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 /// From an agent that answers at once to one that is away for as long as it may, in seconds.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
+/// What is done about whole disks.
+const DISK_OPERATIONS: [&str; 6] = ["found", "published", "withdrawn", "ordered", "let", "settled"];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {
     operation: &'static str,
@@ -20,6 +23,7 @@ struct Operation {
 #[derive(Clone, Debug)]
 pub(super) struct ProvisionMetrics {
     done: Family<Operation, Counter>,
+    disks: Family<Operation, Counter>,
     refusals: Counter,
     retries: Counter,
     delay: Histogram,
@@ -29,6 +33,7 @@ impl ProvisionMetrics {
     pub fn new() -> Self {
         let new = Self {
             done: Family::default(),
+            disks: Family::default(),
             refusals: Counter::default(),
             retries: Counter::default(),
             delay: Histogram::new(BUCKETS),
@@ -47,6 +52,9 @@ impl ProvisionMetrics {
         ] {
             drop(new.done.get_or_create(&Operation { operation }));
         }
+        for operation in DISK_OPERATIONS {
+            drop(new.disks.get_or_create(&Operation { operation }));
+        }
         new
     }
 
@@ -56,6 +64,12 @@ impl ProvisionMetrics {
             "Directories ordered or taken back, volumes made, phases written in the controller manager's stead, directories disposed of, volumes removed, lost orders made again, removals \
              of directories without a volume ordered or declined",
             self.done.clone(),
+        );
+        registry.register(
+            "disk_operations",
+            "Whole disks found, offered as a volume, taken back since they are not at their place, ordered to be cleaned, let go after \
+             it, and free again",
+            self.disks.clone(),
         );
         registry.register("provision_refusals", "Warnings about claims that get no volume", self.refusals.clone());
         registry.register("provision_retries", "Attempts that the API server failed or refused", self.retries.clone());
@@ -107,6 +121,11 @@ impl ProvisionMetrics {
 
     pub fn retried(&self) {
         self.retries.inc();
+    }
+
+    /// One of [`DISK_OPERATIONS`].
+    pub fn disk(&self, operation: &'static str) {
+        self.disks.get_or_create(&Operation { operation }).inc();
     }
 
     fn count(&self, operation: &'static str) {

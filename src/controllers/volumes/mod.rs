@@ -6,7 +6,10 @@
 mod claims;
 mod context;
 mod directories;
+mod disk_rules;
+mod disks;
 mod events;
+mod found_disks;
 mod held_back;
 mod live_volumes;
 mod memory;

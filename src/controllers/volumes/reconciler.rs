@@ -11,7 +11,7 @@ use super::context::{Context, Key};
 use super::memory::Memory;
 use super::refusals::{Refusal, is_refusal};
 use super::warnings::{refuse, volume_stays};
-use super::{claims, directories, orphans, persistent_volumes};
+use super::{claims, directories, disks, found_disks, orphans, persistent_volumes};
 use crate::kubernetes::api::ApiError;
 use crate::kubernetes::controller::{Reconciler, Turn};
 use crate::volumes::volume_name;
@@ -101,6 +101,11 @@ impl Volumes {
                     return directories::reconcile(context, memory, local).await;
                 }
             }
+            Key::Disk(name) => {
+                if let Some(disk) = context.stores.disks.get(name) {
+                    return disks::reconcile(context, memory, disk).await;
+                }
+            }
             Key::Volume(name) => {
                 if let Some(volume) = context.volume(name) {
                     return persistent_volumes::reconcile(context, memory, volume).await;
@@ -108,6 +113,7 @@ impl Volumes {
             }
             Key::Report(name) => {
                 if let Some(report) = context.stores.reports.get(name) {
+                    found_disks::reconcile_report(context, memory, &report).await?;
                     return orphans::reconcile(context, memory, report).await;
                 }
             }
@@ -143,6 +149,11 @@ impl Volumes {
                 }
             }
             // The loop logs it.
+            Key::Disk(name) => {
+                if let Some(disk) = context.stores.disks.get(name) {
+                    disks::tell_refusal(context, &disk, &note);
+                }
+            }
             Key::Everything | Key::Waiting | Key::Report(_) => {}
         }
     }
@@ -184,6 +195,9 @@ impl Reconciler for Volumes {
         }
         for local in stores.locals.all() {
             queue.now(Key::Local(local.name().to_owned()));
+        }
+        for disk in stores.disks.all() {
+            queue.now(Key::Disk(disk.name().to_owned()));
         }
         for volume in volumes {
             queue.now(Key::Volume(volume.name().to_owned()));

@@ -75,7 +75,7 @@ impl Group {
 fn group(key: &Key) -> &str {
     match key {
         Key::Claim(namespace, _) => namespace,
-        Key::Everything | Key::Waiting | Key::Local(_) | Key::Volume(_) | Key::Report(_) => "",
+        Key::Everything | Key::Waiting | Key::Local(_) | Key::Disk(_) | Key::Volume(_) | Key::Report(_) => "",
     }
 }
 

@@ -151,7 +151,7 @@ async fn make_pool(context: &Context, mut leadership: Option<Leadership>) {
 }
 
 /// The watches that only the provisioner needs. They end when they are dropped.
-fn watch(volumes: &Arc<Volumes>) -> [Task; 3] {
+fn watch(volumes: &Arc<Volumes>) -> [Task; 4] {
     let never = CancellationToken::new;
     let of_locals = Arc::clone(volumes);
     let locals = async move {
@@ -168,11 +168,17 @@ fn watch(volumes: &Arc<Volumes>) -> [Task; 3] {
         let (triggers, context) = (Triggers(Arc::clone(&of_reports)), &of_reports.context);
         context.stores.reports.watch(context.client.clone(), None, never(), |news| triggers.report(news)).await;
     };
-    [Box::pin(locals), Box::pin(pools), Box::pin(reports)]
+    let of_disks = Arc::clone(volumes);
+    let disks = async move {
+        let (triggers, context) = (Triggers(Arc::clone(&of_disks)), &of_disks.context);
+        context.stores.disks.watch(context.client.clone(), None, never(), |news| triggers.disk(news)).await;
+    };
+    [Box::pin(locals), Box::pin(pools), Box::pin(reports), Box::pin(disks)]
 }
 
 /// Waits until every cache has been filled once.
 async fn ready(context: &Context) {
     let stores = &context.stores;
-    tokio::join!(context.live.synced(), stores.pools.synced(), stores.reports.synced(), stores.locals.synced());
+    let (pools, reports) = (stores.pools.synced(), stores.reports.synced());
+    tokio::join!(context.live.synced(), pools, reports, stores.locals.synced(), stores.disks.synced());
 }

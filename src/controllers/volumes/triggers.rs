@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use kube::ResourceExt;
 
 use super::context::{Key, Stores};
+use super::disks::keys_of;
 use super::reconciler::Volumes;
-use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, SpecAndStatus};
-use crate::facts::live::{CacheEvent, Change, Changed, Observer};
+use crate::crd::{Kept, LocalDisk, LocalNode, LocalPool, LocalVolume, SpecAndStatus};
+use crate::facts::live::{CacheEvent, Change, Changed, Observer, disk_of_node};
 use crate::model::{Claim, Node, Volume};
 use crate::volumes::{LOCAL_VOLUME, volume_name};
 
@@ -40,12 +41,38 @@ impl Triggers {
         context.queue.now(Key::Volume(volume_of(&local)));
     }
 
+    /// A LocalDisk. One that is gone may have stood in the way of what its node reports.
+    pub fn disk(&self, news: CacheEvent<Kept<LocalDisk>>) {
+        let context = &self.0.context;
+        let CacheEvent::Changed(change) = news else { return context.queue.now(Key::Everything) };
+        if !self.is_open() || !is_new(&change) {
+            return;
+        }
+        let Some(disk) = change.after.as_ref().or(change.before.as_ref()) else { return };
+        context.queue.now(Key::Disk(disk.name().to_owned()));
+        if change.after.is_none() {
+            context.queue.now(Key::Report(disk.spec.node_name.clone()));
+        }
+    }
+
     /// A pool.
     pub fn pool(&self, news: CacheEvent<Kept<LocalPool>>) {
         match news {
-            CacheEvent::Changed(change) if is_new(&change) => self.0.requeue_waiting_claims_now(),
+            CacheEvent::Changed(change) if is_new(&change) => {
+                self.0.requeue_waiting_claims_now();
+                let name = change.after.as_ref().or(change.before.as_ref()).map(|pool| pool.name_any());
+                self.disks_of_pool(&name.unwrap_or_default());
+            }
             CacheEvent::Changed(_) => {}
             CacheEvent::Listed => self.0.pools_refilled.notify_one(),
+        }
+    }
+
+    /// The rules of a pool may be others, or gone. A person does that now and then, so that all disks are gone through.
+    fn disks_of_pool(&self, pool: &str) {
+        let context = &self.0.context;
+        for disk in context.stores.disks.all().iter().filter(|disk| self.is_open() && disk.spec.pool == pool) {
+            context.queue.now(Key::Disk(disk.name().to_owned()));
         }
     }
 
@@ -92,6 +119,9 @@ impl Triggers {
         let Some(volume) = change.after.or(change.before) else { return };
         memory.volume_seen(volume.name());
         context.queue.now(Key::Volume(volume.name().to_owned()));
+        for disk in keys_of(context, &volume) {
+            context.queue.now(disk);
+        }
         let stores = &context.stores;
         let locals = locals_of(stores, &volume);
         let is_ordered = |it: &String| stores.locals.get(it).is_some_and(|it| it.spec.disposal.is_some());
@@ -106,6 +136,9 @@ impl Triggers {
     /// A class may be one that claims have waited for that were never looked at.
     fn class(&self) {
         self.0.memory.begin_anew();
+        for disk in self.0.context.stores.disks.all() {
+            self.0.context.queue.now(Key::Disk(disk.name().to_owned()));
+        }
         let waiting = self.0.context.all_claims().into_iter().filter(|claim| claim.volume_name().is_none());
         for claim in waiting {
             self.0.context.queue.now(Key::Claim(claim.namespace().to_owned(), claim.name().to_owned()));
@@ -120,6 +153,14 @@ impl Triggers {
         memory.placement.lock().node_changed(change.before.as_deref(), change.after.as_deref());
         if !self.is_open() {
             return;
+        }
+        for disk in change
+            .after
+            .iter()
+            .chain(&change.before)
+            .flat_map(|node| context.stores.disks.find(&disk_of_node(node.name())))
+        {
+            context.queue.now(Key::Disk(disk.name().to_owned()));
         }
         if let (Some(node), None) = (&change.before, &change.after) {
             for local in context.stores.locals.all().iter().filter(|local| local.spec.node_name == node.name()) {

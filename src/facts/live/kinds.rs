@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::store::Cached;
 use crate::binding::{AntiAffinityIndex, anti_affinity_of};
-use crate::crd::{Kept, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
+use crate::crd::{Kept, LocalDisk, LocalNode, LocalPool, LocalVolume, OnDelete, PinPolicy};
 use crate::model::selector::place_labels;
 use crate::model::{
     BETA_CLASS, CLAIM_MARKS, CLAIM_PROVISIONER, CLASS_PARAMETERS, Claim, Class, CsiDriver, CsiNode, DEFAULT_CLASS,
@@ -434,6 +434,37 @@ impl Cached for Kept<LocalVolume> {
         let stays = spec.on_delete == OnDelete::KeepPath;
         let claim = stays.then(|| same_claim(&spec.claim.namespace, &spec.claim.name));
         std::iter::once(spec.claim.uid.as_str().into()).chain(volume).chain(claim).collect()
+    }
+}
+
+/// The index of the disks of a node.
+pub(crate) fn disk_of_node(node: &str) -> Text {
+    format!("node {node}").into()
+}
+
+/// The index of the disks with a mark.
+pub(crate) fn disk_with_mark(mark: &str) -> Text {
+    format!("mark {mark}").into()
+}
+
+/// The index of the disks whose volume another provisioner has made.
+pub(crate) fn disk_of_volume(volume: &str) -> Text {
+    format!("volume {volume}").into()
+}
+
+impl Cached for Kept<LocalDisk> {
+    /// Its node, the volume that was taken over with it, and each mark that tells it from others.
+    type Index = Text;
+
+    /// An earlier version did not bring the definition.
+    const MAY_BE_MISSING: bool = true;
+
+    fn trim(&mut self, _: &mut Texts) {}
+
+    fn indexes(&self) -> Vec<Text> {
+        let marks = self.spec.identity.marks().map(|mark| disk_with_mark(&mark));
+        let adopted = self.spec.adopted_volume.as_deref().map(disk_of_volume);
+        std::iter::once(disk_of_node(&self.spec.node_name)).chain(adopted).chain(marks).collect()
     }
 }
 

@@ -20,8 +20,8 @@ use prometheus_client::registry::Registry;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::kinds::same_claim;
 use self::kinds::{VolumeIndex, hostnames};
+pub(crate) use self::kinds::{disk_of_node, disk_of_volume, disk_with_mark, same_claim};
 use self::metrics::{CacheCollector, WatchMetrics};
 use self::store::Store;
 use crate::binding::{ClusterView, Lookup, anti_affinity_around, default_class};
