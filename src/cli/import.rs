@@ -1,9 +1,11 @@
 //! `latebind import`: other provisioners' configurations as ours.
 
 mod live;
+mod print;
+mod sig_local;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -13,8 +15,7 @@ use serde_json::Value;
 use super::Exit;
 use super::cluster::ClusterArgs;
 use crate::model::is_object_name;
-use crate::rancher::{Account, Import, Input, Loss, Outcome, Product, import_all};
-use crate::report::style::{Style, clean};
+use crate::rancher::{Input, Loss, Product, import_all};
 
 /// Larger than any ConfigMap can be.
 const MAX_BYTES: u64 = 4 << 20;
@@ -34,22 +35,25 @@ Examples:
   # From a bare config.json:
   latebind import rancher --config config.json -f class.yaml
 
+  # What becomes of the disks of sig-storage-local-static-provisioner, in the cluster of your kubeconfig:
+  latebind import sig-local --check
+
 Exit codes: 0 nothing is lost, 1 something is lost or there is nothing to import, 2 a flag or an input is wrong,
 3 the cluster cannot be reached, or refuses";
 
 /// Turn the configuration and classes of another provisioner into LocalPools and classes.
 ///
 /// rancher's local-path provisioner, under whatever name it runs, as k3s, kind and minikube ship it too, and MicroK8s'
-/// hostpath provisioner. Manifests go to standard output; what cannot be kept is named on standard error.
+/// hostpath provisioner; with `sig-local`, sig-storage-local-static-provisioner for whole disks. Manifests go to standard output; what cannot be kept is named on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ImportArgs {
-    /// Whose configuration it is; each is known by what it looks like.
+    /// Whose configuration it is. rancher's and MicroK8s' are known by what they look like.
     #[arg(value_enum, default_value = "rancher", hide_default_value = true)]
     from: From,
 
     /// Manifests: the classes, and the ConfigMaps with config.json; Deployments tell which belongs to which, and volumes are
-    /// looked at. `-` is standard input. Repeatable. Without any, the cluster of your kubeconfig is read; nothing is written.
+    /// looked at. For sig-local the ConfigMaps with storageClassMap, and DaemonSets, which tell the nodes. `-` is standard input. Repeatable. Without any, the cluster of your kubeconfig is read; nothing is written.
     #[arg(short, long, value_name = "FILE")]
     filename: Vec<PathBuf>,
 
@@ -92,6 +96,7 @@ pub struct ImportArgs {
 enum From {
     Rancher,
     Microk8s,
+    SigLocal,
 }
 
 pub(super) fn loss(word: &str) -> Result<Loss, String> {
@@ -110,24 +115,29 @@ fn product(word: &str) -> Result<Product, String> {
 
 /// Runs it.
 pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
-    // Both are told apart by their classes.
-    let (From::Rancher | From::Microk8s) = args.from;
+    let accepted: BTreeSet<Loss> = args.accept_lost.iter().copied().collect();
+    match args.from {
+        From::SigLocal => {
+            of_rancher_alone(args)?;
+            let cluster = args.filename.is_empty().then_some(&args.server);
+            sig_local::run(objects(&args.filename)?, cluster, args.check, &accepted)
+        }
+        // Both are told apart by their classes.
+        From::Rancher | From::Microk8s => rancher(args, &accepted),
+    }
+}
+
+fn rancher(args: &ImportArgs, accepted: &BTreeSet<Loss>) -> anyhow::Result<Exit> {
     let mut input = Input::adopting(args.adopt.iter().cloned());
     input.share_by(args.shared_by.clone());
     if let Some(path) = &args.config {
         input.add_config(&read(path)?);
     }
-    for path in &args.filename {
-        let shown = path.display();
-        let manifests = read(path)?;
-        for document in documents(&manifests).with_context(|| format!("{shown} is not YAML"))? {
-            for object in flat(document) {
-                input.add(object).with_context(|| shown.to_string())?;
-            }
-        }
+    for (shown, object) in objects(&args.filename)? {
+        input.add(object).context(shown)?;
     }
     if args.filename.is_empty() {
-        live::read(&args.server, &mut input)?;
+        live::rancher(&args.server, &mut input)?;
     }
     if let Some(product) = args.assume_cluster.filter(|_| input.has_nothing()) {
         for object in product.objects(args.directory.as_deref()) {
@@ -135,70 +145,45 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
         }
     }
     let made = import_all(&input);
-    let accepted: BTreeSet<Loss> = args.accept_lost.iter().copied().collect();
     if args.check {
-        report(&made, &accepted)?;
+        let bases = made.base_paths();
+        let values = [
+            print::list_flag("provisioner.adopt", made.adopt.iter().map(String::as_str)),
+            print::list_flag("agent.basePaths", bases.into_iter()),
+        ];
+        print::check(&made.accounts, accepted, (!made.pools.is_empty()).then(|| values.join(" ")).as_deref())?;
     } else {
-        write(&made)?;
+        print::manifests(&made.pools, &made.classes)?;
+        print::differences(&made.accounts, made.pools.is_empty())?;
     }
-    let lost = made.lost(&accepted).count();
+    let lost = made.lost(accepted).count();
     Ok(if lost > 0 || made.pools.is_empty() { Exit::Findings } else { Exit::Clean })
 }
 
-/// The manifests, and what is to be said of them.
-fn write(made: &Import) -> anyhow::Result<()> {
-    let mut out = anstream::stdout().lock();
-    for pool in &made.pools {
-        write!(out, "---\n{}", serde_saphyr::to_string(pool)?)?;
+/// Refuses flags that say nothing about disks.
+fn of_rancher_alone(args: &ImportArgs) -> anyhow::Result<()> {
+    let given = [
+        ("--config", args.config.is_some()),
+        ("--adopt", !args.adopt.is_empty()),
+        ("--shared-by", args.shared_by.is_some()),
+        ("--assume-cluster", args.assume_cluster.is_some()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => bail!("{flag} is for rancher's and MicroK8s' provisioners: leave it out with sig-local"),
+        None => Ok(()),
     }
-    for class in &made.classes {
-        write!(out, "---\n{}", serde_saphyr::to_string(class)?)?;
-    }
-    let (style, mut err) = (Style::of_stderr(), anstream::stderr());
-    // What is lost stands last, where it is seen.
-    let mut differ: Vec<&Account> = made.accounts.iter().filter(|it| it.outcome != Outcome::Kept).collect();
-    differ.sort_by_key(|it| matches!(it.outcome, Outcome::Lost(_)));
-    for account in differ {
-        let text = clean(&account.to_string()).into_owned();
-        match account.outcome {
-            Outcome::Lost(loss) => {
-                writeln!(err, "{} {text} (--accept-lost {})", style.error("lost:"), loss.word())?;
-            }
-            _ => writeln!(err, "{} {text}", style.info("note:"))?,
-        }
-    }
-    if made.pools.is_empty() {
-        writeln!(err, "{} there is nothing to import", style.error("error:"))?;
-    }
-    Ok(())
 }
 
-/// A line for each thing, and what the chart has to be told.
-fn report(made: &Import, accepted: &BTreeSet<Loss>) -> anyhow::Result<()> {
-    let mut out = anstream::stdout().lock();
-    let mut sorted: Vec<&Account> = made.accounts.iter().collect();
-    sorted.sort_by_key(|account| account.outcome);
-    for account in &sorted {
-        let (place, note) = (clean(&account.place), clean(&account.note));
-        let colon = if note.is_empty() { "" } else { ": " };
-        writeln!(out, "{:<10}  {place}{colon}{note}", account.outcome.word())?;
+/// The objects of the files, each with the name of its file.
+fn objects(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Value)>> {
+    let mut objects = Vec::new();
+    for path in files {
+        let shown = path.display().to_string();
+        let manifests = read(path)?;
+        let documents = documents(&manifests).with_context(|| format!("{shown} is not YAML"))?;
+        objects.extend(documents.into_iter().flat_map(flat).map(|object| (shown.clone(), object)));
     }
-    let count = |word: &str| made.accounts.iter().filter(|account| account.outcome.word() == word).count();
-    let counts = ["kept", "changed", "not needed", "left alone", "lost"].map(|word| format!("{} {word}", count(word)));
-    writeln!(out, "{}", counts.join(", "))?;
-    let left = made.lost(accepted).count();
-    if left < count("lost") {
-        writeln!(out, "{} of what is lost is accepted", count("lost") - left)?;
-    }
-    if made.pools.is_empty() {
-        writeln!(out, "there is nothing to import")?;
-        return Ok(());
-    }
-    let join = |names: Vec<&str>| clean(&names.join(",")).into_owned();
-    let adopt = join(made.adopt.iter().map(String::as_str).collect());
-    let bases = join(made.base_paths().into_iter().collect());
-    writeln!(out, "chart values: --set provisioner.adopt={{{adopt}}} --set agent.basePaths={{{bases}}}")?;
-    Ok(())
+    Ok(objects)
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<String> {

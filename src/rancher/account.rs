@@ -79,9 +79,14 @@ impl fmt::Display for Account {
     }
 }
 
+/// Everything that is lost, but for what was accepted.
+pub fn lost<'a>(accounts: &'a [Account], accepted: &'a BTreeSet<Loss>) -> impl Iterator<Item = &'a Account> {
+    accounts.iter().filter(|it| matches!(it.outcome, Outcome::Lost(loss) if !accepted.contains(&loss)))
+}
+
 /// Every account of one import, in the order in which things were met.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Accounts {
+pub(crate) struct Accounts {
     given: Vec<Account>,
     known: BTreeSet<Account>,
 }

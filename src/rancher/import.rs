@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
-use super::account::{Account, Accounts, Loss, Outcome};
+use super::account::{Account, Accounts, Loss, Outcome, lost};
 use super::config::{Config, Location, Locations, NodePaths, checked};
 use super::input::{GivenClass, GivenVolume, Input, Source, Uses};
 use super::scripts::own_scripts;
@@ -33,7 +33,7 @@ pub struct Import {
 impl Import {
     /// Everything that is lost, but for what was accepted.
     pub fn lost<'a>(&'a self, accepted: &'a BTreeSet<Loss>) -> impl Iterator<Item = &'a Account> {
-        self.accounts.iter().filter(|it| matches!(it.outcome, Outcome::Lost(loss) if !accepted.contains(&loss)))
+        lost(&self.accounts, accepted)
     }
 
     /// The directories that the agents have to be given (chart value `agent.basePaths`).
@@ -200,7 +200,7 @@ impl<'a> Importing<'a> {
              own disk, and no other node would find them",
         );
         let paths = vec![PoolPath { path: path.to_owned(), require_mount: true }];
-        let entry = PoolNodes { names: Some(vec![node.to_owned()]), selector: None, paths };
+        let entry = PoolNodes { names: Some(vec![node.to_owned()]), paths, ..PoolNodes::default() };
         let spec = LocalPoolSpec {
             nodes: vec![entry],
             placement: Placement::RoundRobin,
@@ -362,11 +362,11 @@ fn pool(name: &str, nodes: &[NodePaths]) -> Option<LocalPool> {
         |paths: &[String]| paths.iter().map(|path| PoolPath { path: path.clone(), require_mount: false }).collect();
     let mut entries: Vec<PoolNodes> = Vec::new();
     for entry in nodes.iter().filter(|entry| entry.node.is_none()) {
-        entries.push(PoolNodes { names: None, selector: None, paths: paths(&entry.paths) });
+        entries.push(PoolNodes { paths: paths(&entry.paths), ..PoolNodes::default() });
     }
     for (its_paths, names) in by_paths {
         for names in names.chunks(MAX_NAMES) {
-            entries.push(PoolNodes { names: Some(names.to_vec()), selector: None, paths: paths(its_paths) });
+            entries.push(PoolNodes { names: Some(names.to_vec()), paths: paths(its_paths), ..PoolNodes::default() });
         }
     }
     let fits = entries.len() <= MAX_ENTRIES && nodes.iter().all(|entry| entry.paths.len() <= MAX_PATHS);

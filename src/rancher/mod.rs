@@ -9,7 +9,8 @@ mod scripts;
 mod shipped;
 mod translate;
 
-pub use account::{Account, Loss, Outcome};
+pub(crate) use account::Accounts;
+pub use account::{Account, Loss, Outcome, lost};
 pub use class::{parameters, translate_pattern};
 pub use config::{Config, ConfigError, NodePaths};
 pub use import::{Import, import, import_all};

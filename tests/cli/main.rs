@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 mod diagnose;
 mod hostile;
+mod import;
 mod install;
 mod page;
 mod plan;

@@ -101,6 +101,10 @@ fn objects(path: &str) -> Value {
         "/api/v1/nodes" => json!([{
             "metadata": {"name": "node-a", "labels": {"kubernetes.io/hostname": "node-a"}},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}}]),
+        "/api/v1/configmaps" => json!([
+            {"metadata": {"name": "disks", "namespace": "team-a"},
+                "data": {"storageClassMap": "fast: {hostDir: /mnt/fast, mountDir: /mnt/fast}"}},
+            {"metadata": {"name": "other", "namespace": "team-a"}, "data": {"config": "a"}}]),
         _ => json!([]),
     }
 }
@@ -240,6 +244,21 @@ fn a_cluster_is_reached_through_the_proxy_that_kubectl_would_take() {
     assert!(refused.code == 3 && refused.stderr.contains("proxy auth"), "{}", refused.stderr);
     let odd = behind.run(&LINT, &none, &[("HTTPS_PROXY", "ftp://me:secret@a:1")]);
     assert!(odd.code == 2 && odd.stderr.contains("HTTPS_PROXY") && !odd.stderr.contains("secret"), "{}", odd.stderr);
+}
+
+#[test]
+fn disks_are_imported_from_a_cluster() {
+    let behind = Behind::start();
+    let run = behind.run(&["import", "sig-local", "--check"], &json!({"proxy-url": behind.url("http")}), &[]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    for line in [
+        "kept        ConfigMap team-a/disks: storageClassMap: LocalPool disks",
+        "left alone  class fast: the cluster has no such class",
+        "chart values: --set agent.diskPaths={/mnt/fast}\n",
+    ] {
+        assert!(run.stdout.contains(line), "{line:?} is not in {}", run.stdout);
+    }
+    assert!(!run.stdout.contains("local-path") && !run.stdout.contains("other"), "{}", run.stdout);
 }
 
 #[test]
