@@ -19,6 +19,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::disk_rights::{an_agent_calls_no_disk_clean_that_is_not, disks_are_the_controllers_within_its_paths};
 use latebind_test_support::chart::{NAMESPACE, render};
 use latebind_test_support::local::{PATIENCE, definitions_are_gone, no_local_volume_is_left, path_of};
 
@@ -88,6 +89,7 @@ async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &Cancellat
     tokio::spawn(provisioner.run(|| {}, stop.clone()));
     let mine = agent_client(scope, node.name()).await?;
     let options = agent::Options {
+        disks: None,
         node_name: node.name().to_owned(),
         bases: AllowedBases::new([directory.to_str().unwrap()])?,
         unlinks_per_second: 1000,
@@ -110,6 +112,8 @@ async fn serve_and_are_refused(scope: &Scope, directory: &Path, stop: &Cancellat
     fs::write(path_of(&volume).join("file"), "x")?;
 
     refused(scope, &mine, &other).await?;
+    let controller = scope.cluster()?.client_as(&account, &["system:serviceaccounts", "system:authenticated"]).await?;
+    an_agent_calls_no_disk_clean_that_is_not(scope, &controller, &mine, node.name(), other.name()).await?;
 
     scope.api::<k8s_openapi::api::core::v1::PersistentVolumeClaim>().delete("data", &DeleteParams::default()).await?;
     eventually("volume and directory to go", PATIENCE, async || {
@@ -238,7 +242,11 @@ async fn refused(scope: &Scope, mine: &Client, other: &SimulatedNode) -> Result<
 
 /// Everything that RBAC lets the controller do with objects of others, tried by whoever holds its token.
 pub async fn a_stolen_token_of_the_controller_reaches_no_further_than_its_work(scope: &Scope) -> Result<()> {
-    let arguments = ["--set=exemptionPolicy.enabled=true", "--set=provisioner.markBound=true"];
+    let arguments = [
+        "--set=exemptionPolicy.enabled=true",
+        "--set=provisioner.markBound=true",
+        "--set=agent.diskPaths={/mnt/disks}",
+    ];
     let manifest = render(
         &[&["--set=namespace.create=true", "--skip-tests", "--set=provisioner.enabled=true"], &arguments[..]].concat(),
     )?;
@@ -253,6 +261,7 @@ async fn reaches_no_further(scope: &Scope, thief: &Client) -> Result<()> {
     volumes_stay_whose_they_are(scope, thief, &names).await?;
     no_volume_is_made_elsewhere(scope, thief).await?;
     nobody_else_orders_disposal(scope).await?;
+    disks_are_the_controllers_within_its_paths(scope, thief).await?;
     exemptions_are_for_administrators(scope).await
 }
 
@@ -291,12 +300,12 @@ impl Victims {
 }
 
 /// Each new policy holds after a moment of its own. What is tried meanwhile is to change nothing.
-async fn until_denied<T>(what: &str, attempt: impl AsyncFn() -> Result<T, kube::Error>) -> Result<()> {
+pub async fn until_denied<T>(what: &str, attempt: impl AsyncFn() -> Result<T, kube::Error>) -> Result<()> {
     eventually(what, PATIENCE, async || Ok(is_denied(&attempt().await).then_some(()))).await
 }
 
 /// For a patch that changes nothing.
-fn only_tried() -> PatchParams {
+pub fn only_tried() -> PatchParams {
     PatchParams { dry_run: true, ..PatchParams::default() }
 }
 
@@ -306,7 +315,7 @@ fn is_denied<T>(outcome: &Result<T, kube::Error>) -> bool {
     matches!(outcome, Err(kube::Error::Api(status)) if by_policy(&status.message))
 }
 
-fn ensure_denied<T: std::fmt::Debug>(what: &Value, outcome: &Result<T, kube::Error>) -> Result<()> {
+pub fn ensure_denied<T: std::fmt::Debug>(what: &Value, outcome: &Result<T, kube::Error>) -> Result<()> {
     ensure!(is_denied(outcome), "{what}: {outcome:?}");
     Ok(())
 }
