@@ -171,6 +171,7 @@ bench: ## Speed and memory, as ratios within one run
 	$(CLUSTER) build
 	$(MAKE) dist
 	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench provision
+	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench disks
 	$(CARGO) bench --bench cached
 	LATEBIND_BENCH_BINARY=target/$(SHIPPED)/dist/latebind $(CARGO) bench --bench rescue
 
