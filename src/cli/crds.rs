@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Exit;
 
-/// Print the definitions of LocalPool, LocalNode, LocalVolume and PinPolicy, for `kubectl apply --server-side -f -`.
+/// Print the definitions of LocalPool, LocalNode, LocalVolume, LocalDisk and PinPolicy, for `kubectl apply --server-side -f -`.
 #[derive(Debug, Args)]
 pub struct CrdsArgs {}
 

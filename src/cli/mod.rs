@@ -10,6 +10,7 @@ mod complete;
 mod completion;
 mod crds;
 mod diagnose;
+mod disks;
 mod drain;
 mod dump;
 mod duration;
@@ -22,6 +23,7 @@ mod lint;
 mod man;
 pub mod output;
 mod plan;
+mod release;
 pub mod replace;
 mod run;
 mod simulate;
@@ -117,6 +119,8 @@ enum Command {
     Plan(plan::PlanArgs),
     Drain(drain::DrainArgs),
     Uncordon(uncordon::UncordonArgs),
+    Disks(disks::DisksArgs),
+    Release(release::ReleaseArgs),
     Wait(wait::WaitArgs),
     Webhook(webhook::WebhookArgs),
     Run(Box<run::RunArgs>),
@@ -169,6 +173,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(args),
         Command::Drain(args) => drain::run(args),
         Command::Uncordon(args) => uncordon::run(args),
+        Command::Disks(args) => disks::run(args),
+        Command::Release(args) => release::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Webhook(args) => webhook::run(args),
         Command::Run(args) => run::run(args),

@@ -4,6 +4,8 @@
 
 mod chart;
 mod crash;
+mod disk_rights;
+mod disks;
 mod drains;
 mod full;
 mod guard;
@@ -98,6 +100,9 @@ fn main() -> ExitCode {
             nodes::two_pods_of_one_node_share_a_volume,
             shared::pods_of_every_node_use_a_volume_of_a_shared_file_system,
             nodes::a_stateful_set_of_three_keeps_its_data,
+            disks::the_walk_through_of_the_classic_article,
+            disks::a_disk_that_is_away_or_another_is_neither_served_nor_cleaned,
+            disks::volumes_of_another_static_provisioner_are_taken_over,
             nodes::a_disk_that_is_not_mounted_gets_no_volume_until_it_is,
             nodes::a_pinned_stateful_set_of_three_keeps_its_data_without_the_webhook,
             nodes::no_registry_is_asked_and_no_pod_is_made,
@@ -145,6 +150,16 @@ fn disturb_the_nodes(suite: &mut Suite) {
         Needs::Nodes,
         "private::agents_whose_mounts_are_a_copy_say_what_their_node_has_mounted_since",
         private::agents_whose_mounts_are_a_copy_say_what_their_node_has_mounted_since,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "disks::devices_are_zeros_before_they_are_offered_again",
+        disks::devices_are_zeros_before_they_are_offered_again,
+    );
+    suite.alone(
+        Needs::Nodes,
+        "disks::an_agent_that_is_killed_while_it_cleans_goes_on",
+        disks::an_agent_that_is_killed_while_it_cleans_goes_on,
     );
     suite.alone(Needs::Nodes, "nodes::data_outlives_the_definitions", nodes::data_outlives_the_definitions);
 }

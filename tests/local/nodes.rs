@@ -38,7 +38,8 @@ pub fn manifest_with(more: &[&str]) -> Result<String> {
     let settings = format!(
         r#"--set-json=webhook.namespaceMatchExpressions=[{{"key":"{WITHOUT_WEBHOOK}","operator":"DoesNotExist"}}]"#
     );
-    let all = [&[settings.as_str()], more].concat();
+    let disks = r#"--set-json=agent.diskPaths=["/mnt/disks"]"#;
+    let all = [&[settings.as_str(), disks], more].concat();
     Ok(provisioner_with(&all)?.replace("ghcr.io/latebind/latebind:0.1.0", IMAGE))
 }
 

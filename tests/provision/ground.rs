@@ -74,6 +74,7 @@ impl Agent {
     /// What an agent of a test works with where nothing else is said.
     pub fn options(node: &str, allowed: &Path) -> agent::Options {
         agent::Options {
+            disks: None,
             node_name: node.to_owned(),
             bases: AllowedBases::new([allowed.to_str().unwrap()]).unwrap(),
             unlinks_per_second: 5_000,
