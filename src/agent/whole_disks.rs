@@ -102,7 +102,8 @@ impl StaticDisks {
         let Some(mut all) = agent.caches.disk_rules(&agent.options.node_name) else { return };
         agent.found_disks().retain(|known, _| all.contains_key(known));
         let Some(rules) = all.remove(directory) else { return agent.report_soon() };
-        let scope = DiskScope { known: known_devices(agent), ..scope.clone() };
+        let (known, claimed) = known_devices(agent);
+        let scope = DiskScope { known, claimed, ..scope.clone() };
         let (looked_at, of_rules) = (directory.to_owned(), rules.clone());
         let found = agent.calls.run(directory, move || {
             let rules: Vec<Rule<'_>> = of_rules.iter().map(|(pool, rule)| Rule { pool, rule }).collect();
@@ -372,11 +373,16 @@ fn one_slice(
     }
 }
 
-fn known_devices(agent: &Agent) -> BTreeMap<String, DiskIdentity> {
+/// The devices that are volumes and at their place, by path; and those of them that a claim has, or had.
+fn known_devices(agent: &Agent) -> (BTreeMap<String, DiskIdentity>, BTreeSet<String>) {
     let disks = agent.caches.disks.all();
-    let devices =
-        disks.iter().filter(|disk| disk.spec.kind == DiskKind::Device && disk.presence() == Presence::Present);
-    devices.map(|disk| (plain_path(&disk.spec.path), disk.spec.identity.clone())).collect()
+    let devices: Vec<_> = disks
+        .iter()
+        .filter(|disk| disk.spec.kind == DiskKind::Device && disk.presence() == Presence::Present)
+        .collect();
+    let known = devices.iter().map(|disk| (plain_path(&disk.spec.path), disk.spec.identity.clone())).collect();
+    let claimed = devices.iter().filter(|disk| disk.spec.unclean).map(|disk| plain_path(&disk.spec.path)).collect();
+    (known, claimed)
 }
 
 fn unanswered(pool: &str, class: &str, directory: &str, error: &DirectoryError) -> DiskReport {

@@ -187,10 +187,13 @@ pub enum Presence {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootOwner {
     /// User.
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub uid: u32,
     /// Group.
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub gid: u32,
     /// Mode: the twelve bits of permissions.
+    #[schemars(with = "i64", range(min = 0, max = 4_294_967_295_i64))]
     pub mode: u32,
 }
 

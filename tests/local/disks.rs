@@ -298,7 +298,7 @@ async fn deleted_by_hand(scope: &Scope, node: &Node, class: &str, disk: &str) ->
     volumes.delete(&name, &DeleteParams::default()).await?;
     gone(scope, &volume).await?;
     let kept =
-        holds_for("it is not offered", Duration::from_secs(4), async || Ok(volumes.get_opt(&name).await?.is_none()));
+        holds_for("it is not offered", Duration::from_secs(2), async || Ok(volumes.get_opt(&name).await?.is_none()));
     ensure!(kept.await?, "it is offered with what is on it");
     let listed = run(scope, &["disks", "--node", node.name()]).await?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -495,7 +495,7 @@ async fn presence(scope: &Scope, class: &str, at: &str, wanted: Presence) -> Res
 /// The volume is there, and the same, for some seconds.
 async fn stays(scope: &Scope, volume: &PersistentVolume) -> Result<()> {
     let volumes = scope.all::<PersistentVolume>();
-    holds_for("the volume stays", Duration::from_secs(4), async || {
+    holds_for("the volume stays", Duration::from_secs(2), async || {
         Ok(volumes.get_opt(&volume.name_any()).await?.is_some_and(|now| now.uid() == volume.uid()))
     })
     .await

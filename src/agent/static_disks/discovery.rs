@@ -209,14 +209,18 @@ impl<'a> Filter<'a> {
     }
 
     fn check_free(&self, scope: &DiskScope, found: &Found) -> Result<(), DiskFault> {
-        refuse_used(scope, found)?;
         let is_same = |known: &DiskIdentity| known.compare(&found.marks.identity) == SameDisk::Same;
-        if scope.known.get(&found.path).is_some_and(is_same) {
+        let is_known = scope.known.get(&found.path).is_some_and(is_same);
+        if is_known && scope.claimed.contains(&found.path) {
             return Ok(());
         }
-        // The same device by another name is not opened either.
-        if let Some((path, _)) = scope.known.iter().find(|(_, known)| is_same(known)) {
+        // The same device by another name is not opened.
+        if let Some((path, _)) = scope.known.iter().find(|(_, known)| !is_known && is_same(known)) {
             return Err(DiskFault::Duplicate { path: found.path.clone(), other: path.clone() });
+        }
+        refuse_used(scope, found)?;
+        if is_known {
+            return Ok(());
         }
         if self.rule.rule.allow_data { refuse_busy(found) } else { refuse_data(found) }
     }

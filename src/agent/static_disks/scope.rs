@@ -1,6 +1,6 @@
 //! What an agent may look at, and how it opens a directory of disks: no link beneath what it was given is followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -26,13 +26,21 @@ pub struct DiskScope {
     /// Paths of devices that are volumes already. While the same disk is there it is not opened: what a claim has written is no
     /// fault, and the kubelet could not mount a device that is open for this process alone.
     pub known: BTreeMap<String, DiskIdentity>,
+    /// Those of them that a claim has, or had: somebody uses them by right.
+    pub claimed: BTreeSet<String>,
 }
 
 impl DiskScope {
     /// For the directories that an agent was given, on this machine.
     #[must_use]
     pub fn new(allowed: AllowedBases) -> Self {
-        Self { allowed, sysfs: Sysfs::of_host(), node_mountinfo: None, known: BTreeMap::new() }
+        Self {
+            allowed,
+            sysfs: Sysfs::of_host(),
+            node_mountinfo: None,
+            known: BTreeMap::new(),
+            claimed: BTreeSet::new(),
+        }
     }
 
     /// The mounts that this process sees.

@@ -1,7 +1,7 @@
 //! Disks that are volumes, each as a whole: which are offered, when one is cleaned, and when it is offered again.
 //!
 //! [`offer`] decides about what an agent has found, [`plan`] about a disk that is known, from what the caches say. What destroys or
-//! takes away is decided once more from what the API server answers at that moment ([`permit`]).
+//! takes away is decided once more from what the API server answers at that moment.
 
 #[cfg(test)]
 mod histories;

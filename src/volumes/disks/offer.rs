@@ -87,7 +87,7 @@ fn known(disk: &LocalDisk, found: &DiskReport) -> Offer {
 
 /// It has a volume, or data that somebody may miss.
 fn holds(disk: &LocalDisk) -> bool {
-    disk.spec.unclean || disk.spec.persistent_volume.is_some()
+    disk.spec.unclean || disk.spec.kept || disk.spec.persistent_volume.is_some()
 }
 
 fn refusal(found: &DiskReport, disk: &LocalDisk) -> String {

@@ -302,7 +302,7 @@ fn without_volume(disk: &LocalDisk, facts: &DiskFacts<'_>) -> DiskStep {
         return DiskStep::Settle;
     }
     if *facts.rule == Lookup::Absent {
-        return DiskStep::Forget;
+        return if spec.kept { kept_on_purpose(disk) } else { DiskStep::Forget };
     }
     match (disk.presence(), facts.class, facts.node) {
         // What a person has said of its data holds when it comes back.
@@ -317,6 +317,15 @@ fn without_volume(disk: &LocalDisk, facts: &DiskFacts<'_>) -> DiskStep {
         }
         (Presence::Present | Presence::Unknown, ..) => DiskStep::Nothing,
     }
+}
+
+/// Forgotten and found again, it could be one that is wiped before its first use.
+fn kept_on_purpose(disk: &LocalDisk) -> DiskStep {
+    DiskStep::Tell(format!(
+        "it was to be offered with the data that is on it, and its pool has no such rule any more: give the rule back as it was, or \
+         `latebind release disk/{} --forget`",
+        disk.name()
+    ))
 }
 
 fn kept_back(disk: &LocalDisk) -> DiskStep {

@@ -405,6 +405,13 @@ fn what_a_person_has_said_holds_for_what_it_was_said_of() {
     assert_eq!(step(&kept, None), DiskStep::Forget);
     kept.spec.kept = true;
     assert_eq!(step(&kept, None), DiskStep::Nothing);
+    let moved = found("/mnt/new", "u1");
+    let new = || new_disk(&moved, &rule(), ("node-b", None));
+    assert!(matches!(offer(&moved, "node-b", new, [], [&kept]), Offer::Refuse(_)));
+    let (class_of, node_of) = (Lookup::Found(class()), Lookup::Found(node()));
+    let unwanted =
+        DiskFacts { volume: &Lookup::Absent, class: &class_of, node: &node_of, rule: &Lookup::Absent, neighbour: None };
+    assert!(matches!(plan(&kept, &unwanted), DiskStep::Tell(_)));
     // A disk in doubt is not wiped since a pool wants all to be wiped before their first use.
     let claim = crate::crd::ClaimIdentity { uid: "c-1".to_owned(), ..Default::default() };
     let mut first = free;

@@ -116,7 +116,8 @@ fn a_device_that_is_used_or_holds_something_is_not_offered() {
     let mut scope = lab.scope();
     scope.known.insert(lab.text("formatted"), lab.one("formatted").identity);
     let only = DiskRule { names: vec!["formatted".to_owned()], ..block() };
-    let looked = |scope: &DiskScope| look(scope, lab.base().to_str().unwrap(), &[Rule { pool: "p", rule: &only }]);
+    let base = lab.base().to_str().unwrap().to_owned();
+    let looked = |scope: &DiskScope| look(scope, &base, &[Rule { pool: "p", rule: &only }]);
     assert_eq!(reason(&looked(&scope)[0]), "usable");
     scope.known.insert(lab.text("formatted"), DiskIdentity::default());
     assert_eq!(reason(&looked(&scope)[0]), "HasData");
@@ -125,6 +126,16 @@ fn a_device_that_is_used_or_holds_something_is_not_offered() {
     fs::create_dir(&outside).unwrap();
     run(Command::new("mount").arg(&formatted).arg(&outside));
     lab.mounts.push(outside);
+    scope.known.insert(lab.text("formatted"), lab.one("formatted").identity);
+    assert_eq!(reason(&looked(&scope)[0]), "InUse");
+    scope.claimed.insert(lab.text("formatted"));
+    assert_eq!(reason(&looked(&scope)[0]), "usable", "a claim has it: it is mounted by right");
+    // By another name it is the same disk, and is not opened.
+    lab.link(&formatted, "again");
+    let again = DiskRule { names: vec!["again".to_owned()], ..block() };
+    let found = look(&scope, &base, &[Rule { pool: "p", rule: &again }]);
+    assert_eq!(reason(&found[0]), "Duplicate");
+    fs::remove_file(lab.path("again")).unwrap();
     // The only sign of a loop device on a device is in its own directory.
     let behind = run(Command::new("losetup").args(["-f", "--show", &empty]));
     lab.loops.insert(0, behind);
