@@ -107,7 +107,12 @@ async fn put_away(scope: &Scope, name: &str, node: &Node, directory: &str) -> Re
     for disk in scope.all::<LocalDisk>().list(&ListParams::default()).await?.items {
         if disk.spec.storage_class_name == name {
             let forget = json!({ "spec": { "release": "Forget" } });
-            scope.all::<LocalDisk>().patch(&disk.name_any(), &PatchParams::default(), &Patch::Merge(&forget)).await?;
+            let disks = scope.all::<LocalDisk>();
+            // One that remembers nothing may have gone by itself.
+            match disks.patch(&disk.name_any(), &PatchParams::default(), &Patch::Merge(&forget)).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                patched => drop(patched?),
+            }
         }
     }
     eventually("no volume and no disk of it", PATIENCE, async || {
