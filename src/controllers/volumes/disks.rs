@@ -20,8 +20,9 @@ use crate::facts::live::{disk_of_node, disk_of_volume, disk_with_mark};
 use crate::kubernetes::api::{ApiError, if_found, in_time};
 use crate::model::{Text, Volume, plain_path, reference};
 use crate::volumes::disks::{
-    CleanPermit, DiskFacts, DiskRecord, DiskStep, LOCAL_DISK, LiveFacts, Stays, VolumeChange, disk_volume, is_of,
-    neighbour, permits_cleaning, permits_publication, permits_release, permits_withdrawal, plan, quantity, record_of,
+    CleanPermit, DiskFacts, DiskRecord, DiskStep, LOCAL_DISK, LiveFacts, Stays, VolumeChange, at_its_place,
+    disk_volume, is_of, neighbour, permits_cleaning, permits_publication, permits_release, permits_withdrawal, plan,
+    quantity, record_of,
 };
 
 /// How soon something that no change of ours announces is looked at again.
@@ -126,7 +127,10 @@ fn decide(context: &Context, disk: &LocalDisk, volume: &Lookup<Arc<Volume>>) -> 
     let volume = volume.clone().map(|volume| (*volume).clone());
     let here = context.stores.disks.find(&disk_of_node(&spec.node_name));
     let neighbour = neighbour(disk, here.iter().map(|disk| &***disk));
-    plan(disk, &DiskFacts { volume: &volume, class: &class, node: &node, rule: &rule, neighbour })
+    // What is not known to be absent may be there.
+    let may_have_volume = |other: &LocalDisk| !matches!(context.live.volume(other.volume_name()), Lookup::Absent);
+    let beside_volume = at_its_place(disk, here.iter().map(|disk| &***disk)).any(may_have_volume);
+    plan(disk, &DiskFacts { volume: &volume, class: &class, node: &node, rule: &rule, neighbour, beside_volume })
 }
 
 async fn with_volume(
@@ -342,8 +346,16 @@ async fn settle(context: &Context, disk: &LocalDisk) -> Result<Option<Duration>,
 
 /// Deletes a LocalDisk that stands for nothing.
 pub(super) async fn forget(context: &Context, disk: &LocalDisk) -> Result<Option<Duration>, ApiError> {
-    if if_found(context.volumes().get(disk.volume_name())).await?.is_some() {
-        return Ok(Some(RECHECK));
+    let here = context.stores.disks.find(&disk_of_node(&disk.spec.node_name));
+    let mut volumes = vec![disk.volume_name().to_owned()];
+    if disk.spec.release != Some(DiskRelease::Forget) {
+        let others = at_its_place(disk, here.iter().map(|disk| &***disk));
+        volumes.extend(others.map(|other| other.volume_name().to_owned()));
+    }
+    for volume in volumes {
+        if if_found(context.volumes().get(&volume)).await?.is_some() {
+            return Ok(Some(RECHECK));
+        }
     }
     let exactly =
         Preconditions { uid: disk.metadata.uid.clone(), resource_version: disk.metadata.resource_version.clone() };

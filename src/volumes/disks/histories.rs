@@ -271,12 +271,15 @@ impl World {
             let volume = cached.volumes.iter().find(|it| it["metadata"]["name"] == disk.name()).map(read);
             let volume = Lookup::found_or(volume, Lookup::Absent);
             let (class, node) = (Lookup::Found(class()), Lookup::Found(node()));
+            let named = |name: &str| cached.volumes.iter().any(|it| it["metadata"]["name"] == name);
+            let beside_volume = at_its_place(disk, &cached.disks).any(|other| named(other.name()));
             let facts = DiskFacts {
                 volume: &volume,
                 class: &class,
                 node: &node,
                 rule: &Lookup::Found(()),
                 neighbour: neighbour(disk, &cached.disks),
+                beside_volume,
             };
             self.take_step(disk, &volume, plan(disk, &facts));
         }
@@ -324,6 +327,12 @@ impl World {
             DiskStep::TakeBack(_) => (next.spec.clean, next.spec.confirmed_attempt) = (None, None),
             DiskStep::Confirm(attempt) => return self.confirm(&live, &attempt),
             DiskStep::Settle | DiskStep::Forget if volume.is_some() => return,
+            DiskStep::Forget
+                if cached.spec.release != Some(DiskRelease::Forget)
+                    && at_its_place(cached, &self.now.disks).any(|other| self.volume(other.name()).is_some()) =>
+            {
+                return;
+            }
             DiskStep::Settle => {
                 let is_cleaned = next.is_cleaned();
                 let spec = &mut next.spec;

@@ -19,7 +19,7 @@ pub use permit::{
     CleanPermit, LiveFacts, Stays, permits_cleaning, permits_publication, permits_release, permits_withdrawal,
 };
 pub use persistent_volume::{VolumeChange, disk_volume, quantity, volume_change};
-pub use plan::{DiskFacts, DiskRecord, DiskStep, adoptable, is_of, neighbour, plan, record_of};
+pub use plan::{DiskFacts, DiskRecord, DiskStep, adoptable, at_its_place, is_of, neighbour, plan, record_of};
 
 /// Who made the volume of a disk, in the annotation `pv.kubernetes.io/provisioned-by`: Kubernetes leaves its deletion to that one.
 pub const DISK_PROVISIONER: &str = "disks.latebind.dev";

@@ -24,6 +24,8 @@ pub struct DiskFacts<'a> {
     /// A claim that has, or had, the volume of another disk at the same path: what it has written may be on this one, since the kubelet
     /// mounts what is there.
     pub neighbour: Option<&'a ClaimIdentity>,
+    /// Another disk at the same path has a volume, or may have: a claim of it that nobody has written down yet may have got this one.
+    pub beside_volume: bool,
 }
 
 /// What is written down about the volume of a disk.
@@ -117,13 +119,19 @@ pub fn adoptable(volume: &Volume, path: &str, class: &str) -> bool {
     by.starts_with(STATIC_PROVISIONER) && local == Some(plain_path(path)) && volume.class_name() == class
 }
 
+/// The other disks at the path of a disk.
+pub fn at_its_place<'a>(
+    disk: &LocalDisk,
+    here: impl IntoIterator<Item = &'a LocalDisk>,
+) -> impl Iterator<Item = &'a LocalDisk> {
+    let (name, place) = (disk.name().to_owned(), plain_path(&disk.spec.path));
+    here.into_iter().filter(move |other| other.name() != name && plain_path(&other.spec.path) == place)
+}
+
 /// The claim that has, or had, the volume of another disk at the path of a disk. One that is itself in doubt has had no volume since.
 #[must_use]
 pub fn neighbour<'a>(disk: &LocalDisk, here: impl IntoIterator<Item = &'a LocalDisk>) -> Option<&'a ClaimIdentity> {
-    let place = plain_path(&disk.spec.path);
-    let mut others =
-        here.into_iter().filter(|other| other.name() != disk.name() && plain_path(&other.spec.path) == place);
-    others.find_map(|other| {
+    at_its_place(disk, here).find_map(|other| {
         let has_volume = other.spec.persistent_volume.as_ref().is_some_and(|seen| !seen.claim_uid.is_empty());
         // A person has spoken of it already.
         let is_new = |claim: &&ClaimIdentity| disk.spec.cleared_of.as_ref() != Some(&claim.uid);
@@ -305,8 +313,8 @@ fn without_volume(disk: &LocalDisk, facts: &DiskFacts<'_>) -> DiskStep {
         return if spec.kept { kept_on_purpose(disk) } else { DiskStep::Forget };
     }
     match (disk.presence(), facts.class, facts.node) {
-        // What a person has said of its data holds when it comes back.
-        (Presence::Absent | Presence::Another, ..) if spec.kept => DiskStep::Nothing,
+        // What a person has said of its data holds when it comes back; and of one that may be in doubt that is remembered.
+        (Presence::Absent | Presence::Another, ..) if spec.kept || facts.beside_volume => DiskStep::Nothing,
         (Presence::Absent | Presence::Another, ..) => DiskStep::Forget,
         (Presence::Present, Lookup::Absent, _) => DiskStep::Tell(format!(
             "there is no class {}: make it, with provisioner kubernetes.io/no-provisioner",

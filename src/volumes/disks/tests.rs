@@ -70,6 +70,7 @@ fn step(disk: &LocalDisk, volume: Option<&Volume>) -> DiskStep {
         node: &Lookup::Found(node()),
         rule: &Lookup::Found(()),
         neighbour: None,
+        beside_volume: false,
     };
     plan(disk, &facts)
 }
@@ -183,8 +184,14 @@ fn what_is_not_known_takes_nothing_and_makes_nothing() {
     assert_eq!(step(&recorded(&unknown, &available), Some(&available)), DiskStep::Nothing);
     let present = disk("/mnt/disk1", "u1", Presence::Present);
     let (class, node) = (Lookup::Found(class()), Lookup::Found(node()));
-    let facts =
-        DiskFacts { volume: &Lookup::Unknown, class: &class, node: &node, rule: &Lookup::Found(()), neighbour: None };
+    let facts = DiskFacts {
+        volume: &Lookup::Unknown,
+        class: &class,
+        node: &node,
+        rule: &Lookup::Found(()),
+        neighbour: None,
+        beside_volume: false,
+    };
     assert_eq!(plan(&present, &facts), DiskStep::Nothing);
     let facts = DiskFacts { volume: &Lookup::Absent, rule: &Lookup::Unknown, ..facts };
     assert_eq!(plan(&present, &facts), DiskStep::Nothing, "the pool is not known");
@@ -403,14 +410,30 @@ fn what_a_person_has_said_holds_for_what_it_was_said_of() {
     // What is kept on purpose is remembered while the disk is away: it would be wiped before its first use otherwise.
     let mut kept = disk("/mnt/disk1", "u1", Presence::Absent);
     assert_eq!(step(&kept, None), DiskStep::Forget);
+    let (class_is, node_is) = (Lookup::Found(class()), Lookup::Found(node()));
+    let beside = DiskFacts {
+        volume: &Lookup::Absent,
+        class: &class_is,
+        node: &node_is,
+        rule: &Lookup::Found(()),
+        neighbour: None,
+        beside_volume: true,
+    };
+    assert_eq!(plan(&kept, &beside), DiskStep::Nothing, "a claim that nobody has written down may have got it");
     kept.spec.kept = true;
     assert_eq!(step(&kept, None), DiskStep::Nothing);
     let moved = found("/mnt/new", "u1");
     let new = || new_disk(&moved, &rule(), ("node-b", None));
     assert!(matches!(offer(&moved, "node-b", new, [], [&kept]), Offer::Refuse(_)));
     let (class_of, node_of) = (Lookup::Found(class()), Lookup::Found(node()));
-    let unwanted =
-        DiskFacts { volume: &Lookup::Absent, class: &class_of, node: &node_of, rule: &Lookup::Absent, neighbour: None };
+    let unwanted = DiskFacts {
+        volume: &Lookup::Absent,
+        class: &class_of,
+        node: &node_of,
+        rule: &Lookup::Absent,
+        neighbour: None,
+        beside_volume: false,
+    };
     assert!(matches!(plan(&kept, &unwanted), DiskStep::Tell(_)));
     // A disk in doubt is not wiped since a pool wants all to be wiped before their first use.
     let claim = crate::crd::ClaimIdentity { uid: "c-1".to_owned(), ..Default::default() };
@@ -424,6 +447,7 @@ fn what_a_person_has_said_holds_for_what_it_was_said_of() {
         node: &node,
         rule: &Lookup::Found(()),
         neighbour: Some(&claim),
+        beside_volume: false,
     };
     assert_eq!(plan(&first, &facts), DiskStep::Doubt(claim.clone()));
     // Nor doubted again once a person has spoken.
@@ -448,6 +472,7 @@ fn an_order_that_no_agent_can_follow_is_told_of() {
         node: &Lookup::Absent,
         rule: &Lookup::Unknown,
         neighbour: None,
+        beside_volume: false,
     };
     let DiskStep::Tell(why) = plan(&ordered, &facts) else { panic!("it is told") };
     assert!(why.contains("node node-a is gone") && why.contains("--forget"), "{why}");
