@@ -266,7 +266,7 @@ impl StaticDisks {
             known.unwrap_or_else(|| CleanProgress { order: order.to_owned(), ..CleanProgress::default() });
         let mut written = Instant::now();
         let budget = (agent.options.unlinks_per_second / 10).max(2);
-        while Instant::now() < until {
+        while Instant::now() < until && self.is_ordered(disk, order) {
             let (scope, of) = (scope.clone(), Arc::clone(disk));
             let (done, slice) = (progress.done, (Instant::now() + SLICE).min(until));
             let call = agent.calls.run(&disk.spec.path, move || Ok(one_slice(&scope, &of, done, budget, slice)));
@@ -300,6 +300,12 @@ impl StaticDisks {
         }
         status.progress = Some(progress);
         Ok(Ok(false))
+    }
+
+    /// True while the order is seen to stand: whoever takes it back may give the disk to somebody else within the time of an attempt.
+    fn is_ordered(&self, disk: &LocalDisk, order: &str) -> bool {
+        let now = self.agent.caches.disks.get(disk.name());
+        now.is_some_and(|now| now.uid() == disk.uid() && now.spec.clean.as_ref().is_some_and(|clean| clean.id == order))
     }
 
     fn count_quarantined(&self) {

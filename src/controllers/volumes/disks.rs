@@ -27,23 +27,34 @@ use crate::volumes::disks::{
 
 /// How soon something that no change of ours announces is looked at again.
 const RECHECK: Duration = Duration::from_secs(5);
-/// A report is older than this only where its agent is away: it is written again after half of it.
-const REPORT_LASTS: SignedDuration = SignedDuration::from_secs(1_200);
 /// The same for what a person has to change.
 const LONG: Duration = Duration::from_secs(60);
+/// A report is older than this only where its agent is away, since it is written again after half of it; and as much younger only where
+/// a clock is wrong.
+const REPORT_LASTS: SignedDuration = SignedDuration::from_secs(1_200);
 /// Reason of the events about disks that are not offered, and of those that are not cleaned.
 pub(super) const NOT_OFFERED: &str = "DiskNotOffered";
 
 /// The LocalDisks that have a mark in common with a disk. What was made before a disk was reported as there is in the cache that shows so.
-fn alike(context: &Context, disk: &LocalDisk) -> Vec<Arc<Kept<LocalDisk>>> {
-    disk.spec.identity.marks().flat_map(|mark| context.stores.disks.find(&disk_with_mark(&mark))).collect()
+/// Nothing while one cannot be read that may be among them: that is no evidence that there is none.
+fn alike(context: &Context, disk: &LocalDisk) -> Option<Vec<Arc<Kept<LocalDisk>>>> {
+    let mut all = Vec::new();
+    for mark in disk.spec.identity.marks() {
+        match context.stores.disks.lookup(&disk_with_mark(&mark)) {
+            Lookup::Found(found) => all.extend(found),
+            Lookup::Absent => {}
+            Lookup::Unknown => return None,
+        }
+    }
+    Some(all)
 }
 
 /// True when the node has reported the very disk there, as one that can be a volume, within the time in which it repeats its report.
 fn is_reported_now(context: &Context, disk: &LocalDisk) -> bool {
     let Some(report) = context.stores.reports.get(&disk.spec.node_name) else { return false };
     let Some(status) = &report.status else { return false };
-    let is_fresh = status.observed_at.as_ref().is_some_and(|at| Timestamp::now().duration_since(at.0) < REPORT_LASTS);
+    let is_fresh =
+        status.observed_at.as_ref().is_some_and(|at| Timestamp::now().duration_since(at.0).abs() < REPORT_LASTS);
     let place = plain_path(&disk.spec.path);
     let is_it = |found: &DiskReport| {
         found.usable
@@ -192,19 +203,17 @@ async fn live_volume(context: &Context, disk: &LocalDisk) -> Result<Option<Volum
 
 /// Makes the volume. The disk is read anew: a cache that lags could show one as free that a claim has had since.
 async fn publish(context: &Context, memory: &Memory, disk: &LocalDisk) -> Result<Option<Duration>, ApiError> {
-    if memory.is_made(disk.name()) {
+    // Before anybody is asked: it costs nothing.
+    if memory.is_made(disk.name()) || !is_reported_now(context, disk) {
         return Ok(Some(RECHECK));
     }
     let Some(live) = if_found(context.disks().get(disk.name())).await? else { return Ok(None) };
     let volumes = context.live_volumes.now(&context.client).await?;
     let node = context.node(&live.spec.node_name);
-    let alike = alike(context, &live);
+    let Some(alike) = alike(context, &live) else { return Ok(Some(RECHECK)) };
     let alike: Vec<&LocalDisk> = alike.iter().map(|disk| &***disk).collect();
     let facts = LiveFacts { volumes: &volumes, owner: &Lookup::Unknown, node: node.as_deref(), alike: &alike };
     if live.is_deleting() || volumes.get(live.volume_name()).is_some() {
-        return Ok(Some(RECHECK));
-    }
-    if !is_reported_now(context, &live) {
         return Ok(Some(RECHECK));
     }
     let made = permits_publication(&live, &facts).map_err(|Stays(why)| why).and_then(|()| {
@@ -310,7 +319,7 @@ async fn confirm(
         None => Lookup::Unknown,
     };
     let node = context.node(&live.spec.node_name);
-    let alike = alike(context, &live);
+    let Some(alike) = alike(context, &live) else { return Ok(Some(RECHECK)) };
     let alike: Vec<&LocalDisk> = alike.iter().map(|disk| &***disk).collect();
     let facts = LiveFacts { volumes: &volumes, owner: &owner, node: node.as_deref(), alike: &alike };
     match permits_cleaning(&live, &facts) {

@@ -74,7 +74,7 @@ pub fn permits_publication(disk: &LocalDisk, facts: &LiveFacts<'_>) -> Result<()
 }
 
 /// Without a mark a disk is told by its path alone; before its first use that is enough on the same Node.
-fn spec_is_by_path(disk: &LocalDisk, facts: &LiveFacts<'_>) -> bool {
+fn is_told_by_path(disk: &LocalDisk, facts: &LiveFacts<'_>) -> bool {
     let is_first = disk.spec.clean.as_ref().is_some_and(|order| order.why == CleanReason::FirstUse);
     let same_node = facts.node.and_then(|node| node.metadata.uid.as_deref()) == Some(disk.spec.node_uid.as_str());
     disk.spec.identity.is_empty() && !(is_first && same_node)
@@ -156,7 +156,7 @@ pub fn permits_cleaning(disk: &LocalDisk, facts: &LiveFacts<'_>) -> Result<Clean
     if facts.node.is_none() {
         return stays(format!("node {} is not known", disk.spec.node_name));
     }
-    if spec_is_by_path(disk, facts) && order.why != CleanReason::Asked {
+    if is_told_by_path(disk, facts) && order.why != CleanReason::Asked {
         return stays(format!(
             "nothing tells the disk at {} from another, so that it is cleaned only where a person says so: set the reclaim policy of its \
              volume to Retain, look what is there, and then `latebind release disk/{} --wipe`",
